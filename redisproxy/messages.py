@@ -355,6 +355,7 @@ API_UNAUTHORIZED = Reason(
     "api-unauthorized", "{status}", f"The API server does not accept the token of the service account. {_STAYS}"
 )
 API_FORBIDDEN = Reason("api-forbidden", "{status}", f"{_RBAC} With narrow-rbac, its Role in that namespace.")
+API_NOT_FOUND = Reason("api-not-found", "{status}", "Create it, or fix the name in the settings.")
 API_TOO_MANY = Reason("api-too-many", "{status}", f"The API server has too much to do. {_STAYS}")
 API_RIGHT_MISSING = Reason(
     "api-right-missing",

@@ -1,7 +1,7 @@
-"""What the proxy would find: the Kubernetes API, each namespace, Redis. Nothing is written.
+"""Inspects what the proxy would find: the Kubernetes API, each namespace, Redis. Writes nothing.
 
-Owns the order of the questions, and what counts as a problem. The questions themselves, and the
-rules, are the proxy's own.
+Owns the order of the checks, and what counts as a problem. Must not have rules of its own: the
+checks and the rules are the proxy's.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _P = ParamSpec("_P")
 _Answer = TypeVar("_Answer")
 #: What stands in place of a namespace in a problem of Redis.
 REDIS = "Redis"
-#: Seconds after which a watch that was opened to see whether it can be is ended by the API server,
-#: if not by us.
+#: Seconds after which the API server ends a watch that was opened as a test, if the command has not
+#: closed it.
 _WATCH = 5
 
 
 @dataclass
 class Operator:
-    """Who asks: settings, and what goes with them. Blocking calls are made in a thread."""
+    """The command's settings, source and reactor."""
 
     reactor: IProxyReactor
     settings: Settings
@@ -48,19 +48,19 @@ class Operator:
 
     @property
     def in_cluster(self) -> bool:
-        """Whether tenants are in a cluster, not in manifests."""
+        """Whether tenants are read from a cluster, not from manifests."""
         return isinstance(self.source, ClusterSource)
 
     async def in_thread(self, call: Callable[_P, _Answer], *arguments: _P.args, **options: _P.kwargs) -> _Answer:
-        """What a blocking call returns, or raises."""
+        """Makes a blocking call in a thread. Returns or raises what the call does."""
         return await threads.deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call, *arguments, **options)
 
     async def read(self) -> FullRead:
-        """What the source says now."""
+        """Reads the source."""
         return await self.in_thread(self.source.read)
 
     async def find_redis(self, backend: BackendAddress) -> RedisView:
-        """What Redis is."""
+        """Asks the sentinels, if there are any, and Redis. Errors are in the result."""
         settings = self.settings
         view = RedisView(backend)
         address = backend
@@ -86,36 +86,36 @@ class Operator:
 
 @dataclass
 class RedisView:
-    """What was found of Redis.
+    """What was found about Redis.
 
-    backend: as the master secret names it; scripts: whether tenants may run them there, None: it
-    cannot be asked.
+    backend: as the master secret names it.
+    scripts: whether tenants may run scripts there; None if Redis could not be asked.
     """
 
     backend: BackendAddress
     scripts: bool | None = None
     sentinels: list[SentinelView] = field(default_factory=list)
     inquiry: Inquiry | None = None
-    #: why it cannot be asked
+    #: why Redis could not be asked
     problems: list[Text] = field(default_factory=list)
 
     @property
     def room(self) -> Room | None:
-        """How much there is to give away; None: it could not be asked."""
+        """The databases that can be given to tenants; None if Redis could not be asked."""
         return None if self.inquiry is None else Room(self.inquiry.server.databases, self.inquiry.keys)
 
 
 class State(enum.Enum):
-    """Whether a namespace is served, and why not. The value is what an operator is told."""
+    """Whether a namespace is served, and why not. The output shows the value."""
 
     SERVED = "ok"
-    #: it is served, and something should be fixed
+    #: served, but something should be fixed
     PROBLEMS = "problems"
-    #: it has a secret, and a problem that makes it useless
+    #: has a secret, which a problem makes useless
     KEPT_OUT = "kept out"
-    #: it has no secret
+    #: has no secret
     NOT_ENROLLED = "not enrolled"
-    #: its secrets could not be read: nothing is known
+    #: its secrets could not be read, so its state is unknown
     NOT_READ = "not read"
 
 
@@ -123,8 +123,9 @@ class State(enum.Enum):
 class NamespaceView:
     """A namespace with the prefix.
 
-    failure: why its secrets could not be read, or empty; secrets: names of those that may hold
-    credentials; index: of its database, None where it is not served.
+    failure: why its secrets could not be read; empty if they were read.
+    secrets: names of the secrets that may have credentials.
+    index: its database; None if the namespace is not served.
     """
 
     namespace: str
@@ -136,7 +137,9 @@ class NamespaceView:
 
     @property
     def state(self) -> State:
-        """Whether it is served. A namespace without a secret has nothing to be kept out with."""
+        """The state of the namespace. One without any secret is not enrolled, and never kept
+        out.
+        """
         if self.index is not None:
             return State.PROBLEMS if self.problems else State.SERVED
         if self.failure:
@@ -147,17 +150,17 @@ class NamespaceView:
 
 @dataclass
 class Findings:
-    """All that was found.
+    """Everything that was found.
 
-    listed: whether the namespaces could be read; warnings: what keeps nobody out, but should be
-    known.
+    listed: whether the namespaces could be read.
+    warnings: texts about what keeps no tenant out, but should be known.
     """
 
     source: str
     namespaces: list[NamespaceView]
     problems: list[Problem]
     snapshot: Snapshot
-    #: whether all namespaces, and their secrets, could be read
+    #: whether all namespaces and all their secrets could be read
     complete: bool
     listed: bool = True
     warnings: list[str] = field(default_factory=list)
@@ -165,7 +168,10 @@ class Findings:
 
 
 def resolve(operator: Operator, reading: FullRead, databases: int | None, backend: BackendAddress | None = None) -> Findings:
-    """What each namespace resolves to."""
+    """Applies the rules of enrolment to what was read.
+
+    databases: how many Redis has; None if unknown. backend: replaces the one in the master secret.
+    """
     enrolment = operator.settings.enrolment(backend)
     enrolment.use_full_read(reading)
     snapshot, problems = enrolment.resolve(databases)
@@ -200,13 +206,14 @@ def _view(namespace: str, held: tuple[SecretDocument, ...] | ReadFailure, secret
 
 
 async def tenants(operator: Operator) -> Findings:
-    """What the source alone says. Redis is not asked. Raises Refused where there is nothing to be
-    said.
+    """Returns what the source says, without asking Redis.
+
+    Raises Refused if the namespaces could not be read.
     """
     reading = await operator.read()
     must_be_read(reading.namespaces)
     found = resolve(operator, reading, None)
-    # What is in no namespace of the list: a file that cannot be read, a document without a name.
+    # Problems of no listed namespace: an unreadable file, or a document without a name.
     own = {view.namespace for view in found.namespaces}
     found.warnings += [
         str(problem)
@@ -217,7 +224,7 @@ async def tenants(operator: Operator) -> Findings:
 
 
 async def check(operator: Operator, embedded: BackendAddress | None = None) -> Findings:
-    """Everything. embedded: where the server of the proxy's own will be."""
+    """Checks everything. embedded: address of the proxy's embedded Redis; None without one."""
     reading = await operator.read()
     settings = operator.settings
     if embedded is not None:
@@ -244,7 +251,7 @@ async def check(operator: Operator, embedded: BackendAddress | None = None) -> F
 
 
 def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
-    """What of Redis keeps tenants out, and what should be known."""
+    """Adds problems of Redis, which keep tenants out, and warnings about Redis."""
     settings = operator.settings
 
     def problem(text: Text) -> None:
@@ -275,7 +282,7 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
         found.warnings.append(f"scripts are refused: {_WHY_NO_SCRIPTS[server.sealed is None]}")
 
 
-#: By whether Redis has not told yet whether it holds the tenants' limits in scripts.
+#: Keys: whether it is still unknown if Redis enforces the tenants' limits in scripts.
 _WHY_NO_SCRIPTS = {
     False: (
         "on this Redis one tenant's script can change what another's does (CVE-2025-46818), or the master's user may not "
@@ -286,8 +293,10 @@ _WHY_NO_SCRIPTS = {
 
 
 def _judge_commands(operator: Operator, found: Findings, server: Server | None) -> None:
-    """What should be known of --allow-commands and --deny-commands. server: None where Redis was
-    not, or cannot be, asked: what the commands are that Redis usually has is known without.
+    """Adds warnings about --allow-commands and --deny-commands.
+
+    server: None if Redis was not or could not be asked. Then the usual commands of Redis are
+    assumed.
     """
     policy = operator.settings.policy() if server is None else operator.settings.policy(server)
     if policy.unknown and server is not None:
@@ -296,8 +305,9 @@ def _judge_commands(operator: Operator, found: Findings, server: Server | None) 
 
 
 def _try_watches(watches: ClusterWatches) -> list[str]:
-    """Why some cannot be had, once for each reason: what changes takes effect at the next refresh
-    then.
+    """Opens each watch as a test. Returns one warning for each reason why some cannot be opened.
+
+    Without watches, changes take effect at the next refresh.
     """
     failed: dict[str, list[str]] = {}
     for what in Watched:

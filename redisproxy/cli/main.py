@@ -1,9 +1,9 @@
-"""The command line of `redisproxy`: what it takes, where it prints, and with which status it ends.
+"""The command line of `redisproxy`: its options, its output, and its exit status.
 
-Owns options and exit statuses: 0 fine, 1 something is wrong or was refused, 2 the command line or a
-setting is. Options for settings are made from the table of `settings`. Results go to the standard
-output, everything else to the standard error. It is longer than other modules: it has one function,
-with its options, for each subcommand, and nothing else.
+Owns the options and the exit statuses: 0 for success, 1 if something is wrong or was refused, 2 if
+the command line or a setting is wrong. Options for settings are made from the table in `settings`.
+Results go to standard output, everything else to standard error. It is longer than other modules,
+because it has one function with options for each subcommand, and nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import yaml
 
 from ..net import reactor as _reactor
 
-_reactor.install()  # before anything imports Twisted's default one
+_reactor.install()  # before another import installs Twisted's default reactor
 
 from twisted.internet import defer, task
 from twisted.logger import LogPublisher, globalLogBeginner
@@ -41,19 +41,20 @@ from ..tenants.urls import parse_address
 from . import inspect, operations, render, rotation
 from .inspect import Operator
 
-#: Settings that say where to look, and by which rules. `check` takes them all.
+#: Settings that say where tenants are read, and by which rules. `check` takes all settings.
 _WHERE = ("ns_prefix", "redis_secret", "master_namespace", "master_secret", "manifests", "kubernetes_port")
 _REDIS = ("connect_timeout", "redis_ca")
 
 
-#: What click gives for an option of a setting.
+#: The value of a setting's option, as click passes it.
 _Given = str | tuple[str, ...] | bool | None
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 def _settings(*names: str) -> Callable[[_Command], _Command]:
-    """Adds the options of some settings, those of all without names. Their values stay text:
-    `Settings.read` judges them.
+    """Adds the options of some settings, or of all if no names are given.
+
+    The values stay text, which `Settings.read` parses.
     """
 
     def add(command: _Command) -> _Command:
@@ -71,7 +72,7 @@ def _settings(*names: str) -> Callable[[_Command], _Command]:
 
 
 def _read_settings(given: dict[str, _Given]) -> Settings:
-    """Takes what belongs to settings out of given. Raises SettingsError."""
+    """Removes the settings from `given` and reads them. Raises SettingsError."""
     options = {}
     for setting in fields(Settings):
         value = given.pop(setting.name, None)
@@ -80,7 +81,7 @@ def _read_settings(given: dict[str, _Given]) -> Settings:
         elif value:
             options[option_name(setting.name)] = " ".join(value) if isinstance(value, tuple) else value
         elif isinstance(value, str):
-            options[option_name(setting.name)] = value  # empty, as it was given: that may be wrong
+            options[option_name(setting.name)] = value  # an empty value is kept: it may be an error
     return Settings.read(options, os.environ)
 
 
@@ -107,7 +108,7 @@ def _at(_: click.Context, __: click.Parameter, address: str | None) -> str | Non
     try:
         return None if address is None else parse_address(address)
     except ValueError as error:
-        # What was given is not repeated: it may be a tenant's whole URL.
+        # The value is not repeated, because it may be a tenant's whole URL.
         raise click.UsageError(f"--address takes {error}") from None
 
 
@@ -124,7 +125,7 @@ def _ending(_: click.Context, __: click.Parameter, value: str) -> str:
 
 
 _most_hours = 24 * 366
-#: For which the old password goes on after a rotation.
+#: How many hours the old password stays valid after a rotation.
 _GRACE_HOURS = 24
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
@@ -132,14 +133,14 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 @click.group(context_settings=_CONTEXT, no_args_is_help=False)
 @click.version_option(__version__, message="redisproxy %(version)s")
 def command() -> None:
-    """Looks after the tenants of Redis Proxy for Containers.
+    """Manages the tenants of Redis Proxy for Containers.
 
-    The proxy itself is `twistd -n redisproxy`. Settings are the proxy's own, as environment
-    variables or options; the Kubernetes API is found by the service account in a pod, by KUBECONFIG
-    or ~/.kube/config elsewhere.
+    The proxy itself is `twistd -n redisproxy`. This command has the same settings as the proxy, as
+    environment variables or options. It finds the Kubernetes API by the service account in a pod,
+    and elsewhere by KUBECONFIG or ~/.kube/config.
 
-    Ends with 0 if all is well, 1 if something is wrong or was refused, 2 if the command line or a
-    setting is.
+    The exit status is 0 if all is well, 1 if something is wrong or was refused, and 2 if the
+    command line or a setting is wrong.
     """
 
 
@@ -147,16 +148,17 @@ def command() -> None:
 @_settings()
 @_output("table", "json")
 def check(output: str | None, **given: _Given) -> None:
-    """Tell what the proxy would find, and what is wrong.
+    """Show what the proxy would find, and what is wrong.
 
-    Settings, the Kubernetes API, what each namespace resolves to, conflicts, Redis and its
-    sentinels. Ends with 1 if there is a problem; warnings alone are fine. Takes all options of the
-    proxy.
+    Checks the settings, the Kubernetes API, each namespace, conflicts between namespaces, Redis and
+    its sentinels. The exit status is 1 if there is a problem; a warning does not change it. Takes
+    all options of the proxy.
     """
     settings = _read_settings(given)
 
     async def run(operator: Operator) -> int:
-        # Made as twistd would make it, and not started: what it would not start with, it does not.
+        # Made as twistd makes it, but not started. Settings that twistd refuses are refused here
+        # too.
         proxy = ProxyService(settings, operator.reactor)
         found = await inspect.check(operator, proxy.embedded_backend)
         now = time.time()
@@ -170,9 +172,9 @@ def check(output: str | None, **given: _Given) -> None:
 @_settings(*_WHERE)
 @_output("table", "json")
 def tenants(output: str | None, **given: _Given) -> None:
-    """List namespaces, their database, credentials and when these expire, and problems.
+    """List namespaces with their databases, credentials, expiry times and problems.
 
-    Redis is not asked: see check.
+    Does not ask Redis: use check for that.
     """
     settings = _read_settings(given)
 
@@ -214,9 +216,9 @@ def enroll(
 ) -> None:
     """Give NAMESPACE a database and a password.
 
-    Creates its client secret, and never overwrites one. Takes the rights to list namespaces, and to
-    list, create and delete secrets (to delete its own, when somebody else took the same database at
-    the same moment).
+    Creates the client secret. Never overwrites an existing one. Needs the rights to list
+    namespaces, and to list, create and delete secrets. It deletes only its own new secret, if
+    another command took the same database at the same moment.
     """
     settings = _read_settings(given)
     _check_yaml(output, dry_run)
@@ -252,9 +254,9 @@ def temp(
     show_password: bool,
     **given: _Given,
 ) -> None:
-    """Give NAMESPACE a further password, which expires.
+    """Give NAMESPACE an additional password, which expires.
 
-    Creates a secret redis-secret-temp-… whose URL is the tenant's own with another password.
+    Creates a secret redis-secret-temp-…. Its URL is the tenant's own with another password.
     """
     settings = _read_settings(given)
     _check_yaml(output, dry_run)
@@ -299,8 +301,8 @@ def rotate(
 ) -> None:
     """Give NAMESPACE a new password.
 
-    The old one goes on for --grace-hours as a temporary secret, so that applications can be
-    restarted one by one. Names all other passwords that are still good. Nothing is written over a
+    The old password stays valid for --grace-hours in a temporary secret, so that applications can
+    be restarted one by one. Names all other passwords that are still valid. Never overwrites a
     change that somebody else made meanwhile.
     """
     settings = _read_settings(given)
@@ -313,7 +315,7 @@ def rotate(
     async def run(operator: Operator) -> int:
         rotated = await rotation.rotate(operator, namespace, grace_hours, dry_run, revoke_all)
         if output == "yaml":
-            # The old password first, as it is written.
+            # The old password comes first, as when both are written.
             made = [rotated.written] if rotated.grace is None else [rotated.grace, rotated.written]
             _print_manifests([secret.manifest for secret in made], rotated.written.notes)
         else:
@@ -341,7 +343,7 @@ def _show_written(
     show_password: bool,
     lines: Callable[[], Iterable[str]],
 ) -> None:
-    """lines: what a person is shown."""
+    """lines: makes the text for people."""
     if output == "yaml":
         _print_manifests([written.manifest], written.notes)
         return
@@ -350,15 +352,17 @@ def _show_written(
 
 
 def _print_manifests(manifests: Sequence[Mapping[str, Any]], notes: Iterable[str]) -> None:
-    """As documents of YAML; notes go to the standard error."""
+    """Prints YAML documents. The notes go to standard error."""
     _print([yaml.safe_dump_all([dict(manifest) for manifest in manifests], sort_keys=False).rstrip()])
     for note in notes:
         _complain(note)
 
 
 def _show(output: str | None, document: dict[str, object], lines: Callable[[int], Iterable[str]]) -> None:
-    """lines: of a terminal so many columns wide. They are made printable: names in manifests are
-    anybody's.
+    """Prints a result. output: "table" or "json"; None for the default.
+
+    lines: makes the text for a terminal with this many columns. The text is made printable, because
+    manifests can have any names in them.
     """
     form = output or ("table" if sys.stdout.isatty() else "json")
     if form == "json":
@@ -373,7 +377,7 @@ def _print(lines: Iterable[str]) -> None:
             click.echo(line)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has seen enough. Python would say so once more when it ends.
+        # The reader closed the pipe. Python would report the same error again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -385,15 +389,15 @@ def _complain(text: str) -> None:
 
 
 def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]) -> None:
-    """Runs the reactor until it is over. Raises SystemExit with the status."""
-    # What libraries have to say is said by us: urllib3 warns of each attempt, Twisted of each
+    """Runs the reactor until `run` is done. Raises SystemExit with the status."""
+    # The command reports errors itself. urllib3 would warn of each attempt, and Twisted log each
     # connection.
     quiet_libraries()
     globalLogBeginner.beginLoggingTo([LogPublisher()], discardBuffer=True, redirectStandardIO=False)
 
     async def to_the_end(reactor: _reactor.IProxyReactor) -> None:
-        # The reactor's own handlers would end with status 0, and after the thread that waits for
-        # the API.
+        # The reactor's own handlers would exit with status 0, and only after the thread that waits
+        # for the API has ended.
         for number in (signal.SIGINT, signal.SIGTERM):
             reactor.callWhenRunning(signal.signal, number, signal.SIG_DFL)
         operator = Operator(reactor, settings, source_of(settings))
@@ -406,8 +410,8 @@ def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]
             _complain(str(error))
             status = 2
         except Exception as error:
-            # The text of what nobody expected may quote anything: the kind, and where, are for the
-            # report.
+            # The text of an unexpected exception may quote anything. Its type and position are
+            # enough for a report.
             frame = error.__traceback__
             while frame is not None and frame.tb_next is not None:
                 frame = frame.tb_next
@@ -421,7 +425,7 @@ def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script. Raises SystemExit with the status."""
+    """The entry point of the console script. Raises SystemExit with the status."""
     try:
         status = command.main(arguments, prog_name="redisproxy", standalone_mode=False)
     except click.ClickException as error:

@@ -1,8 +1,8 @@
-"""What the operator's command writes: a tenant's secret, or a temporary one. Another password is
-`rotation`'s.
+"""Writes what the operator's command creates: a tenant's secret, or a temporary one.
 
-Owns the order of the steps, and what is undone when one fails. The decisions are
-`tenants.allocation`'s, the writing is `sources.secret_writer`'s.
+Owns the order of the steps, and what is undone if one fails. The decisions are made in
+`tenants.allocation`, and `sources.secret_writer` does the writing. A new password for a tenant is
+in `rotation`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ from ..tenants.documents import FullRead, ReadFailure
 from ..tenants.urls import CONNECTION_STRING, at_address, tenant_url, with_password
 from .inspect import NamespaceView, Operator, State, resolve
 
-#: How often another index is tried when somebody else took the one that was free a moment ago.
+#: How many indexes are tried, if others take each chosen one at the same moment.
 _ATTEMPTS = 5
-#: Seconds, at most, to wait before that: two that give way to each other should not meet again.
+#: Longest wait in seconds before the next index. It is random, so that two commands that gave way
+#: to each other do not collide again.
 _JITTER = 0.5
 
 
 @dataclass(frozen=True)
 class Written:
-    """A secret that was written, or, where it was not, would be.
+    """A secret that was written, or would be in a dry run.
 
-    url: its connection string; valid_hours: of a temporary one; notes: what else there is to be
-    known.
+    url: its connection string.
+    valid_hours: for a temporary secret; None for others.
+    notes: further lines for the operator.
     """
 
     namespace: str
@@ -51,7 +53,7 @@ class Written:
 
 
 def writer_of(operator: Operator) -> ClusterWriter:
-    """What writes secrets. Raises Refused where nothing does."""
+    """Returns what writes secrets. Raises Refused for manifests, which are not written to."""
     if not isinstance(operator.source, ClusterSource):
         raise Refused(
             f"{operator.source} are not written to: add --dry-run --output yaml, and put what is printed into a file there"
@@ -60,8 +62,9 @@ def writer_of(operator: Operator) -> ClusterWriter:
 
 
 def must_be_tenants(settings: Settings, namespace: str) -> None:
-    """Raises Refused where the client secret would be none: the master secret may well lie in such
-    a namespace.
+    """Raises Refused if this namespace's client secret cannot be a tenant's.
+
+    That is so without the prefix, or if it is the master secret, which may be in such a namespace.
     """
     allocation.must_have_prefix(namespace, settings.ns_prefix)
     if (namespace, settings.redis_secret) == settings.master:
@@ -71,7 +74,7 @@ def must_be_tenants(settings: Settings, namespace: str) -> None:
 
 
 def _must_exist(operator: Operator, reading: FullRead, namespace: str) -> None:
-    """Raises Refused for a namespace that is not there, or where none could be read."""
+    """Raises Refused if the namespace does not exist, or if namespaces could not be read."""
     if namespace in {found.name for found in allocation.must_be_read(reading.namespaces)}:
         return
     if operator.in_cluster:
@@ -82,7 +85,7 @@ def _must_exist(operator: Operator, reading: FullRead, namespace: str) -> None:
 
 
 def _unlabelled(reading: FullRead, namespace: str) -> tuple[str, ...]:
-    """What to do for a namespace without the label that the network policy asks for."""
+    """Returns a note if the namespace lacks the label that the network policy requires."""
     label, value = TENANT_LABEL
     labels = {found.name: found.labels for found in allocation.must_be_read(reading.namespaces)}
     if labels.get(namespace, {}).get(label) == value:
@@ -94,14 +97,17 @@ def _unlabelled(reading: FullRead, namespace: str) -> tuple[str, ...]:
 
 
 def _by_hand(operator: Operator, name: str) -> tuple[str, ...]:
-    """What is left to the operator after a dry run, where nothing is written to: see
+    """Returns what the operator has to do with manifests, which are not written to: see
     `writer_of`.
     """
     return () if operator.in_cluster else (f"put the Secret {name}, as --output yaml prints it, into any file there",)
 
 
 async def _create(operator: Operator, writer: ClusterWriter, manifest: Mapping[str, Any], command: str) -> StoredSecret:
-    """Makes a secret. command: what was called, for who calls it in the proxy's pod."""
+    """Creates a secret. Raises Refused and WriteError.
+
+    command: the arguments of redisproxy, for an operator who runs it in the proxy's pod.
+    """
     try:
         return await operator.in_thread(writer.create, manifest)
     except WriteError as error:
@@ -127,15 +133,18 @@ async def enroll(
 ) -> Written:
     """Gives a namespace a database and a password.
 
-    wanted: which database, None for the first that is free; address: where its URL leads, None:
-    where that of a temporary secret which is there already does, or `tenants.allocation.ADDRESS`;
-    databases: how many Redis has, where it is not to be asked. Raises Refused and WriteError.
+    wanted: index of the database; None for the lowest free one.
+    address: where the URL leads. With None it is the address of an existing temporary secret, or
+        `tenants.allocation.ADDRESS`.
+    databases: how many Redis has, if Redis must not be asked.
+
+    Raises Refused and WriteError.
     """
     settings = operator.settings
     must_be_tenants(settings, namespace)
     writer = None if dry_run else writer_of(operator)
     reading = await operator.read()
-    # which is told before whatever else could not be read
+    # before any other error of the read
     _must_exist(operator, reading, namespace)
     avoid: set[int] = set()
 
@@ -145,7 +154,7 @@ async def enroll(
         )
 
     if wanted is not None:
-        choose(Room(databases))  # before Redis is waited for
+        choose(Room(databases))  # fails early, without waiting for Redis
     room = await _room(operator, reading, databases)
     notes = _by_hand(operator, settings.redis_secret)
     if operator.in_cluster:
@@ -162,8 +171,8 @@ async def enroll(
         if writer is None:
             return written
         made = await _create(operator, writer, manifest, f"enroll {namespace}")
-        # Another one may have chosen the same at the same moment. Whoever sees the other gives way:
-        # that both do so is harmless, that both are told that all is well is not.
+        # Another command may have chosen the same index at the same moment. Each that sees the
+        # other gives way. It is harmless if both do, but both must not report success.
         reading = await _read_again(operator, writer, made)
         other = allocation.taken(reading, but=namespace).get(index)
         if other is None:
@@ -180,7 +189,7 @@ def _enrolled_url(operator: Operator, reading: FullRead, namespace: str, address
     password = allocation.make_password()
     if address is None:
         [view] = (view for view in resolve(operator, reading, None).namespaces if view.namespace == namespace)
-        if view.credentials:  # of temporary secrets: the client secret is gone
+        if view.credentials:  # only temporary secrets: the client secret was deleted
             return with_password(_own_url(reading, view), password)
     return tenant_url(address or ADDRESS, password, index)
 
@@ -207,7 +216,10 @@ async def _room(operator: Operator, reading: FullRead, databases: int | None) ->
 
 
 async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> FullRead:
-    """What there is now that the secret is there. If that cannot be read, nothing is kept."""
+    """Reads everything again after a create.
+
+    If that fails, it deletes the new secret and raises Refused.
+    """
     reading = await operator.read()
     failures = [part for part in (reading.namespaces, *reading.secrets.values()) if isinstance(part, ReadFailure)]
     if failures:
@@ -220,7 +232,7 @@ async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSec
 
 
 async def take_back(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> None:
-    """Deletes what was made a moment ago. Raises Refused where that cannot be done."""
+    """Deletes a secret that was just created. Raises Refused if that fails."""
     try:
         await operator.in_thread(writer.delete, made)
     except WriteError as error:
@@ -234,11 +246,15 @@ async def take_back(operator: Operator, writer: ClusterWriter, made: StoredSecre
 
 
 async def temporary(operator: Operator, namespace: str, hours: int, end: str, address: str | None, dry_run: bool) -> Written:
-    """Makes a further password of an enrolled namespace, which ends.
+    """Gives an enrolled namespace an additional password, which expires after some hours.
 
-    Its URL is the tenant's own but for the password. end: of the secret's name, empty for one by
-    chance; address: where the URL leads, None: where the tenant's own does. Raises Refused and
-    WriteError.
+    The URL is the tenant's own, with another password.
+
+    hours: valid time from the secret's creation.
+    end: end of the secret's name; empty for a random one.
+    address: where the URL leads; None for the address in the tenant's own URL.
+
+    Raises Refused and WriteError.
     """
     allocation.must_have_prefix(namespace, operator.settings.ns_prefix)
     writer = None if dry_run else writer_of(operator)
@@ -264,8 +280,9 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
 
 
 def _own_url(reading: FullRead, view: NamespaceView) -> str:
-    """The URL of the secret that gives a namespace its database: its client secret, or a temporary
-    one without that.
+    """Returns the URL that gives a namespace its database.
+
+    It is in the client secret or, without one, in a temporary secret.
     """
     held = reading.secrets[view.namespace]
     assert isinstance(held, tuple), "it is served"  # noqa: S101

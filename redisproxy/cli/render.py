@@ -1,6 +1,6 @@
-"""How the operator's command shows what it found or did: text for people, JSON for programs.
+"""Shows what the operator's command found or did: text for people, JSON for programs.
 
-Owns both forms. A password is in neither, unless it is asked for.
+Owns both forms. Must not show a password unless the operator asked for it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _credential(credential: Credential, now: float) -> dict[str, object]:
 
 
 def tenants_document(found: Findings, now: float) -> dict[str, object]:
-    """What `redisproxy tenants` says."""
+    """Returns the result of `redisproxy tenants`."""
     return {
         "source": found.source,
         "tenants": [
@@ -84,7 +84,7 @@ def _redis(view: RedisView) -> dict[str, object]:
 
 
 def check_document(found: Findings, now: float) -> dict[str, object]:
-    """What `redisproxy check` says."""
+    """Returns the result of `redisproxy check`."""
     return {
         "ok": not found.problems,
         "redis": None if found.redis is None else _redis(found.redis),
@@ -95,7 +95,7 @@ def check_document(found: Findings, now: float) -> dict[str, object]:
 
 
 def written_document(written: Written, dry_run: bool, show_password: bool) -> dict[str, object]:
-    """What was written, or would be."""
+    """Returns what was written, or would be."""
     shown: dict[str, object] = {
         "namespace": written.namespace,
         "secret": written.secret,
@@ -110,7 +110,7 @@ def written_document(written: Written, dry_run: bool, show_password: bool) -> di
 
 
 def rotated_document(rotated: Rotated, dry_run: bool, show_password: bool) -> dict[str, object]:
-    """Likewise of a rotation. The old password is not shown: who has to know it does."""
+    """Returns the result of a rotation. The old password is not shown: its users know it."""
     grace = None if rotated.grace is None else written_document(rotated.grace, dry_run, False)
     others = rotated.others
     return {
@@ -131,7 +131,7 @@ def _other(password: OtherPassword) -> dict[str, object]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Columns as wide as they need to be, as kubectl's are."""
+    """Yields the lines of a table. Each column is as wide as its widest cell, as in kubectl."""
     cells = [list(columns), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[number]) for row in cells) for number in range(len(columns))]
     for row in cells:
@@ -151,7 +151,7 @@ def _expiry(credential: Credential, now: float) -> str:
 
 
 def tenants_lines(found: Findings, now: float, width: int) -> Iterator[str]:
-    """What `redisproxy tenants` says: a line for each credential."""
+    """Yields the result of `redisproxy tenants`: a line for each credential."""
     rows: list[tuple[object, ...]] = []
     for view in found.namespaces:
         first = (view.namespace, "-" if view.index is None else view.index, view.state.value)
@@ -175,7 +175,7 @@ def _problem_lines(problems: Sequence[Problem], width: int) -> Iterator[str]:
 
 
 def check_lines(found: Findings, now: float, width: int) -> Iterator[str]:
-    """What `redisproxy check` says."""
+    """Yields the result of `redisproxy check`."""
     facts = [("source", f"{found.source}: {_counts(found)}")]
     if found.redis is not None:
         facts += _redis_facts(found.redis)
@@ -206,7 +206,7 @@ def check_lines(found: Findings, now: float, width: int) -> Iterator[str]:
 
 
 def _counts(found: Findings) -> str:
-    """How many namespaces there are, as far as that is known."""
+    """Returns how many namespaces there are, as far as known."""
     if not found.listed:
         return "its namespaces could not be read"
     enrolled = sum(view.index is not None for view in found.namespaces)
@@ -231,12 +231,12 @@ def _redis_facts(view: RedisView) -> Iterator[tuple[str, str]]:
 
 
 def written_lines(written: Written, done: str, dry_run: bool, show_password: bool) -> Iterator[str]:
-    """done: what was done, or would be."""
+    """Yields what was written, or would be. done: the beginning of the first line."""
     yield printable(f"{done}: database {written.index}, secret {written.namespace}/{written.secret}")
     for note in written.notes:
         yield printable(f"note: {note}")
     if show_password:
-        yield printable(written.url)  # but for the password the tenant's own words
+        yield printable(written.url)  # the tenant's own text, apart from the password
     elif not dry_run:
         yield (
             f"its connection string: kubectl get secret -n {written.namespace} {written.secret} "
@@ -245,7 +245,7 @@ def written_lines(written: Written, done: str, dry_run: bool, show_password: boo
 
 
 def enrolled_lines(written: Written, dry_run: bool, show_password: bool) -> Iterator[str]:
-    """Likewise of a namespace that was enrolled: also what tries it."""
+    """Yields the result of an enrolment, with commands that try the new tenant."""
     done = "would be enrolled" if dry_run else "is enrolled"
     yield from written_lines(written, f"{written.namespace} {done}", dry_run, show_password)
     if not dry_run:
@@ -254,12 +254,12 @@ def enrolled_lines(written: Written, dry_run: bool, show_password: bool) -> Iter
 
 
 def try_lines(url: str) -> Iterator[str]:
-    """Lines for a shell that log in to the proxy: with redis-cli, and with Python where that is
-    missing.
+    """Yields shell commands that log in to the proxy: one for redis-cli, if the URL has an address,
+    and one for Python, where redis-cli is missing.
 
-    url: of a tenant. Its password is in no line, and not among the arguments of what they start,
-    which other users of the machine see: both take it from the environment, where REDIS_URL is the
-    connection string.
+    url: a tenant's connection string. Its password must not be in any line or in the arguments of a
+    process, which other users of the machine can see. Both commands read it from the environment
+    variable REDIS_URL.
     """
     scheme, _, location = address_of(url).partition("://")
     host, _, port = location.rpartition(":")
@@ -270,7 +270,9 @@ def try_lines(url: str) -> Iterator[str]:
 
 
 def rotated_lines(rotated: Rotated, dry_run: bool, show_password: bool) -> Iterator[str]:
-    """Likewise of a rotation: also which passwords are good beside the new one, and until when."""
+    """Yields the result of a rotation: also which other passwords are still valid, and until
+    when.
+    """
     written, grace, others = rotated.written, rotated.grace, rotated.others or ()
     would = "would have" if dry_run else "has"
     yield from written_lines(written, f"{written.namespace} {would} a new password", dry_run, show_password)

@@ -1,8 +1,8 @@
-"""Gives a tenant another password: what becomes of the old one, and of all others that are good.
+"""Gives a tenant a new password, and decides what becomes of all other valid passwords.
 
-Owns the order of the steps, what is undone when one fails, and that the operator hears of every
-password that is still good. The decisions are `tenants.allocation`'s, the writing is
-`sources.secret_writer`'s.
+Owns the order of the steps, and what is undone if one fails. Must name to the operator every
+password that stays valid. The decisions are made in `tenants.allocation`, and
+`sources.secret_writer` does the writing.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from ..tenants.urls import CONNECTION_STRING, address_of
 from .inspect import Operator, resolve
 from .operations import Written, must_be_tenants, take_back
 
-#: How often the temporary secrets are deleted again, while others are made.
+#: How many times all temporary secrets are deleted, if new ones appear meanwhile.
 _ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
 class OtherPassword:
-    """A password of a tenant beside the one in its client secret.
+    """A valid password of a tenant that is not the one in its client secret.
 
-    secret: name of the temporary secret that has it; expires: seconds since the epoch, None: it
-    does not; old: whether it is the one that was in the client secret; files: that have the secret,
-    of manifests.
+    secret: name of the temporary secret with this password.
+    expires: seconds since the epoch; None if the password does not expire.
+    old: whether it is the password that the client secret had before.
+    files: manifest files with this secret; empty in a cluster.
     """
 
     secret: str
@@ -47,9 +48,11 @@ class OtherPassword:
 class Rotated:
     """A client secret with a new password.
 
-    grace: the temporary secret with the old one; others: all passwords that are good beside the new
-    one, that of grace included, None: they could not be read; revoked: names of temporary secrets
-    that were deleted; unfinished: what was to be done and was not, a line each.
+    grace: the temporary secret with the old password.
+    others: all passwords that are valid beside the new one, with that of `grace`; None if they
+        could not be read.
+    revoked: names of the temporary secrets that were deleted.
+    unfinished: one line for each step that could not be done.
     """
 
     written: Written
@@ -60,11 +63,13 @@ class Rotated:
 
 
 async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: bool, revoke_all: bool = False) -> Rotated:
-    """Gives a client secret another password; the old one goes on for some hours as a temporary
-    one.
+    """Gives a client secret a new password. The old one stays valid for some hours in a temporary
+    secret.
 
-    grace_hours: 0 ends the old one at once; revoke_all: deletes all temporary secrets of the
-    namespace, and goes with grace_hours of 0 alone. Raises Refused and WriteError.
+    grace_hours: 0 ends the old password at once.
+    revoke_all: deletes all temporary secrets of the namespace; allowed only with grace_hours of 0.
+
+    Raises Refused and WriteError.
     """
     settings = operator.settings
     must_be_tenants(settings, namespace)
@@ -105,7 +110,10 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
 
 
 async def _client_secret(operator: Operator, writer: ClusterWriter | None, namespace: str) -> StoredSecret:
-    """The client secret of a namespace. writer: None for manifests. Raises Refused."""
+    """Returns the client secret of a namespace. writer: None for manifests.
+
+    Raises Refused, and WriteError in a cluster.
+    """
     name = operator.settings.redis_secret
     if writer is not None:
         secret = await operator.in_thread(writer.secret, namespace, name)
@@ -127,7 +135,7 @@ async def _client_secret(operator: Operator, writer: ClusterWriter | None, names
 
 
 def _must_be_mutable(secret: StoredSecret, rotation: Rotation) -> None:
-    # In a file it is a word like any other.
+    # A manifest can be edited even if it says immutable.
     if secret.immutable and not secret.files:
         address = address_of(rotation.before)
         raise Refused(
@@ -150,7 +158,9 @@ def _notes(secret: StoredSecret, rotation: Rotation) -> tuple[str, ...]:
 async def _write(
     operator: Operator, writer: ClusterWriter, secret: StoredSecret, rotation: Rotation, grace: Written | None
 ) -> None:
-    """The old password first: at no moment is there none that an application knows."""
+    """Writes both secrets: the old password first, so that each application always knows a valid
+    one.
+    """
     made = None if grace is None else await operator.in_thread(writer.create, grace.manifest)
     try:
         await operator.in_thread(writer.replace, secret, rotation.changes)
@@ -170,7 +180,7 @@ async def _write(
 
 
 async def _held(operator: Operator, namespace: str) -> tuple[SecretDocument, ...] | ReadFailure:
-    """The secrets of one namespace that may hold passwords, as they are now."""
+    """Reads again the secrets of one namespace that may have passwords."""
     if isinstance(operator.source, ClusterSource):
         update = await operator.in_thread(operator.source.read_changes, Changes(frozenset({namespace})))
         if update.failures:
@@ -185,9 +195,7 @@ async def _held(operator: Operator, namespace: str) -> tuple[SecretDocument, ...
 def _others(
     operator: Operator, namespace: str, held: tuple[SecretDocument, ...], rotation: Rotation
 ) -> tuple[OtherPassword, ...]:
-    """The passwords that are good by temporary secrets, by the proxy's own rules for one
-    namespace.
-    """
+    """Returns the valid passwords in temporary secrets, by the proxy's own rules."""
     reading = FullRead(None, (NamespaceDocument(namespace, None),), {namespace: held})
     now, old = time.time(), digest(rotation.old)
     return tuple(
@@ -202,9 +210,9 @@ def _temporary(held: Iterable[SecretDocument]) -> list[str]:
 
 
 async def _revoke(operator: Operator, writer: ClusterWriter, namespace: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Deletes all temporary secrets of a namespace, those that are made meanwhile included.
+    """Deletes all temporary secrets of a namespace, with those that are created meanwhile.
 
-    Returns the names of those that were deleted, and what could not be done.
+    Returns the names of the deleted ones, and one line for each step that failed.
     """
     revoked: list[str] = []
     for _ in range(_ATTEMPTS):
@@ -228,7 +236,7 @@ async def _revoke(operator: Operator, writer: ClusterWriter, namespace: str) -> 
 
 
 async def _foreseen(operator: Operator, rotated: Rotated, rotation: Rotation, revoke_all: bool) -> Rotated:
-    """What a rotation would come to, for a dry run."""
+    """Returns the result that the rotation would have, for a dry run. Raises Refused."""
     namespace = rotated.written.namespace
     held = await _held(operator, namespace)
     if isinstance(held, ReadFailure):
@@ -251,7 +259,7 @@ async def _foreseen(operator: Operator, rotated: Rotated, rotation: Rotation, re
 
 
 async def _files(operator: Operator, namespace: str, name: str) -> tuple[str, ...]:
-    """The manifests that have a secret; none in a cluster."""
+    """Returns the names of the manifest files with a secret; empty in a cluster."""
     if isinstance(operator.source, ClusterSource):
         return ()
     return await operator.in_thread(operator.source.files_with, namespace, name)

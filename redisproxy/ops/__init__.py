@@ -1,1 +1,1 @@
-"""What an operator sees: log lines and their format."""
+"""What an operator sees: logs, metrics, the status page; and the parts that several rooms share."""

@@ -1,8 +1,8 @@
-"""One record for each connection: who, from where, how long, how it ended, how many commands.
+"""Logs each connection: from where, as whom, how long, how it ended, how many commands.
 
-Owns what of that is logged, and at which level. Ordinary ends are told at debug level; the others
-at info, and of each tenant so many in a while (`line_quota`) that a storm of them does not become a
-storm of lines, nor hides others' lines.
+Owns which of these lines are written, and at which level. Ordinary ends are logged at debug level,
+others at info level. Other ends have a quota for each tenant (`line_quota`). So many lines about
+one tenant neither fill the log nor hide lines about others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REFUSED_LOGINS = {
     "ambiguous": messages.LOGIN_AMBIGUOUS,
     "not-loaded": messages.LOGIN_NOT_LOADED,
 }
-#: Ends that an operator need not hear of.
+#: Ends that an operator need not know of.
 ORDINARY = frozenset((messages.CLIENT_LEFT.code, messages.QUIT.code, messages.SHUTDOWN.code))
 
 
@@ -35,21 +35,23 @@ class ConnectionRecord:
 
     number: int
     peer: str
-    #: of the last log-in; None: there was none
+    #: of the last log-in; None if there was none
     namespace: str | None
-    #: name of the Secret that it logged in with
+    #: name of the Secret that the client logged in with
     secret: str | None
     seconds: float
     commands: int
     refused: int
     close_reason: str
-    #: more of that, in words that are not the client's; empty: there is no more
+    #: details of the end, in words that are not the client's; empty if there are none
     detail: str = ""
 
 
 class AccessLog(service.Service):
-    """Writes outcomes to the log, and what was refused. ordinary: whether the ordinary ones, too;
-    processes: how many share the quota of lines, see `line_quota`.
+    """Logs ends of connections, refused commands and refused log-ins.
+
+    ordinary: whether ordinary ends are logged too; processes: how many share the quota, see
+    `line_quota`.
     """
 
     name = "access log"
@@ -58,7 +60,7 @@ class AccessLog(service.Service):
     def __init__(self, clock: IReactorTime, ordinary: bool = True, processes: int = 1) -> None:
         self._ordinary = ordinary
         self._quota = LineQuota(clock, self._left_out, processes)
-        #: whether one line more may be written, see `line_quota.LineQuota.allows`
+        #: whether one more line may be written: see `line_quota.LineQuota.allows`
         self.allows = self._quota.allows
 
     def stopService(self) -> None:
@@ -75,13 +77,14 @@ class AccessLog(service.Service):
         self._log.write(message, left_out=left_out.lines, namespace=left_out.namespace, address=left_out.most)
 
     def logs(self, close_reason: str) -> bool:
-        """Whether such an end can be told at all: most are not, and their outcomes need not be
-        made.
+        """Whether an end with this reason may be logged.
+
+        Callers need not make a record of other ends, which are most ends.
         """
         return self._ordinary or close_reason not in ORDINARY
 
     def ended(self, record: ConnectionRecord) -> None:
-        """A connection is gone."""
+        """Logs the end of a connection, if the quota allows it."""
         ordinary = record.close_reason in ORDINARY
         if not ordinary and not self.allows(record.namespace, record.peer):
             return
@@ -101,7 +104,9 @@ class AccessLog(service.Service):
         )
 
     def forbidden(self, peer: str, namespace: str, secret: str, name: str) -> None:
-        """A tenant tried what it may not do. name: of the command, which may be any short word."""
+        """Logs a command that the tenant may not use. name: of the command, which may be any short
+        word.
+        """
         if self.allows(namespace, peer):
             self._log.write(
                 messages.COMMAND_REFUSED,
@@ -112,13 +117,15 @@ class AccessLog(service.Service):
             )
 
     def tenant_full(self, peer: str, namespace: str, secret: str) -> None:
-        """A log-in was refused because the tenant has as many connections as it may."""
+        """Logs a log-in that was refused because the tenant has as many connections as it may."""
         if self.allows(namespace, peer):
             self._log.write(messages.LOGIN_TENANT_FULL, peer=peer, namespace=namespace, secret=secret)
 
     def login_refused(self, peer: str, outcome: str, namespace: str | None = None) -> None:
-        """An AUTH was refused. outcome: a word that says why; namespace: of the tenant that the
-        client is logged in as.
+        """Logs a refused AUTH.
+
+        outcome: a word for the reason; namespace: of the tenant that the client is logged in as, or
+        None.
         """
         if self.allows(namespace, peer):
             self._log.write(_REFUSED_LOGINS[outcome], peer=peer)

@@ -1,7 +1,7 @@
-"""Logs what nobody expected: a bug.
+"""Logs unexpected errors, which are bugs.
 
-Owns the words of that line. Whoever calls decides what goes on afterwards; the text of the error is
-left out by `logs`.
+Owns the text of that line. The caller decides how to go on. `logs` leaves out the text of the
+exception.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from .. import messages
 
 
 def log_bug(log: Logger, what: str, failure: Failure, /, **fields: Any) -> None:
-    """Logs a failure that nobody expected, with its traceback.
+    """Logs an unexpected failure with its traceback.
 
-    log: of the module whose bug it is; what: what failed, with names of fields in braces.
+    log: the logger of the module that has the bug; what: what failed, with names of fields in
+    braces.
     """
     log.failure(messages.BUG.text.replace("{what}", what), failure, code=messages.BUG.code, **fields)
 
 
 def bug(log: Logger, what: str, /, *expected: type[BaseException], **fields: Any) -> Callable[[Failure], None]:
-    """An errback that logs a failure as `log_bug` does, and passes none on. expected: errors that
-    are no bugs.
+    """Returns an errback that logs a failure like `log_bug`, and passes none on.
+
+    expected: exceptions that are not bugs, which are not logged.
     """
 
     def log_failure(failure: Failure) -> None:

@@ -1,9 +1,9 @@
-"""Looks at files again and again, so that what changes takes effect soon.
+"""Checks files repeatedly, so that a change takes effect soon.
 
-Owns when it is looked, what tells one version of a file from another, and when a change is
-complete. Whoever looks knows what the files hold. The kernel's notifications (inotify) are not
-used: they do not tell of what changes on the other side of a network file system or of a
-container's mount, and a look at some files costs next to nothing.
+Owns when files are checked, how two versions of a file are told apart, and when a change is
+complete. Must not know what the files are for. The kernel's notifications (inotify) are not used:
+they do not report changes on the other side of a network file system or of a container's mount.
+Checking a few files costs almost nothing.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 Found = TypeVar("Found")
-#: Tells one version of a file, or of several, from another.
+#: Differs between two versions of a file, or of several files.
 Stamp = tuple[object, ...]
 
 
 def stamp(path: Path) -> Stamp:
-    """Differs from what it was when the file was written or replaced, be it by another target of a
-    link. Blocks.
+    """Returns a stamp that changes when the file, or a link to it, is written or replaced. Blocks.
 
-    A file that cannot be inspected has a stamp as well: the reason.
+    If the file cannot be inspected, the stamp is the reason.
     """
     try:
         found = path.stat()
@@ -36,10 +35,9 @@ def stamp(path: Path) -> Stamp:
 
 
 class Settled:
-    """Whether a change is complete: two looks in a row found the same. A file that is being written
-    is left alone.
+    """Detects when a change is complete: two checks in a row found the same state.
 
-    stamp: what was found before the first look.
+    So a file that is being written is left alone. stamp: the state before the first check.
     """
 
     __slots__ = ("_before",)
@@ -48,19 +46,21 @@ class Settled:
         self._before = stamp
 
     def look(self, stamp: object) -> bool:
-        """Whether the look before found the same as this one."""
+        """Whether the previous check found the same state as this one."""
         before, self._before = self._before, stamp
         return stamp == before
 
 
 class FileWatch(Generic[Found]):
-    """Inspects files in a thread, one look at a time.
+    """Checks files in a thread, one check at a time.
 
-    look: blocks, called in the thread with the clock's seconds and whether `look_now` asked for
-    this look; found: called in the reactor with what `look` returned, unless the watch was stopped
-    meanwhile; failed: an errback, for bugs in these two; interval: seconds between two looks;
-    in_thread: calls a blocking function and returns a Deferred; time_fraction: the part of the time
-    that looks may take at most, however long one takes.
+    look: blocks; called in the thread with the clock's seconds and whether `look_now` asked for
+        this check.
+    found: called in the reactor with what `look` returned, unless the watch was stopped meanwhile.
+    failed: an errback for bugs in these two.
+    interval: seconds between two checks.
+    in_thread: calls a blocking function in a thread and returns a Deferred.
+    time_fraction: the part of the time that checks take at most, however long one takes.
     """
 
     def __init__(
@@ -82,23 +82,25 @@ class FileWatch(Generic[Found]):
         self._time_fraction = time_fraction
         self._running = False
         self._asked = False
-        #: until the next look; None: a look is under way, or the watch is stopped
+        #: the timer of the next check; None while a check is under way or the watch is stopped
         self._next: IDelayedCall | None = None
 
     def start(self) -> None:
-        """The first look is after one interval: whoever starts has read the files."""
+        """Starts. The first check is after one interval, because the caller has just read the
+        files.
+        """
         self._running = True
         self._next = self._clock.callLater(self._interval, self._look)
 
     def stop(self) -> None:
-        """`found` is not called any more."""
+        """Stops. `found` is not called any more."""
         self._running = False
         if self._next is not None:
             self._next.cancel()
             self._next = None
 
     def look_now(self) -> None:
-        """Looks at once, or as soon as the look under way is over."""
+        """Checks at once, or as soon as the check under way is done."""
         self._asked = True
         if self._next is not None:
             self._next.cancel()

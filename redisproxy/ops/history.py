@@ -1,8 +1,8 @@
-"""The last minutes of the numbers: rates, latency, and the points of plots.
+"""Keeps the last minutes of the counters: rates, latency, and the points of plots.
 
-Owns what is kept, and how much of it: SAMPLES samples of the sum, and as many of each of TENANTS
-tenants. Of more tenants those are kept that did most of late. Times are given by the caller, in
-seconds of a clock that nobody sets.
+Owns what is kept, in bounded memory: SAMPLES samples of the sum, and as many for each of TENANTS
+tenants. If there are more tenants, those are kept that were busiest lately. Callers give the times,
+in seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ INTERVAL = 10.0
 SAMPLES = 30
 #: Tenants of which samples are kept: 2 KiB each.
 TENANTS = 500
-#: What a tenant did before counts so much less with each sample, when those are chosen that did
-#: most.
+#: The weight of what a tenant did before is multiplied by this at each sample. The tenants with the
+#: greatest weight are kept.
 FADING = 0.9
 
 _BUCKETS = len(REDIS_BOUNDS) + 1
 _BUCKET = {str(bound): number for number, bound in enumerate(REDIS_BOUNDS)} | {ABOVE: _BUCKETS - 1}
-#: The most that an array of the type "H" holds.
+#: The largest number in an array of type "H".
 _MOST = 65535
 
 
 def quantile(counts: Sequence[int], part: float) -> float | None:
-    """In seconds: so great a part of the samples took no longer. None: there are none. Infinite:
-    longer than the last bound.
+    """Returns the time in seconds that this part of the samples did not exceed.
 
-    counts: of the samples up to each of REDIS_BOUNDS, and of those above. Within a bucket samples
-    are taken to be spread evenly, as Prometheus does.
+    Returns None if there are no samples, and infinity above the last bound. Within a bucket,
+    samples are assumed to be spread evenly, as Prometheus does.
+
+    counts: how many samples are in the bucket of each of REDIS_BOUNDS, and above the last bound.
+    part: from 0 to 1.
     """
     rank = part * sum(counts)
     so_far = 0
@@ -54,7 +56,7 @@ def quantile(counts: Sequence[int], part: float) -> float | None:
 
 
 class _Ring:
-    """The last SAMPLES numbers. Where there is none, it is NaN."""
+    """The last SAMPLES numbers. A missing number is NaN."""
 
     __slots__ = ("_begin", "_numbers")
 
@@ -67,16 +69,17 @@ class _Ring:
         self._begin = (self._begin + 1) % SAMPLES
 
     def __iter__(self) -> Iterator[float]:
-        """The oldest first."""
+        """Yields the oldest number first."""
         yield from self._numbers[self._begin :]
         yield from self._numbers[: self._begin]
 
 
 class Series:
-    """What one tenant did in the last minutes, or all of them together.
+    """What one tenant, or all tenants together, did in the last minutes.
 
-    commands, bytes: in a second; medians, slow: the latency of half of the commands, and of all but
-    one in a hundred, in seconds: of each interval, NaN where nothing was timed.
+    commands, bytes: per second, for each interval.
+    medians, slow: the 50th and 99th percentile of the latency in seconds, for each interval; NaN if
+        nothing was timed.
     """
 
     __slots__ = ("_before", "_begin", "_buckets", "_latency", "_refused", "bytes", "commands", "medians", "slow", "weight")
@@ -86,9 +89,9 @@ class Series:
         self.bytes = _Ring()
         self.medians = _Ring()
         self.slow = _Ring()
-        #: how much it did of late
+        #: commands per second, with older intervals weighted less: see FADING
         self.weight = 0.0
-        # The counters at the last sample; and of each interval what came to them.
+        # The counters at the last sample. The arrays have their growth in each interval.
         self._before = (list(latency), refused)
         self._begin = 0
         self._buckets = array("H", [0]) * (SAMPLES * _BUCKETS)
@@ -97,7 +100,9 @@ class Series:
         self._latency = [0] * _BUCKETS
 
     def add(self, commands: float, size: float, latency: Sequence[int], refused: int) -> None:
-        """An interval is over. commands, size: in a second; latency, refused: the counters."""
+        """Adds an interval that has ended. commands, size: per second; latency, refused: the
+        counters.
+        """
         before, self._before = self._before, (list(latency), refused)
         new = [min(max(0, now - then), _MOST) for now, then in zip(latency, before[0], strict=True)]
         at = self._begin * _BUCKETS
@@ -113,16 +118,16 @@ class Series:
 
     @property
     def timed(self) -> int:
-        """How many samples of latency there are."""
+        """The number of latency samples."""
         return sum(self._latency)
 
     def latency(self, part: float) -> float | None:
-        """See `quantile`."""
+        """Returns a percentile of the latency in seconds: see `quantile`."""
         return quantile(self._latency, part)
 
     @property
     def turned_away(self) -> int:
-        """Log-ins that were refused since the tenant had as many connections as it may."""
+        """Log-ins that were refused because the tenant had as many connections as it may."""
         return sum(self._refused)
 
 
@@ -134,7 +139,7 @@ def _buckets(latency: SampleStats) -> list[int]:
 
 
 class Rate(NamedTuple):
-    """In a second. bytes: that clients sent and that Redis answered."""
+    """Commands per second, and bytes per second that clients sent and Redis answered."""
 
     commands: float = 0.0
     bytes: float = 0.0
@@ -142,10 +147,13 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """What happened of late.
+    """What happened in the last minutes.
 
-    seconds: how far it goes back; rates: of each tenant, by namespace; series: of those of which
-    samples are kept; logins: by outcome.
+    seconds: how far back that is.
+    rates: of each tenant, by namespace.
+    series: of each tenant of which samples are kept, by namespace.
+    total: of all tenants together.
+    logins: by outcome.
     """
 
     seconds: float = 0.0
@@ -155,7 +163,7 @@ class Recent:
     logins: Mapping[str, int] = field(default_factory=dict)
 
 
-#: Commands and bytes of each tenant, by namespace.
+#: Commands and bytes of each tenant so far, by namespace.
 _Done = dict[str, tuple[int, int]]
 
 
@@ -166,10 +174,10 @@ def _done(counts: Counts) -> _Done:
 
 
 class History:
-    """Of the numbers of one proxy, all of its processes together."""
+    """The history of one proxy, with all its processes together."""
 
     def __init__(self) -> None:
-        # What all tenants had done at the last two samples.
+        # When the last two samples were taken, and what all tenants had done by then.
         self._looks: deque[tuple[float, _Done]] = deque(maxlen=2)
         # Log-ins at each sample.
         self._logins: deque[tuple[float, dict[str, int]]] = deque(maxlen=SAMPLES + 1)
@@ -177,7 +185,7 @@ class History:
         self._total: Series | None = None
 
     def add(self, now: float, counts: Counts) -> None:
-        """One sample more."""
+        """Adds a sample. now: the clock's seconds."""
         done = _done(counts)
         latency = counts["redis_seconds"]["counts"]
         if self._total is None:
@@ -200,8 +208,8 @@ class History:
             latency = _buckets(one["latency"])
             series = self._series.get(name)
             if series is None:
-                # What it did before its first sample was not within this interval, unless it is
-                # new.
+                # For a known tenant, earlier work is not part of this interval. A tenant that is
+                # new did all its work in this interval.
                 series = Series(latency, one["turned_away"]) if name in before else Series([0] * _BUCKETS, 0)
             kept[name] = series
             series.weight = FADING * series.weight + rates[name].commands
@@ -219,8 +227,9 @@ class History:
         return heapq.nlargest(TENANTS, rates, weight)
 
     def recent(self, now: float, counts: Counts, rates: bool = True) -> Recent:
-        """What happened until now. counts: the present ones; rates: whether those are wanted, which
-        are of all tenants.
+        """Returns what happened until now.
+
+        counts: the present counters; rates: whether to compute the rates, which are of all tenants.
         """
         if self._total is None:
             return Recent()
@@ -236,7 +245,9 @@ class History:
 
 
 def _rates(seconds: float, done: _Done, before: _Done) -> dict[str, Rate]:
-    """Of each tenant. One that was counted anew meanwhile has done nothing less."""
+    """Returns the rate of each tenant. A counter that became smaller was restarted, and counts as
+    0.
+    """
     idle = Rate()
     rates = dict.fromkeys(done, idle)
     if seconds > 0:

@@ -1,7 +1,8 @@
-"""The status endpoint as HTTP: who may ask for what, and how much of it.
+"""The status endpoint over HTTP: who may ask for what, and how much.
 
-Owns the check of the token and the bounds. Probes are answered to anybody and tell only the state.
-The page and the metrics name namespaces: they are for who asks from this machine, or has the token.
+Owns the check of the token, and the bounds. Anybody may ask the probes, which tell only the state.
+The page and the metrics name namespaces. They are for requests from this machine, or with the
+token.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from ..messages import Text
 from ..printable import printable
 
-#: Connections at once; more are closed.
+#: Connections at the same time. Further ones are closed.
 CONNECTIONS = 64
-#: Seconds for a request to come, and for a connection to be used again.
+#: Seconds for a request to arrive, and for a connection to be used again.
 TIMEOUT = 15
-#: Bytes of the file that has the token.
+#: Bytes that are read of the token file.
 TOKEN_LIMIT = 4096
 
 _HEADERS = {
@@ -41,11 +42,11 @@ _HEADERS = {
 
 
 class TokenError(ValueError):
-    """The token cannot be had from its file. The text says why."""
+    """The token file has no usable token. The text says why."""
 
 
 def read_token(path: Path) -> bytes:
-    """The token in a file, without the white space around it. Raises TokenError."""
+    """Returns the token in a file, without surrounding white space. Raises TokenError."""
     try:
         with path.open("rb") as file:
             token = file.read(TOKEN_LIMIT).strip()
@@ -57,19 +58,21 @@ def read_token(path: Path) -> bytes:
 
 
 class TokenCheck:
-    """Who may see names. token_file: None: only who asks from this machine may."""
+    """Decides who may see names of namespaces. token_file: None allows only requests from this
+    machine.
+    """
 
     def __init__(self, token_file: Path | None) -> None:
         self._token_file = token_file
 
     def refusal(self, request: Request) -> tuple[int, str] | None:
-        """(status, text) for who may not; None: it may."""
+        """Returns (status, text) if the request is refused, else None."""
         if self._token_file is None:
             if is_here(request.getHost()) and _names_this_machine(request.getRequestHostname()):
                 return None
             return http.FORBIDDEN, "this is for requests to 127.0.0.1 only, unless --status-token-file is set"
         try:
-            # Each time: a mounted secret changes under its name.
+            # The file is read each time, because a mounted secret changes under the same name.
             token = read_token(self._token_file)
         except TokenError as error:
             return http.SERVICE_UNAVAILABLE, f"no token to compare with: {error}"
@@ -79,15 +82,16 @@ class TokenCheck:
 
 
 def is_here(address: IAddress) -> bool:
-    """Whether it is an address that only this machine can connect to."""
+    """Whether only this machine can connect to the address."""
     if isinstance(address, IPv4Address | IPv6Address):
         return ipaddress.ip_address(address.host.partition("%")[0]).is_loopback
-    return True  # a Unix socket, which has rights of its own
+    return True  # a Unix socket, which has file permissions
 
 
 def _names_this_machine(host: bytes) -> bool:
-    """Whether a Host header does. A page of another site can have a browser ask here, but under its
-    own name.
+    """Whether a Host header names this machine.
+
+    A page of another site can make a browser send requests here, but with that site's name.
     """
     name = host.decode("ascii", "replace").strip("[]").lower()
     try:
@@ -108,7 +112,7 @@ def _given_token(request: Request) -> bytes:
     return b""
 
 
-#: Status, content type, and text, which may come later.
+#: Status, content type, and body. The body may come later.
 _Content = tuple[int, str, bytes | Deferred[bytes]]
 
 
@@ -144,7 +148,9 @@ class _Answer(Resource):
 
 
 def _write_later(text: Deferred[bytes], request: Request) -> None:
-    """Answers with a text when it is there. Once the client has left, it is made no further."""
+    """Answers with a body when it is ready. If the client leaves before, the body is not
+    finished.
+    """
     departed = False
 
     def leave(_: Failure) -> None:
@@ -172,7 +178,7 @@ _NOWHERE.isLeaf = True
 
 
 class _Root(Resource):
-    """The page is at / alone; whatever is not known is a short 404."""
+    """Serves the page at / only. Any unknown path is a short 404."""
 
     def __init__(self, page: Resource) -> None:
         super().__init__()
@@ -183,7 +189,7 @@ class _Root(Resource):
 
 
 class _Request(Request):
-    """One that has no body: nothing here takes any."""
+    """A request without a body: nothing here reads one."""
 
     def gotLength(self, length: int | None) -> None:
         if length != 0:
@@ -191,15 +197,15 @@ class _Request(Request):
         super().gotLength(0)
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Thrown away."""
+        """Discards the data."""
 
 
 class _Bounded(WrappingFactory):
-    """No more than CONNECTIONS at once."""
+    """Accepts no more than CONNECTIONS at the same time."""
 
     noisy = False
 
-    # None closes the connection: `Factory`, which this is, allows it.
+    # None closes the connection, which `Factory`, a base class of this one, allows.
     def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]
         return None if len(self.protocols) >= CONNECTIONS else super().buildProtocol(addr)
 
@@ -210,7 +216,7 @@ class _Site(Site):
     requestFactory = _Request
 
     def log(self, request: http.Request) -> None:
-        """A probe every few seconds is no news."""
+        """Does nothing: probes every few seconds would fill the log."""
 
 
 def site(
@@ -222,11 +228,15 @@ def site(
     runbooks: Mapping[str, bytes],
     runbooks_list: Callable[[], Deferred[bytes]],
 ) -> WrappingFactory:
-    """A factory for HTTP connections.
+    """Returns a factory for HTTP connections.
 
-    page: makes the HTML; headers: more of them, for it; metrics: (content type, text) for an Accept
-    header; unready: why no client should come, or None; runbooks: Markdown, by name;
-    runbooks_list: makes the HTML that leads to them.
+    page: makes the HTML of the status page.
+    headers: further headers for it.
+    metrics: returns (content type, text) for an Accept header.
+    unready: returns why no client should connect; None if the proxy is ready.
+    token_check: for the page, the metrics and the runbooks.
+    runbooks: Markdown, by name.
+    runbooks_list: makes the HTML of the list of runbooks.
     """
 
     def html(make: Callable[[], Deferred[bytes]]) -> Callable[[Request], _Content]:

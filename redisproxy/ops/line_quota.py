@@ -1,7 +1,7 @@
-"""How many lines of the log each tenant may fill, and each address without a log-in.
+"""Limits the log lines about each tenant, and about each address that is not logged in.
 
-Owns the counts, in bounded memory, and tells how many lines were left out. A bound for all together
-would let one noisy client hide what the log has to tell of the others.
+Owns the counts, in bounded memory, and reports how many lines were left out. A common limit for all
+would let one noisy client hide lines about the others.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from ..tenants.login_backoff import source
 
-#: Seconds of one period.
+#: Seconds in one period.
 PERIOD = 10.0
 #: Lines about one tenant in a period.
 TENANT_LINES = 50
-#: The same about one address, as `tenants.login_backoff.source` has it, of clients that are not
-#: logged in; and about all of these addresses together. The first line about an address is written
-#: past that: it must not go unnoticed.
+#: Lines in a period about one address of clients that are not logged in, as
+#: `tenants.login_backoff.source` groups addresses, and about all these addresses together. The
+#: first line about an address is written even beyond the second limit, so that no address goes
+#: unnoticed.
 ADDRESS_LINES = 20
 UNAUTHENTICATED_LINES = 200
-#: Addresses that are told apart in a period. Nothing is written about further ones: IPv6 has as
-#: many as a client likes.
+#: Addresses that are counted separately in a period. No line about further ones is written, because
+#: a client can have any number of IPv6 addresses.
 ADDRESSES = 1000
 
 
 @dataclass(slots=True)
 class _Count:
-    """Of one tenant or address, in the period."""
+    """Lines about one tenant or address in this period."""
 
     written: int = 0
     left_out: int = 0
 
     def admit(self, lines: int) -> bool:
-        """Whether one line more is within so many."""
+        """Counts one more line. Returns whether it is within the limit, which is `lines`."""
         if self.written < lines:
             self.written += 1
             return True
@@ -45,9 +46,10 @@ class _Count:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What was left out in a period that is over. namespace: None for all that was about clients
-    without a log-in; most: the address that most of that was about, as far as addresses were told
-    apart.
+    """How many lines were left out in a period that has ended.
+
+    namespace: None for lines about clients that are not logged in.
+    most: the address that most of those lines were about; empty if there were too many addresses.
     """
 
     lines: int
@@ -56,10 +58,11 @@ class LeftOut:
 
 
 class LineQuota:
-    """Counts lines.
+    """Counts lines and decides which are written.
 
-    report: called when a period is over, once for each tenant of which lines were left out;
-    processes: how many share the quota.
+    report: called at the end of a period, once for each tenant whose lines were left out, and once
+        for all clients that are not logged in.
+    processes: how many share the quota. Each has its part, rounded up.
     """
 
     def __init__(self, clock: IReactorTime, report: Callable[[LeftOut], None], processes: int = 1) -> None:
@@ -70,14 +73,16 @@ class LineQuota:
         self._tenants: dict[str, _Count] = {}
         self._addresses: dict[str, _Count] = {}
         self._unauthenticated = _Count()
-        # Lines about addresses past ADDRESSES.
+        # Lines about addresses beyond ADDRESSES.
         self._nameless = 0
-        # The period's end, once a line was left out: else nobody waits for it.
+        # The timer for the end of the period. It runs only once a line was left out.
         self._timer: IDelayedCall | None = None
 
     def allows(self, namespace: str | None, peer: str) -> bool:
-        """Whether one line more may be written. namespace: None where the client is not logged in;
-        peer: its address and port, as `net.addresses.shown_address` shows them.
+        """Whether one more line may be written.
+
+        namespace: None if the client is not logged in; peer: address and port, as
+        `net.addresses.shown_address` shows them.
         """
         now = self._clock.seconds()
         if not self._began <= now < self._began + PERIOD:
@@ -90,7 +95,7 @@ class LineQuota:
         return False
 
     def stop(self) -> None:
-        """Nothing more will be asked: what was left out is reported now."""
+        """Reports now what was left out. Called when no more lines follow."""
         self._end_period()
 
     def _per_process(self, lines: int) -> int:

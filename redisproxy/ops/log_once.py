@@ -1,7 +1,7 @@
 """Keeps the same line from filling the log.
 
-Owns which texts were logged lately, and whether a fault that was logged is over. `LogOnce` is for
-faults that many things have, some of them as often as a tenant likes; `Condition` is for one thing
+Owns which texts were logged recently, and whether a logged fault has ended. `LogOnce` is for faults
+that many things can have, some of them as often as a tenant likes. `Condition` is for one thing
 that works or does not.
 """
 
@@ -13,19 +13,19 @@ from twisted.internet.interfaces import IReactorTime
 
 from ..messages import Text
 
-#: Seconds for which the same text is not logged again.
+#: Seconds in which the same text is not logged again.
 QUIET = 30.0
 #: Different texts that are logged within that time. Further ones are left out.
 MOST = 100
 
 
 class LogOnce:
-    """Remembers for so many seconds what was logged."""
+    """Remembers for some seconds what was logged. quiet: how many."""
 
     def __init__(self, clock: IReactorTime, quiet: float = QUIET) -> None:
         self._clock = clock
         self._quiet = quiet
-        # When each was logged, in the clock's seconds, the earliest first.
+        # When each text was logged, in the clock's seconds, earliest first.
         self._logged: OrderedDict[str, float] = OrderedDict()
         self._any = False
 
@@ -41,8 +41,9 @@ class LogOnce:
         return True
 
     def forget(self) -> bool:
-        """Forgets all texts: their faults are over, so each is news if it comes again. Returns
-        whether any was logged.
+        """Forgets all texts, because their faults have ended. Each is logged if it comes again.
+
+        Returns whether any text was logged since the last call.
         """
         logged, self._any = self._any, False
         self._logged.clear()
@@ -50,11 +51,13 @@ class LogOnce:
 
 
 class Condition:
-    """What the log says of one thing: each fault once, and, if a fault was logged, that it is over.
+    """Decides what to log about one thing: each fault once, and its end if a fault was logged.
 
-    lasting: seconds for which there has to be a fault before one is logged: some are soon over.
-    quiet: seconds after a line in which a fault with another text, which took the first one's
-    place, is not logged. Times are given by the caller.
+    lasting: seconds that a fault must last before it is logged, because some end soon.
+    quiet: seconds after a line in which a fault with another text, which replaced the first, is not
+        logged.
+
+    Callers give the times, in seconds.
     """
 
     __slots__ = ("_lasting", "_logged_at", "_quiet", "reason", "since")
@@ -63,14 +66,15 @@ class Condition:
         self._lasting = lasting
         self._quiet = quiet
         self._logged_at = 0.0
-        #: since when there is a fault, logged or not; None: there is none
+        #: when the present fault began, logged or not; None if there is none
         self.since: float | None = None
-        #: the fault that was logged; None: none was
+        #: the fault that was logged; None if none was
         self.reason: Text | None = None
 
     def fault(self, reason: Text, now: float = 0.0) -> bool:
-        """There is a fault. Returns whether to log it now. If so, it counts as logged. now: not
-        needed without times.
+        """Records a fault. Returns whether to log it now. If so, it counts as logged.
+
+        now: not needed if both times are 0.
         """
         if self.since is None:
             self.since = now
@@ -84,6 +88,8 @@ class Condition:
         return True
 
     def over(self) -> bool:
-        """There is no fault. Returns whether to log that: one was logged."""
+        """Records that there is no fault. Returns whether to log that, because a fault was
+        logged.
+        """
         logged, self.reason, self.since = self.reason is not None, None, None
         return logged

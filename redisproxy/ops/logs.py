@@ -1,10 +1,9 @@
-"""How log lines look: for people, or as JSON lines; and how a worker's events become lines of its
-parent's log.
+"""Formats log lines as text or JSON, and logs a worker's events in its parent's log.
 
-Owns the format, the level, and where lines go: the standard output with twistd's ``-n``, as a
-container's should, or the file that twistd is told, or takes as a daemon. Whatever is logged, by
-whom, goes through here: it is made printable, an event is one line but for its traceback, and no
-exception's own words are repeated, which may quote a password.
+Owns the format, the level, and where lines go. With twistd's ``-n`` that is standard output, as a
+container expects. Otherwise it is the file of twistd's option, or its default as a daemon. Every
+event that anything logs passes through here. All text is made printable. An event is one line,
+except for its traceback. Must not repeat the text of an exception, which may quote a password.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from ..printable import printable, server_error
 
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("text", "json")
-#: Exceptions of one traceback, each the cause of the one before it.
+#: Exceptions in one traceback, each the cause of the one before it.
 CHAINED = 8
 
 _LEVELS = {level.name: level for level in LogLevel.iterconstants()}
@@ -55,13 +54,14 @@ class Log(Logger):
         self.emit(_LEVELS[message.level], message.text, code=message.code, **fields)
 
 
-# Fields of Twisted's own, and such as cannot be JSON.
+# Twisted's own fields, and those that cannot be JSON.
 _INTERNAL = ("log_", "isError", "message", "format", "time", "system", "why", "failure")
 
 
 def record(event: LogEvent) -> dict[str, object]:
-    """An event as what JSON can hold: time, level, namespace, message, and its fields. All of it is
-    printable.
+    """Returns an event as JSON values: time, level, logger, message, and its fields.
+
+    All texts are printable.
     """
     found: dict[str, object] = {
         "time": datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds"),
@@ -81,9 +81,10 @@ def record(event: LogEvent) -> dict[str, object]:
 
 
 def _message(event: LogEvent) -> str:
-    """What an event says, in one line."""
+    """Returns the text of an event, in one line."""
     if "log_failure" not in event and _failure(event) is not None:
-        # Of Twisted's older interface, whose text has the traceback, with what the exception says.
+        # An event of Twisted's older interface. Its text has the traceback and the exception's
+        # text.
         return _text(str(event.get("why") or "Unhandled Error"))
     return _text(formatEvent({key: _named(value) for key, value in event.items()}))
 
@@ -98,19 +99,20 @@ def _failure(event: LogEvent) -> Failure | None:
 
 
 class _TypeName(str):
-    """Stands for a Failure in a text. Some libraries' texts ask for ``{log_failure.value}``."""
+    """Takes the place of a Failure in a text. Some libraries' texts use ``{log_failure.value}``."""
 
     __slots__ = ()
 
     @property
     def value(self) -> str:
-        """The same: an exception's own words are not repeated."""
+        """The same name, because the text of an exception is not repeated."""
         return str(self)
 
 
 def _named(value: object) -> object:
-    """What stands for an exception in a text: its type. What it says may quote whatever somebody
-    stumbled over.
+    """Returns what takes the place of a value in a text: for an exception its type.
+
+    The text of an exception may quote any input.
     """
     if isinstance(value, Failure):
         return _TypeName(_type_name(type(value.value)))
@@ -122,12 +124,12 @@ def _type_name(kind: type) -> str:
 
 
 def _traceback(event: LogEvent) -> list[str]:
-    """The lines of a traceback: where it happened, and the types of the exceptions, the first cause
+    """Returns the lines of a traceback: positions and types of exceptions, the first cause
     first.
     """
     failure = _failure(event)
     if failure is None or failure.value is None:
-        # What a worker has made of one.
+        # A traceback that a worker has already turned into lines.
         return [_text(line) for line in str(event.get("traceback", "")).split("\n") if line]
     chain: list[tuple[BaseException, TracebackType | None]] = [(failure.value, failure.getTracebackObject())]
     while len(chain) < CHAINED:
@@ -149,7 +151,7 @@ def _traceback(event: LogEvent) -> list[str]:
 
 
 def replay(event: Mapping[str, Any], worker: int, pid: int) -> None:
-    """Logs what `record` made in a worker, as that worker's."""
+    """Logs an event that `record` made in a worker. worker: its number; pid: its process id."""
     fields = {key: value for key, value in event.items() if key not in ("time", "level", "logger", "message")}
     globalLogPublisher(
         {
@@ -181,24 +183,24 @@ def _text_line(event: LogEvent) -> str | None:
 
 
 def observer(log_format: str, level: str, stream: TextIO | None = None) -> ILogObserver:
-    """A log observer.
+    """Returns a log observer.
 
-    log_format: one of FORMATS; level: one of LEVELS, the least that is told; stream: the standard
-    output by default.
+    log_format: one of FORMATS; level: the lowest level that is logged, one of LEVELS; stream:
+    standard output by default.
     """
     out = sys.stdout if stream is None else stream
     return filtered(FileLogObserver(out, _json_line if log_format == "json" else _text_line), level)
 
 
 def filtered(to: ILogObserver, level: str) -> ILogObserver:
-    """Passes on what is of this level at least, one of LEVELS."""
+    """Returns an observer that passes on events of at least this level, one of LEVELS."""
     return FilteringLogObserver(to, [LogLevelFilterPredicate(LogLevel.lookupByName(level))])
 
 
 def log_file(path: str) -> TextIO:
-    """A file to log to, as twistd's own is: it is renamed when it is large, and another one begun.
-    Raises OSError.
+    """Opens a log file like twistd's own: a large one is renamed and a new one begun. Raises
+    OSError.
     """
-    # as far as an observer needs one: write() and flush()
+    # An observer needs only write() and flush() of it.
     file: TextIO = LogFile.fromFullPath(path)
     return file

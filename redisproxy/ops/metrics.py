@@ -1,7 +1,7 @@
-"""Metrics: what Prometheus is told. Names and labels are listed in docs/metrics.md.
+"""The metrics for Prometheus. Their names and labels are listed in docs/metrics.md.
 
-Owns the names, and how many series there can be: no label's value comes from a client, and of
-tenants, temporary credentials and problems no more than SERIES are told apart.
+Owns the names, and the number of series. No label's value comes from a client. At most SERIES
+tenants, temporary credentials and problems have series of their own.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .. import __version__
 from ..resp import framing
 from .stats import ANSWERS, HistogramStats, Stats, TenantStats, WorkersState, total
 
-#: Tenants, and problems, that have series of their own. The others of tenants are one, named
-#: `_other`.
+#: Tenants, and problems, with series of their own. All other tenants have one series, named
+#: `_other`; other problems have none.
 SERIES = 5000
 _OTHER = "_other"
 
@@ -38,7 +38,7 @@ _Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
 
 class StatsCollector(Collector):
-    """Makes metrics of figures whenever they are asked for."""
+    """Makes metrics of the stats whenever they are requested. stats: returns the present ones."""
 
     def __init__(self, stats: Callable[[], Stats]) -> None:
         self._stats = stats
@@ -48,7 +48,7 @@ class StatsCollector(Collector):
         stats = self._stats()
         yield InfoMetricFamily(
             "redisproxy_build",
-            "Of what this proxy is made.",
+            "The versions of this proxy and of what it is made of.",
             {
                 "version": __version__,
                 "python": platform.python_version(),
@@ -65,7 +65,7 @@ class StatsCollector(Collector):
             yield from _of_workers(stats["state"]["workers"])
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: without it, registering would collect."""
+        """Returns nothing. Without this method, registering would collect all metrics."""
         return ()
 
 
@@ -91,13 +91,15 @@ def _histogram(name: str, text: str, stats: HistogramStats) -> Metric:
 
 def _of_clients(stats: Stats) -> Iterator[Metric]:
     counts = stats["counts"]
-    yield _gauge("ready", "1 where clients should come, as /readyz says.", not stats["state"]["unready"])
+    yield _gauge("ready", "1 if the proxy is ready for clients, as /readyz says.", not stats["state"]["unready"])
     yield _labelled(GaugeMetricFamily, "sessions", "Client connections, by state.", "state", counts["sessions"])
-    yield _gauge("sessions_limit", "How many are served at once (MAX_WORKERS).", stats["state"]["most_sessions"])
+    yield _gauge(
+        "sessions_limit", "Client connections that are served at once (MAX_WORKERS).", stats["state"]["most_sessions"]
+    )
     yield _labelled(
         CounterMetricFamily,
         "connections_ended",
-        "Client connections that are over, by how.",
+        "Client connections that have ended, by reason.",
         "close_reason",
         counts["ended"],
     )
@@ -106,7 +108,7 @@ def _of_clients(stats: Stats) -> Iterator[Metric]:
 
 #: Metric, key of `TenantStats`, text.
 _COMMANDS_BY_TENANT: tuple[tuple[str, Literal["commands", "refused"], str], ...] = (
-    ("commands", "commands", "Commands that clients sent, refused ones included."),
+    ("commands", "commands", "Commands that clients sent, including refused ones."),
     ("commands_refused", "refused", "Commands that the tenant may not use."),
 )
 _Number = Literal["received", "replied", "turned_away", "wrong", "held", "throttled"]
@@ -114,10 +116,20 @@ _Number = Literal["received", "replied", "turned_away", "wrong", "held", "thrott
 _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
     (CounterMetricFamily, "client_received_bytes", "received", "Bytes that clients sent."),
     (CounterMetricFamily, "redis_received_bytes", "replied", "Bytes that Redis answered."),
-    (CounterMetricFamily, "tenant_connections_refused", "turned_away", "Log-ins refused: too many connections."),
-    (CounterMetricFamily, "tenant_wrong_passwords", "wrong", "Log-ins refused: a wrong password, with its name."),
-    (GaugeMetricFamily, "tenant_throttled_connections", "held", "Not read from now: the tenant did too much."),
-    (CounterMetricFamily, "tenant_throttled_seconds", "throttled", "For which there were such connections."),
+    (
+        CounterMetricFamily,
+        "tenant_connections_refused",
+        "turned_away",
+        "Log-ins refused because the tenant had too many connections.",
+    ),
+    (CounterMetricFamily, "tenant_wrong_passwords", "wrong", "Log-ins with the tenant's name and a wrong password."),
+    (
+        GaugeMetricFamily,
+        "tenant_throttled_connections",
+        "held",
+        "Connections not read now because of the tenant's rate limit.",
+    ),
+    (CounterMetricFamily, "tenant_throttled_seconds", "throttled", "Seconds in which there were throttled connections."),
 )
 
 
@@ -139,7 +151,7 @@ def _of_tenants(stats: Stats) -> Iterator[Metric]:
         yield _labelled(kind, name, text, "namespace", values)
     latency = SummaryMetricFamily(
         "redisproxy_tenant_response_seconds",
-        "From commands to their last reply: of some of each tenant.",
+        "Seconds from a write of commands to their last reply, sampled.",
         labels=["namespace"],
     )
     for namespace, counts in sorted(tenants.items()):
@@ -149,9 +161,13 @@ def _of_tenants(stats: Stats) -> Iterator[Metric]:
     yield latency
     limits = {namespace: tenant["limits"] for namespace, tenant in stats["state"]["snapshot"]["tenants"].items()}
     for name, key, text in (
-        ("tenant_limit_connections", "max_connections", "How many connections a tenant may have."),
-        ("tenant_limit_commands_per_second", "commands_per_second", "How many commands it may send in a second."),
-        ("tenant_limit_bytes_per_second", "bytes_per_second", "How many bytes, of commands and replies, in a second."),
+        ("tenant_limit_connections", "max_connections", "Connections that the tenant may have."),
+        ("tenant_limit_commands_per_second", "commands_per_second", "Commands that the tenant may send in a second."),
+        (
+            "tenant_limit_bytes_per_second",
+            "bytes_per_second",
+            "Bytes of commands and replies that the tenant may use in a second.",
+        ),
     ):
         limited = sorted((namespace, held[key]) for namespace, held in limits.items() if key in held)
         yield _labelled(GaugeMetricFamily, name, text, "namespace", dict(limited[:SERIES]))
@@ -166,57 +182,71 @@ def _bounded(tenants: Mapping[str, TenantStats]) -> dict[str, TenantStats]:
 
 def _of_redis(stats: Stats) -> Iterator[Metric]:
     counts, redis = stats["counts"], stats["state"]["redis"]
-    yield _gauge("redis_up", "1 where Redis answers the control connection.", redis["connected"])
+    yield _gauge("redis_up", "1 if Redis answers on the control connection.", redis["connected"])
     yield _labelled(
         GaugeMetricFamily,
         "redis_state",
-        "1 at what Redis does, by its answer to the latest PING of the proxy's own.",
+        "1 for the state of Redis, by its answer to the proxy's latest PING; 0 for the others.",
         "state",
         {state: int(state == redis["answers"]) for state in ANSWERS},
     )
-    yield _gauge("redis_unanswered_seconds", "For how long Redis has not answered that PING.", redis["unanswered"])
+    yield _gauge("redis_unanswered_seconds", "Seconds that the proxy's PING has waited for its answer.", redis["unanswered"])
     yield _gauge(
-        "isolation_layers", "What holds the tenants' limits: 1 the proxy, 2 Redis's ACLs as well.", redis["isolation_layers"]
+        "isolation_layers",
+        "Layers that enforce the tenants' limits: 1 the proxy, 2 Redis's ACLs as well.",
+        redis["isolation_layers"],
     )
     if redis["databases"] is not None:
-        yield _gauge("redis_databases", "How many databases Redis has: one for each tenant.", redis["databases"])
+        yield _gauge("redis_databases", "Databases that Redis has. Each tenant uses one.", redis["databases"])
     yield _labelled(GaugeMetricFamily, "redis_connections", "Connections to Redis, by use.", "use", counts["connections"])
-    yield _gauge("requests_in_flight", "Commands that Redis has yet to answer.", counts["in_flight"])
+    yield _gauge("requests_in_flight", "Commands that Redis has not answered yet.", counts["in_flight"])
     yield _histogram(
         "redis_response_seconds",
-        "From a command to its reply: of a PING on each busy shared connection, once a second.",
+        "Seconds from a PING to its reply, sampled once a second on busy multiplexed connections.",
         counts["redis_seconds"],
     )
 
 
 def _of_snapshot(stats: Stats) -> Iterator[Metric]:
     state = stats["state"]["snapshot"]
-    yield _gauge("snapshot_loaded", "1 where credentials are known.", state["loaded"])
+    yield _gauge("snapshot_loaded", "1 if credentials are known.", state["loaded"])
     if state["age"] is not None:
-        yield _gauge("snapshot_age_seconds", "Since credentials were last read in full.", state["age"])
-    yield _labelled(CounterMetricFamily, "snapshot_refreshes", "Readings of the credentials.", "outcome", state["refreshes"])
-    yield _histogram("snapshot_refresh_seconds", "How long a reading took.", state["refresh_seconds"])
+        yield _gauge("snapshot_age_seconds", "Seconds since credentials were last read completely.", state["age"])
+    yield _labelled(
+        CounterMetricFamily,
+        "snapshot_refreshes",
+        "Full reads of the credentials, by outcome.",
+        "outcome",
+        state["refreshes"],
+    )
+    yield _histogram(
+        "snapshot_refresh_seconds", "Seconds that a full read of the credentials took.", state["refresh_seconds"]
+    )
     watch = state["watch"]
-    yield _gauge("watch_up", "1 where what changes takes effect at once.", watch is not None and watch["watching"])
+    yield _gauge("watch_up", "1 if changes of secrets take effect at once.", watch is not None and watch["watching"])
     if watch is not None:
-        yield CounterMetricFamily("redisproxy_watch_events", "What watches told of, bookmarks included.", watch["events"])
+        yield CounterMetricFamily(
+            "redisproxy_watch_events", "Events from the watches, including bookmarks.", watch["events"]
+        )
         yield CounterMetricFamily("redisproxy_watch_reconnects", "Watches that were opened again.", watch["reconnects"])
         if watch["quiet"] is not None:
-            yield _gauge("watch_quiet_seconds", "Since a watch last told of anything.", watch["quiet"])
-    yield _gauge("tenants", "Namespaces that are served.", len(state["tenants"]))
-    text = "Namespaces with the prefix that have no secret yet."
+            yield _gauge("watch_quiet_seconds", "Seconds since the last event from a watch.", watch["quiet"])
+    yield _gauge("tenants", "Tenants that are served.", len(state["tenants"]))
+    text = "Namespaces with the prefix that have no secret."
     yield _gauge("namespaces_without_secret", text, len(state["without_secret"]))
     yield _gauge("credentials", "Passwords that log in.", sum(t["credentials"] for t in state["tenants"].values()))
     expiring = {name: tenant["expires"] for name, tenant in state["tenants"].items() if tenant["expires"] is not None}
     yield _labelled(
         GaugeMetricFamily,
         "credential_expiry_timestamp_seconds",
-        "When the next temporary credential of a namespace ends.",
+        "When the next temporary credential of a namespace expires.",
         "namespace",
         dict(sorted(expiring.items())[:SERIES]),
     )
-    yield _gauge("problems", "What an operator has to fix.", len(state["problems"]))
-    metric = GaugeMetricFamily("redisproxy_problem", "1 for each place with one.", labels=["namespace", "secret"])
+    yield _gauge("problems", "Problems that an operator has to fix.", len(state["problems"]))
+    metric = GaugeMetricFamily(
+        "redisproxy_problem", "1 for each namespace and secret with a problem.", labels=["namespace", "secret"]
+    )
     for labels in sorted({(problem["namespace"], problem["secret"]) for problem in state["problems"]})[:SERIES]:
         metric.add_metric(labels, 1)
     yield metric
@@ -228,19 +258,25 @@ def _of_certificates(stats: Stats) -> Iterator[Metric]:
     yield _labelled(
         GaugeMetricFamily,
         "certificate_expiry_timestamp_seconds",
-        "When the certificate ends that an endpoint shows.",
+        "When the certificate of an endpoint expires.",
         "listener",
         expires,
     )
     yield _labelled(
-        CounterMetricFamily, "certificate_reloads", "Certificates that changed on disk.", "outcome", state["reloads"]
+        CounterMetricFamily,
+        "certificate_reloads",
+        "Reloads of certificates that changed on disk, by outcome.",
+        "outcome",
+        state["reloads"],
     )
 
 
 def _of_workers(workers: WorkersState) -> Iterator[Metric]:
     yield _gauge("workers", "Processes that serve clients.", workers["serving"])
-    yield _gauge("workers_wanted", "How many there are to be (--processes).", workers["wanted"])
-    yield CounterMetricFamily("redisproxy_worker_restarts", "Workers started in place of others.", workers["restarts"])
+    yield _gauge("workers_wanted", "Processes that should serve clients (--processes).", workers["wanted"])
+    yield CounterMetricFamily(
+        "redisproxy_worker_restarts", "Workers that were started in place of others.", workers["restarts"]
+    )
     families: dict[str, Metric] = {}
     for number, pid in workers["pids"].items():
         for metric in ProcessCollector("redisproxy_worker", pid=partial(int, pid), registry=None).collect():
@@ -250,7 +286,7 @@ def _of_workers(workers: WorkersState) -> Iterator[Metric]:
 
 
 class Exposition:
-    """All metrics of the proxy and its process."""
+    """All metrics of the proxy and its process. stats: returns the present numbers."""
 
     def __init__(self, stats: Callable[[], Stats]) -> None:
         self._registry = CollectorRegistry()
@@ -258,6 +294,6 @@ class Exposition:
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str) -> tuple[str, bytes]:
-        """(content type, text), in the format that an Accept header asks for."""
+        """Returns (content type, text) in the format that an Accept header requests."""
         encode, content_type = choose_encoder(accept)
         return content_type, encode(self._registry)

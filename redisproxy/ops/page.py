@@ -1,8 +1,8 @@
-"""The status page, for people: what is served, what is wrong, and what to do about it.
+"""The status page for people: what is served, what is wrong, and what to do about it.
 
-Owns the HTML. The page refreshes itself and needs nothing from elsewhere. Its one script sorts
-tables; without it everything is there to be read. Nothing that is secret is on it, and its size is
-bounded: of tenants and problems ROWS are shown.
+Owns the HTML. The page refreshes itself and loads nothing. Its one script sorts tables; without the
+script the page is complete. Must not show a secret. Its size is bounded: at most ROWS tenants and
+ROWS problems are shown.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .time_text import moment, span
 
 __all__ = ["HEADERS", "PageContent", "render", "render_runbooks"]
 
-#: Seconds until the browser asks again.
+#: Seconds until the browser loads the page again.
 REFRESH = 5
-#: More of this endpoint. Relative, so that they lead there through kubectl proxy, too.
+#: Other paths of this endpoint. They are relative, so that they also work through kubectl proxy.
 _LINKS = (("Metrics", "metrics"), ("Readiness", "readyz"), ("Runbooks", "runbooks"))
 
 _STYLE = style({table.name: table.columns for table in TABLES})
@@ -38,7 +38,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-#: For the page alone: nothing but its own style, and its own script.
+#: Headers of the page alone. They allow only its own style and its own script.
 HEADERS = {
     b"content-security-policy": (
         "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -49,7 +49,7 @@ HEADERS = {
 
 
 def render(content: PageContent, pause: Pause = lambda: None) -> Deferred[bytes]:
-    """The page."""
+    """Returns the HTML of the page. pause: see `page_parts.Pause`."""
     stats = content.stats
     state = stats["state"]
     head = tags.header(
@@ -75,7 +75,7 @@ def render(content: PageContent, pause: Pause = lambda: None) -> Deferred[bytes]
 
 
 def render_runbooks(names: Iterable[str]) -> Deferred[bytes]:
-    """The list of runbooks."""
+    """Returns the HTML of the list of runbooks."""
     items = [tags.li(tags.a(name, href=f"runbooks/{name}")) for name in sorted(names)]
     body = [
         tags.header(tags.h1("Runbooks"), tags.nav(tags.a("Status", href="./"), **{"aria-label": "More"})),
@@ -102,7 +102,7 @@ def _document(title: str, body: Iterable[Tag], refreshes: bool = False) -> Defer
 
 
 def _finished(html: bytes) -> bytes:
-    """What a browser would not show as it is becomes printable."""
+    """Makes characters printable that a browser would not show as they are."""
     return b"<!DOCTYPE html>\n" + "\n".join(map(printable, html.decode().split("\n"))).encode()
 
 
@@ -115,7 +115,7 @@ def _drains(state: State) -> bool:
 
 
 def _banner(content: PageContent) -> Iterable[Tag]:
-    """Why no client should come, since when, and what to do."""
+    """Why the proxy is not ready, since when, and what to do."""
     state = content.stats["state"]
     if not state["unready"]:
         return []

@@ -1,6 +1,6 @@
-"""What the status page is made of: what is on it, cells, tables, small plots, and numbers as text.
+"""Parts of the status page: its content, cells, tables, small plots, and numbers as text.
 
-Owns how many rows a table may have, and that long tables leave clients their turns.
+Owns how many rows a table may have, and the pauses in long tables, in which clients are served.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from .history import Recent
 from .problems import OpenProblem
 from .stats import REDIS_BOUNDS, Stats
 
-#: Called after each row of a long table. Where it gives a Deferred, that is waited for: clients are
-#: served meanwhile.
+#: Called after each row of a long table. If it returns a Deferred, the page waits for that, and
+#: clients are served meanwhile.
 Pause = Callable[[], "Deferred[str] | None"]
-#: Rows of a table, and names of a list. Of more tenants, the busiest are shown.
+#: Rows of a table, and names of a list. If there are more tenants, the busiest are shown.
 ROWS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class PageContent:
-    """What is on the page.
+    """What the page shows.
 
-    recent: the last minutes; problems: all that are open; since: for how many seconds a problem is
-    known, None where that is not; runbooks: those that can be shown.
+    recent: the last minutes.
+    problems: all open problems.
+    since: returns how many seconds a problem has been known, or None if unknown.
+    runbooks: names of the runbooks that can be shown.
     """
 
     stats: Stats
@@ -40,10 +42,11 @@ class PageContent:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What is the same of a table, whatever is in it.
+    """The fixed properties of a table.
 
-    name: of its class, and of its order in the browser; columns: their titles, with a # before
-    those of numbers, and a ~ before those of long texts; most: rows that are shown.
+    name: its class, and the name of its sort order in the browser.
+    columns: their titles; # before a title means numbers, and ~ long texts.
+    most: rows that are shown.
     """
 
     name: str
@@ -52,23 +55,26 @@ class Table:
 
 
 def marked(text: str, kind: str) -> Tag:
-    """A text. kind: good, bad or warn; empty: neither."""
+    """Returns a text with a colour. kind: good, bad or warn; empty for none."""
     return tags.span(text, class_=kind) if kind else tags.span(text)
 
 
 def sorted_cell(value: float | None, *shown: str | Tag) -> Tag:
-    """A cell that shows no plain number. value: what it is sorted by, infinite: as the most; None:
-    nothing is known.
+    """Returns a cell that shows something else than a plain number.
+
+    value: the number to sort by; infinity sorts as the largest; None if nothing is known.
     """
-    # A tag without attributes costs half: how a column looks is in the style, by its place in the
-    # table.
+    # A tag without attributes costs half as much. So the style sets how a column looks, by its
+    # position in the table.
     return (
         tags.td(*shown) if value is None else tags.td(*shown, **{"data-v": "1e99" if math.isinf(value) else f"{value:.6g}"})
     )
 
 
 def table_of(table: Table, rows: Iterable[Tag], count: int, pause: Pause = lambda: None) -> Tag:
-    """A table with these rows. count: how many there would be without `most`."""
+    """Returns a table with these rows. count: how many rows there are, with those that are not
+    shown.
+    """
     heads = [
         tags.th(title[1:], scope="col", class_="number") if title[0] == "#" else tags.th(title.lstrip("~"), scope="col")
         for title in table.columns
@@ -89,19 +95,19 @@ def _paused(rows: Iterable[Tag], pause: Pause) -> Generator[Tag | Deferred[str],
 
 
 def not_shown(count: int, most: int) -> Iterable[Tag]:
-    """A line that says how many of count there are beyond most, if any."""
+    """Returns a line that says how many of `count` are not shown, if any."""
     return [tags.p(f"{count - most:,} more are not shown.", class_="soft")] if count > most else []
 
 
-#: Pixels of a plot's points, from 0 and from 1 on: see `svg` in the style.
+#: Size of a plot in pixels, without its margins: see `svg` in the style.
 _WIDTH, _HEIGHT = 87, 20
 
 
 def plot(text: Callable[[float], str], *lines: Iterable[float]) -> Iterable[Tag]:
-    """A small plot of lines of numbers, the oldest first; NaN where there is none. There is no plot
-    where all are 0.
+    """Returns a small plot of some lines, or nothing if all numbers are 0.
 
-    text: says how much a number is.
+    text: formats a number.
+    lines: the numbers of each line, oldest first; NaN where one is missing.
     """
     drawn = [[None if math.isnan(number) else number for number in line] for line in lines]
     known = [number for line in drawn for number in line if number is not None]
@@ -115,7 +121,7 @@ def plot(text: Callable[[float], str], *lines: Iterable[float]) -> Iterable[Tag]
 
 
 def _path(numbers: Sequence[float | None]) -> str:
-    """Of an SVG: a line for each run of numbers from 0 to 1."""
+    """Returns the path of an SVG: a line for each run of numbers, which are from 0 to 1."""
     step = _WIDTH / max(1, len(numbers) - 1)
     runs: list[list[str]] = [[]]
     for position, number in enumerate(numbers):
@@ -123,17 +129,17 @@ def _path(numbers: Sequence[float | None]) -> str:
             runs[-1].append(f"{position * step:.0f} {1 + _HEIGHT - _HEIGHT * number:.0f}")
         elif runs[-1]:
             runs.append([])
-    # A line without a length is a dot, where ends are round.
+    # A line of length 0 is a dot, because line ends are round.
     return "".join(f"M{run[0]}{'L' + ' '.join(run[1:]) if run[1:] else 'h0'}" for run in runs if run)
 
 
 def rate_text(value: float) -> str:
-    """How often in a second."""
+    """Formats a number per second."""
     return f"{value:,.0f}" if value >= 10 or not value else f"{value:.1f}"
 
 
 def size_text(value: float) -> str:
-    """Bytes."""
+    """Formats a number of bytes."""
     for unit in ("B", "kB", "MB"):
         if value < 999.5:
             return f"{rate_text(value)} {unit}"
@@ -142,9 +148,7 @@ def size_text(value: float) -> str:
 
 
 def seconds_text(value: float | None) -> str:
-    """How long something takes, infinite: longer than is told apart. None: nothing is known of
-    it.
-    """
+    """Formats a duration. Infinity means longer than the last bound; None means unknown."""
     if value is None:
         return "-"
     if math.isinf(value):

@@ -1,7 +1,7 @@
-"""The look of the status page, and the script that sorts its tables.
+"""The style of the status page, and the script that sorts its tables.
 
-Owns both texts. They are in the page as they are here, and the page's policy names their hashes:
-nothing in them may need escaping, so there is no <, > or & in either.
+Owns both texts. The page contains them unchanged, and its policy (CSP) has their hashes. So no text
+may need escaping: neither has <, > or &.
 """
 
 from __future__ import annotations
@@ -85,11 +85,12 @@ th[aria-sort=descending] button::after { content: " \\25BC"; }
 
 
 def style(tables: Mapping[str, Sequence[str]]) -> str:
-    """The style of a page with these tables: by class, the titles of the columns, with # and ~ as
-    in `page_parts.Table`.
+    """Returns the style of a page with these tables.
 
-    On a screen that is narrower than the widest table, each row is a card, with the titles beside
-    what they are of.
+    tables: by class, the titles of the columns, with # and ~ as in `page_parts.Table`.
+
+    On a screen that is narrower than the widest table, each row is a card. The titles are then
+    beside their values.
     """
     wide, narrow = [], []
     for name, columns in tables.items():
@@ -110,7 +111,7 @@ def _for_width(width: str, rules: Sequence[str]) -> str:
     return f"@media ({width}) {{\n{lines}\n}}\n"
 
 
-# The order is kept in the browser's tab, so that it outlasts the page's refresh.
+# The sort order is kept in the browser's tab, so that it survives the page's refresh.
 SCRIPT = """
 (function () {
   "use strict";

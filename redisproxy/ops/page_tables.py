@@ -1,8 +1,6 @@
-"""The tables of the status page: problems, failed log-ins, refused commands, certificates,
-namespaces, tenants.
+"""The tables of the status page: problems, log-ins, commands, certificates, namespaces, tenants.
 
-Owns which columns there are, and in which order rows come. What is in a table's cells is text,
-whoever wrote it.
+Owns their columns and the order of their rows. Cells contain text only, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -30,8 +28,7 @@ from .problems import OpenProblem, ends_soon
 from .stats import CertificateState, Stats, TenantState, TenantStats, no_tenant_stats
 from .time_text import moment, span
 
-#: Refused commands that are shown, those that were refused most often; and tenants that are named
-#: to one.
+#: Refused commands that are shown, the most frequent first; and tenants that are named for each.
 NAMES, NAMED = 20, 5
 
 _PROBLEMS = Table("problems", ("Where", "Since", "~What is wrong", "~What to do", "Runbook"))
@@ -45,10 +42,10 @@ _TENANTS = Table(
         *("Credentials", "~Limits"),
     ),
 )
-#: All that there are.
+#: All tables.
 TABLES = (_PROBLEMS, _LOG_INS, _REFUSED, _CERTIFICATES, _TENANTS)
 
-#: What the outcome of a log-in means, and its runbook, if it has one.
+#: By outcome of a log-in: what it means, and its runbook, if there is one.
 _OUTCOMES = {
     "tenant-full": ("The tenant has as many connections as it may.", "RedisProxyTenantFull"),
     "wrong": ("Wrong password. The log has the addresses.", "RedisProxyWrongPasswords"),
@@ -61,7 +58,7 @@ def open_problems(content: PageContent, pause: Pause) -> Iterable[Tag]:
     """What an operator has to fix."""
     problems = content.problems
     if not problems:
-        # While it ends, that is no news.
+        # A proxy that is not ready must not report that there are no problems.
         return [] if content.stats["state"]["unready"] else [tags.h2("Problems"), tags.p("None.", class_="good")]
     rows = (_problem(problem, content) for problem in problems[:ROWS])
     return [tags.h2(f"Problems ({len(problems):,})", class_="bad"), table_of(_PROBLEMS, rows, len(problems), pause)]
@@ -86,7 +83,7 @@ def _runbook(name: str, content: PageContent) -> Tag | str:
 
 
 def failed_log_ins(content: PageContent) -> Iterable[Tag]:
-    """Why they failed, and whose they were."""
+    """Why log-ins failed, and of which tenants."""
     counts = content.stats["counts"]
     failed = {outcome: count for outcome, count in counts["logins"].items() if outcome != "ok" and count}
     if not failed:
@@ -116,14 +113,14 @@ def failed_log_ins(content: PageContent) -> Iterable[Tag]:
 
 
 def _named(counts: Mapping[str, int]) -> str:
-    """Those that have most, with how many each."""
+    """Returns the names with the largest counts."""
     most = sorted(((count, name) for name, count in counts.items() if count), key=lambda each: (-each[0], each[1]))
     named = ", ".join(f"{name} {count:,}" for count, name in most[:NAMED])
     return f"{named} and {len(most) - NAMED:,} more" if len(most) > NAMED else named
 
 
 def refused_commands(stats: Stats) -> Iterable[Tag]:
-    """Commands that tenants may not use, by name, and who tried them."""
+    """Commands that tenants may not use, by name, and which tenants sent them."""
     counts = stats["counts"]
     names = sorted(counts["refused_names"].items(), key=lambda each: (-each[1], each[0]))
     if not names:
@@ -146,7 +143,7 @@ def refused_commands(stats: Stats) -> Iterable[Tag]:
 
 
 def certificates(states: Sequence[CertificateState], now: float) -> Iterable[Tag]:
-    """What `ssl:` endpoints show."""
+    """The certificates of `ssl:` endpoints."""
     if not states:
         return []
     rows = [
@@ -162,7 +159,7 @@ def certificates(states: Sequence[CertificateState], now: float) -> Iterable[Tag
 
 
 def _time_remaining(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
-    """How long it is good for yet."""
+    """How long the certificate is still valid."""
     expires = certificate["expires"]
     if expires <= now:
         return (marked(f"ended {span(now - expires)} ago: clients refuse it", "bad"),)
@@ -171,7 +168,7 @@ def _time_remaining(certificate: CertificateState, now: float) -> tuple[str | Ta
 
 
 def without_secret(names: Sequence[str]) -> Iterable[Tag]:
-    """Namespaces that nobody gave a secret."""
+    """Namespaces without a secret."""
     if not names:
         return []
     return [
@@ -185,7 +182,7 @@ def without_secret(names: Sequence[str]) -> Iterable[Tag]:
 
 
 def tenants(content: PageContent, pause: Pause) -> Iterable[Tag]:
-    """Who is served, the busiest first."""
+    """The tenants, the busiest first."""
     stats, recent = content.stats, content.recent
     served, counts = stats["state"]["snapshot"]["tenants"], stats["counts"]["tenants"]
     if not served:
@@ -211,7 +208,7 @@ def tenants(content: PageContent, pause: Pause) -> Iterable[Tag]:
 
 
 def _tenant(namespace: str, tenant: TenantState, counted: TenantStats, rate: Rate, series: Series | None, now: float) -> Tag:
-    """series: None where no samples are kept."""
+    """Returns the row of a tenant. series: None if no samples are kept."""
     refused = sum(counted["refused"].values())
     most = tenant["limits"].get("max_connections")
     sessions = f"{counted['sessions']:,} of {most:,}" if most else f"{counted['sessions']:,}"
@@ -243,7 +240,7 @@ def _warned(text: str, warned: bool) -> str | Tag:
 
 
 def _limits(limits: Mapping[str, int], counted: TenantStats) -> Iterator[str | Tag]:
-    """What a tenant may have and do, and what that has done to it, now and since the start."""
+    """A tenant's limits, and their effects on it, now and since the start."""
     units = {"max_connections": "connections", "commands_per_second": "commands/s", "bytes_per_second": "bytes/s"}
     yield ", ".join(f"{limits[name]:,} {unit}" for name, unit in units.items() if name in limits) or "-"
     done = []

@@ -1,8 +1,7 @@
-"""What an operator has to fix, as the status page lists it: where, since when, what is wrong, what
-to do, and the runbook.
+"""What an operator has to fix: where, since when, what is wrong, what to do, and the runbook.
 
-Owns the advice, and which states of the proxy are problems: those that have an alert of their own,
-and all that keeps it from being ready. A runbook has the name of its alert.
+Owns the advice, and which states of the proxy are problems. These are all states with an alert, and
+all that keep the proxy from being ready. A runbook has the name of its alert.
 """
 
 from __future__ import annotations
@@ -16,24 +15,27 @@ from .history import INTERVAL, SAMPLES, Recent
 from .stats import REDIS_BOUNDS, CertificateState, State, Stats
 from .time_text import moment, span
 
-#: A certificate that has less of its time left should have been renewed: cert-manager does with a
-#: third of it left.
+#: If less than this part of a certificate's time remains, it should have been renewed. cert-manager
+#: renews when a third remains.
 SOON = 0.2
-#: The part of the sessions that are served at once from which on that is a problem.
+#: If more than this part of MAX_WORKERS is in use, that is a problem.
 NEARLY_ALL = 0.8
-#: Seconds that one PING in a hundred takes when Redis is slow, and how many have to be known.
+#: Redis is slow if one PING in a hundred takes longer than so many seconds. The second number is
+#: how many PINGs must be known.
 SLOW, ENOUGH = 0.1, 100
-#: Log-ins with a wrong password, in a second, that somebody may be guessing with.
+#: Wrong passwords per second above which somebody may be guessing.
 GUESSES = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class OpenProblem:
-    """One thing to fix.
+    """One problem to fix.
 
-    where: a namespace, or a part of the proxy; advice: what to do; runbook: name of one, or empty;
-    kind: what stays the same while the reason changes, such as by a number in it; empty: the reason
-    does not change.
+    where: a namespace, or a part of the proxy.
+    advice: what to do.
+    runbook: its name.
+    kind: what stays the same while the reason changes, such as by a number in it; empty if the
+        reason does not change.
     """
 
     where: str
@@ -45,18 +47,18 @@ class OpenProblem:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """The same as long as it is the same problem."""
+        """Identifies the problem as long as it lasts."""
         return self.where, self.secret, self.kind or self.reason
 
 
-#: Of the problem that the proxy is not ready: see `OpenProblem.key`.
+#: The kind of the problem that the proxy is not ready: see `OpenProblem.key`.
 UNREADY = "unready"
 #: What to do where no message says more.
 _UNKNOWN = "The log has more."
 
 
 def open_problems(stats: Stats, recent: Recent) -> list[OpenProblem]:
-    """All of them: first those of the proxy, then those of namespaces."""
+    """Returns all problems: first those of the proxy, then those of namespaces."""
     state = stats["state"]
     found = [*_unready(state), *_of_workers(state), *_of_sessions(stats), *_of_redis(state, recent), *_of_watch(state)]
     for certificate in state["tls"]["certificates"]:
@@ -69,7 +71,7 @@ def open_problems(stats: Stats, recent: Recent) -> list[OpenProblem]:
 
 
 def why_unready(state: State) -> str:
-    """Why no client should come, with the cause where that is known; empty: there is no reason."""
+    """Returns why the proxy is not ready, with the cause if known; empty if it is ready."""
     return ": ".join(filter(None, (state["unready"], state["redis"]["fault"] if state["unready"] else "")))
 
 
@@ -127,7 +129,7 @@ def _of_sessions(stats: Stats) -> Iterator[OpenProblem]:
 
 
 def _of_redis(state: State, recent: Recent) -> Iterator[OpenProblem]:
-    """What is wrong with a Redis that the proxy still takes clients for."""
+    """Problems of a Redis with which the proxy is still ready."""
     redis = state["redis"]
     if redis["fault"] and not state["unready"]:
         remedy = MESSAGES[redis["fault_code"]].remedy or _UNKNOWN
@@ -154,7 +156,7 @@ def _of_certificate(certificate: CertificateState, now: float) -> Iterator[OpenP
 
 
 def ends_soon(certificate: CertificateState, now: float) -> bool:
-    """Whether it should have been renewed."""
+    """Whether the certificate should have been renewed."""
     return certificate["expires"] - now < SOON * (certificate["expires"] - certificate["begins"])
 
 
@@ -172,8 +174,9 @@ def _of_log_ins(stats: Stats, recent: Recent) -> Iterator[OpenProblem]:
 
 
 class Sightings:
-    """Since when each problem is known, in the seconds of a clock that nobody sets. most: problems
-    that are remembered.
+    """Remembers since when each problem is known.
+
+    most: number of problems to remember. Times are in seconds of a monotonic clock.
     """
 
     def __init__(self, most: int) -> None:
@@ -181,7 +184,7 @@ class Sightings:
         self._since: dict[tuple[str, str, str], float] = {}
 
     def see(self, problems: Iterable[OpenProblem], now: float) -> None:
-        """These are all that there are now."""
+        """Sets the problems that exist now."""
         before, self._since = self._since, {}
         for problem in problems:
             if len(self._since) >= self._most:
@@ -189,5 +192,8 @@ class Sightings:
             self._since[problem.key] = before.get(problem.key, now)
 
     def since(self, problem: OpenProblem) -> float | None:
-        """None: it was not seen yet, or there are more than are remembered."""
+        """Returns when the problem was first seen.
+
+        Returns None if it was not seen yet, or if there are more problems than are remembered.
+        """
         return self._since.get(problem.key)

@@ -1,8 +1,8 @@
-"""When something that failed is tried again.
+"""Decides when something that failed is tried again.
 
-Owns the delays and the timer. It does not know what is tried, nor what a failure is. Three rules
-apply everywhere in the proxy: a delay grows with each failure in a row, up to a bound; chance
-spreads the attempts of those that failed together; and at most one attempt is scheduled at a time.
+Owns the delays and the timer. Must not know what is tried, or what a failure is. Three rules apply
+everywhere in the proxy. A delay grows with each failure in a row, up to a bound. Random parts
+spread the attempts of those that failed together. At most one attempt is scheduled at a time.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to wait after so many failures in a row.
+    """How long to wait after a number of failures in a row.
 
-    first, longest: seconds after the first failure, and at most; factor: by which each delay is
-    longer than the one before. spread: up to so many seconds are added by chance, past `longest`
-    too: many connections that broke together do not return in one moment. shorten: up to this part
-    of a delay is taken off by chance: replicas of the proxy do not all ask at once. chance: returns
-    a number from 0 to 1. It is called only where there is a spread or a part to take off.
+    first: seconds after the first failure.
+    longest: the most seconds, before `spread` is added.
+    factor: each delay is so many times as long as the one before.
+    spread: up to so many seconds are added at random, even beyond `longest`. So many connections
+        that broke together do not return at one moment.
+    shorten: up to this part of a delay is taken off at random, so that replicas of the proxy do not
+        all ask at once.
+    chance: returns a number from 0 to 1; called only if `spread` or `shorten` is set.
     """
 
     first: float
@@ -34,8 +37,9 @@ class Backoff:
     chance: Callable[[], float] = random.random
 
     def delay(self, failures: int) -> float:
-        """Seconds until the next attempt, after so many failures in a row: at least 1. Fits
-        `ClientService.retryPolicy`.
+        """Returns the seconds until the next attempt. failures: in a row, at least 1.
+
+        The method fits `ClientService.retryPolicy`.
         """
         seconds = backoffPolicy(self.first, self.longest, self.factor, self._added)(failures - 1)
         return seconds * (1 - self.shorten * self.chance()) if self.shorten else seconds
@@ -45,7 +49,7 @@ class Backoff:
 
 
 class Retry:
-    """Tries one thing again after it failed. call, arguments: the attempt."""
+    """Tries one thing again after a failure. call, arguments: the attempt."""
 
     __slots__ = ("_arguments", "_backoff", "_call", "_clock", "_timer", "failures")
 
@@ -60,13 +64,15 @@ class Retry:
 
     @property
     def due(self) -> float | None:
-        """When the next attempt is, in the clock's seconds; None: none is scheduled."""
+        """When the next attempt is, in the clock's seconds; None if none is scheduled."""
         return None if self._timer is None else self._timer.getTime()
 
     def failed(self, at_least: float = 0.0) -> float:
-        """Schedules the next attempt: seconds until then. at_least: seconds to wait in any case.
+        """Schedules the next attempt. Returns the seconds until then.
 
-        If an attempt is scheduled already, nothing changes: both failures have one cause.
+        If an attempt is already scheduled, nothing changes, because both failures have one cause.
+
+        at_least: the least number of seconds to wait.
         """
         if self._timer is not None:
             return self._timer.getTime() - self._clock.seconds()
@@ -76,11 +82,11 @@ class Retry:
         return delay
 
     def succeeded(self) -> None:
-        """The next failure is the first in a row. What is scheduled stays so."""
+        """Makes the next failure the first in a row. A scheduled attempt stays scheduled."""
         self.failures = 0
 
     def cancel(self) -> None:
-        """Nothing is scheduled any more. Failures still count."""
+        """Cancels the scheduled attempt. The failures still count."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()

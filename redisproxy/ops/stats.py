@@ -1,8 +1,7 @@
-"""The numbers that metrics and the status page are made of, as plain data: what one process has
-counted, and their sum.
+"""The numbers for metrics and the status page, as plain data, and their sum over processes.
 
-Owns the form. `Counts` of several processes can be added, key by key; `State` is what one process
-knows for all. Both are made of dicts, lists, numbers, strings and None, so that they can go through
+Owns the form. `Counts` of several processes can be added, key by key. `State` is what one process
+knows on behalf of all. Both consist of dicts, lists, numbers, strings and None, so that they can be
 JSON.
 """
 
@@ -12,15 +11,18 @@ import bisect
 from collections.abc import Sequence
 from typing import Any, TypedDict, TypeVar
 
-#: Upper bounds in seconds, for how long Redis takes.
+#: Upper bounds of the buckets for Redis's response time, in seconds.
 REDIS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-#: The same for a refresh of the credentials.
+#: Upper bounds of the buckets for the duration of a reload, in seconds.
 RELOAD_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 class HistogramStats(TypedDict):
-    """bounds: upper, in seconds; counts: of the samples up to each, and of those above the last;
-    sum: of all, in seconds.
+    """A histogram.
+
+    bounds: upper bounds, in seconds.
+    counts: number of samples in each bucket; the last bucket is above the last bound.
+    sum: of all samples, in seconds.
     """
 
     bounds: list[float]
@@ -29,20 +31,22 @@ class HistogramStats(TypedDict):
 
 
 class SampleStats(TypedDict):
-    """The same where there are many: by upper bound, as text, those that have samples; sum: in
-    seconds.
+    """A histogram in a short form, for many of them.
+
+    counts: number of samples by upper bound, as text; empty buckets are left out.
+    sum: of all samples, in seconds.
     """
 
     counts: dict[str, int]
     sum: float
 
 
-#: The upper bound of samples that are above the last one.
+#: The upper bound of the last bucket.
 ABOVE = "+Inf"
 
 
 class Histogram:
-    """Samples, by how long they took."""
+    """A histogram of durations. bounds: upper bounds, in seconds."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
@@ -52,16 +56,16 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        """One sample more."""
+        """Adds a sample."""
         self._counts[bisect.bisect_left(self._bounds, seconds)] += 1
         self._sum += seconds
 
     def stats(self) -> HistogramStats:
-        """What was observed so far."""
+        """Returns the samples so far."""
         return {"bounds": list(self._bounds), "counts": list(self._counts), "sum": self._sum}
 
     def samples(self) -> SampleStats:
-        """The same, in a form that is short where there are few."""
+        """Returns the same in a form that is short if few buckets have samples."""
         bounds = (*map(str, self._bounds), ABOVE)
         return {"counts": {bound: n for bound, n in zip(bounds, self._counts, strict=True) if n}, "sum": self._sum}
 
@@ -69,12 +73,15 @@ class Histogram:
 class TenantStats(TypedDict):
     """What one tenant did.
 
-    commands, refused: by family, see `tenants.account`; refused_names: by name; received: bytes
-    from clients; replied: bytes from Redis; turned_away: log-ins that would have been more
-    connections than the tenant may have; wrong: log-ins with a wrong password that named it; held:
-    connections that are not read from now, because the tenant did too much; throttled: seconds for
-    which there were any; latency: of its commands, as far as they are timed, see
-    `upstream.latency`.
+    commands, refused: by family, see `tenants.account`.
+    refused_names: refused commands, by name.
+    received: bytes from clients.
+    replied: bytes from Redis.
+    turned_away: log-ins that were refused because the tenant had as many connections as it may.
+    wrong: log-ins with a wrong password that named the tenant.
+    held: connections that are not read now, because the tenant exceeded a rate.
+    throttled: seconds in which there were such connections.
+    latency: of the commands that were timed, see `upstream.latency`.
     """
 
     sessions: int
@@ -91,7 +98,7 @@ class TenantStats(TypedDict):
 
 
 def no_tenant_stats() -> TenantStats:
-    """Of a tenant that nobody has logged in as."""
+    """Returns the numbers of a tenant that no client has logged in as."""
     return {
         "sessions": 0,
         "commands": {},
@@ -110,10 +117,13 @@ def no_tenant_stats() -> TenantStats:
 class Counts(TypedDict):
     """What one process counts.
 
-    sessions: by `clients.connection.STATES`; logins: by outcome; refused_names: commands that
-    tenants may not use, by name, of former tenants, too; ended: connections by how they ended;
-    connections: to Redis, that are multiplexed, dedicated, idle; in_flight: commands that Redis has
-    yet to answer; tenants: by namespace.
+    sessions: by `clients.connection.STATES`.
+    logins: by outcome.
+    refused_names: commands that tenants may not use, by name, with those of former tenants.
+    ended: connections, by close reason.
+    connections: to Redis, by use: multiplexed, dedicated, idle.
+    in_flight: commands that Redis has not answered yet.
+    tenants: by namespace.
     """
 
     sessions: dict[str, int]
@@ -127,8 +137,11 @@ class Counts(TypedDict):
 
 
 class TenantState(TypedDict):
-    """credentials: how many; expires: when the next of them does, in seconds since the epoch, or
-    None; limits: those that it has, by the fields of `tenants.limits.Limits`.
+    """One tenant of the snapshot.
+
+    credentials: how many.
+    expires: when the next credential expires, in seconds since the epoch, or None.
+    limits: those that the tenant has, by the fields of `tenants.limits.Limits`.
     """
 
     index: int
@@ -138,8 +151,10 @@ class TenantState(TypedDict):
 
 
 class ProblemState(TypedDict):
-    """What an operator has to fix. secret: empty where it is about the namespace; code: of the
-    reason, in `messages`.
+    """What an operator has to fix.
+
+    secret: empty if the problem is about the namespace.
+    code: of the reason, in `messages`.
     """
 
     namespace: str
@@ -149,7 +164,10 @@ class ProblemState(TypedDict):
 
 
 class WatchState(TypedDict):
-    """watching: whether what changes takes effect at once; events, reconnects: since the start;
+    """The watches of the source.
+
+    watching: whether changes take effect at once.
+    events, reconnects: number since the start.
     quiet: seconds since the last event, or None.
     """
 
@@ -160,9 +178,12 @@ class WatchState(TypedDict):
 
 
 class SnapshotState(TypedDict):
-    """loaded: whether there is one; age: seconds since the last reading that succeeded in full, or
-    None; watch: None where there is to be none; without_secret: namespaces with the prefix that
-    have no secret yet.
+    """The snapshot in force.
+
+    loaded: whether there is one.
+    age: seconds since the last read that succeeded completely, or None.
+    watch: None if nothing is to be watched.
+    without_secret: namespaces with the prefix that have no secret.
     """
 
     loaded: bool
@@ -176,16 +197,20 @@ class SnapshotState(TypedDict):
     tenants: dict[str, TenantState]
 
 
-#: What Redis does: see `upstream.health.Answers`; down: there is no connection to it.
+#: What Redis does: see `upstream.health.Answers`. "down" means that there is no connection.
 ANSWERS = ("up", "busy", "loading", "hung", "down")
 
 
 class RedisState(TypedDict):
-    """connected: whether it answers; version: empty while that is not known; isolation_layers: how
-    many hold the tenants' limits, 1 or 2, 0 while that is not known; answers: one of ANSWERS;
-    unanswered: seconds for which it has not answered a PING of the proxy's own, 0 where it has;
-    fault: why it cannot be used, empty where it can, or nothing is known of that; fault_code: the
-    code of that in `messages`.
+    """What is known about Redis.
+
+    connected: whether Redis answers.
+    version: empty if unknown.
+    isolation_layers: how many enforce the tenants' limits: 1 or 2; 0 if unknown.
+    answers: one of ANSWERS.
+    unanswered: seconds that a PING of the proxy has waited for its answer; 0 if none waits.
+    fault: why Redis cannot be used; empty if it can be, or if the reason is unknown.
+    fault_code: of the fault, in `messages`; empty if there is none.
     """
 
     connected: bool
@@ -200,8 +225,10 @@ class RedisState(TypedDict):
 
 
 class CertificateState(TypedDict):
-    """What an `ssl:` endpoint shows. begins, expires: in seconds since the epoch; problem: why what
-    its files hold now is not in force, or empty.
+    """The certificate of an `ssl:` endpoint.
+
+    begins, expires: in seconds since the epoch.
+    problem: why the newer content of its files is not in force; empty if it is.
     """
 
     listener: str
@@ -211,16 +238,20 @@ class CertificateState(TypedDict):
 
 
 class TlsState(TypedDict):
-    """reloads: changed certificates, by outcome."""
+    """The certificates. reloads: changed certificates, by outcome."""
 
     certificates: list[CertificateState]
     reloads: dict[str, int]
 
 
 class WorkersState(TypedDict):
-    """wanted: how many there are to be; serving: how many of them accept clients; restarts: how
-    often one was started in the place of another; pids: of those that run, by number; unready: of
-    those that serve and are not ready, why, by number, with the code of that in `messages`.
+    """The worker processes.
+
+    wanted: how many there should be.
+    serving: how many accept clients.
+    restarts: how often one was started in place of another.
+    pids: process ids, by number of the worker.
+    unready: why a serving worker is not ready, with its code, by number of the worker.
     """
 
     wanted: int
@@ -231,10 +262,14 @@ class WorkersState(TypedDict):
 
 
 class State(TypedDict):
-    """What one process knows for all. host: of the machine or pod; uptime: seconds since the
-    process began; unready: why no client should come, or empty; unready_code: its
-    code in `messages`; most_sessions: served at once;
-    workers: None where this process serves clients itself.
+    """What one process knows on behalf of all.
+
+    host: name of the machine or pod.
+    uptime: seconds since the process began.
+    unready: why no client should connect; empty if the proxy is ready.
+    unready_code: of that, in `messages`; empty if the proxy is ready.
+    most_sessions: sessions that are served at once.
+    workers: None if this process serves clients itself.
     """
 
     host: str
@@ -260,7 +295,7 @@ _Summed = TypeVar("_Summed", Counts, TenantStats)
 
 
 def total(counts: Sequence[_Summed]) -> _Summed:
-    """The sum of what several processes counted. At least one."""
+    """Returns the sum of what several processes counted. There must be at least one."""
     found = counts[0]
     for more in counts[1:]:
         found = _sum(found, more)
@@ -268,10 +303,9 @@ def total(counts: Sequence[_Summed]) -> _Summed:
 
 
 def _sum(one: Any, other: Any) -> Any:
-    """The sum of two values of one type, which may be any that is in `Counts`.
+    """Returns the sum of two values of one type, which may be any type in `Counts`.
 
-    Numbers are added, also within dicts and lists; what is the same of both, such as bounds, is
-    kept.
+    Numbers are added, also within dicts and lists. "bounds", which are the same in both, are kept.
     """
     if isinstance(one, dict):
         found = {**other, **one}

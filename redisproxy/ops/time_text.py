@@ -1,6 +1,6 @@
-"""Times as text: for people, for JSON, and as the time that something takes.
+"""Formats times: for people, for JSON, and durations.
 
-All moments are in UTC and given in seconds since the epoch.
+All moments are in seconds since the epoch, and are shown in UTC.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 
 
 def moment(seconds: float) -> str:
-    """For people: ``2026-01-31 09:30:00 UTC``."""
+    """Formats a moment for people: ``2026-01-31 09:30:00 UTC``."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def iso(seconds: float) -> str:
-    """For JSON and manifests, as Kubernetes writes a time: ``2026-01-31T09:30:00Z``."""
+    """Formats a moment for JSON and manifests, as Kubernetes does: ``2026-01-31T09:30:00Z``."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def span(seconds: float) -> str:
-    """How long something takes, in its two largest units: ``1 d 2 h``, ``3 min 0 s``, ``5 s``."""
+    """Formats seconds by their two largest units: ``1 d 2 h``, ``3 min 0 s``, ``5 s``."""
     remaining = max(0, int(seconds))
     parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):

@@ -1,1 +1,1 @@
-"""Where credentials come from: Kubernetes, manifests."""
+"""Sources of tenants and credentials: the Kubernetes API, or a directory of manifests."""

@@ -1,11 +1,13 @@
-"""Kubernetes documents, as JSON from an API server or YAML from a file, made into what
-`tenants.enrolment` takes.
+"""Turns Kubernetes documents into what `tenants.enrolment` takes.
 
-Owns the reading of one document: metadata, base64, timestamps. A fault inside a secret becomes the
-secret's ``error``; only what is no document at all raises. In a file's document every scalar is the
-text that was written; where none is expected, but a mapping, a list or a time, `null`, `~` and
-nothing mean that it is not there, as in Kubernetes. Owns, too, a whole secret, as the operator's
-command changes it.
+A document is JSON from an API server, or YAML from a file. In YAML every scalar is the text that
+was written. Where a mapping, a list or a time is expected, an empty value, `~` or `null` means that
+it is missing, as in Kubernetes.
+
+Owns how one document is read: metadata, base64, timestamps. A fault inside a secret becomes the
+secret's ``error``. Only a document that cannot be named, or that has no valid timestamp as a
+Namespace, raises an exception. Also owns `StoredSecret`, a whole secret, for the operator's
+command.
 """
 
 from __future__ import annotations
@@ -25,20 +27,20 @@ from ..tenants.limits import ANNOTATIONS, PREFIX
 
 
 class DocumentError(MessageError, ValueError):
-    """Not a document that can be named. reason: what is missing, without any value."""
+    """The document cannot be read. reason: what is missing or wrong, without any value."""
 
 
-#: RFC 3339, as Kubernetes writes it; and without a zone, which is UTC's then.
+#: RFC 3339, as Kubernetes writes it. A time without a zone is accepted too, and means UTC.
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)?", re.ASCII)
 
 
 def is_missing(content: object) -> bool:
-    """Whether there is nothing where a mapping, a list, a time or a name is expected."""
+    """Whether a mapping, a list, a time or a name is missing: nothing, or a form of null."""
     return content in (None, "", "~", "null", "Null", "NULL")
 
 
 def _metadata(document: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
-    """Its name, and all of its metadata. Raises DocumentError."""
+    """Returns the document's name and its metadata. Raises DocumentError if there is no name."""
     metadata = document.get("metadata")
     name = metadata.get("name") if isinstance(metadata, Mapping) else None
     if not isinstance(metadata, Mapping) or not isinstance(name, str) or is_missing(name):
@@ -47,7 +49,10 @@ def _metadata(document: Mapping[str, object]) -> tuple[str, Mapping[str, object]
 
 
 def _created(metadata: Mapping[str, object]) -> float | None:
-    """Its creationTimestamp in seconds since the epoch, None if it has none."""
+    """Returns creationTimestamp in seconds since the epoch, or None if there is none.
+
+    Raises DocumentError if the timestamp is not a time.
+    """
     stamp = metadata.get("creationTimestamp")
     if is_missing(stamp):
         return None
@@ -61,22 +66,25 @@ def _created(metadata: Mapping[str, object]) -> float | None:
 
 
 def read_namespace(document: Mapping[str, object]) -> NamespaceDocument:
-    """A Namespace. Raises DocumentError."""
+    """Reads a Namespace. Raises DocumentError if it has no name or its timestamp is not a time."""
     name, metadata = _metadata(document)
     return NamespaceDocument(name, _created(metadata), _annotations(metadata), _labels(metadata))
 
 
 def read_ageless_namespace(document: Mapping[str, object]) -> NamespaceDocument:
-    """A Namespace whose creationTimestamp is no time, as one that has none. Raises DocumentError
-    when it has no name.
+    """Reads a Namespace without its creationTimestamp: for one whose timestamp is not a time.
+
+    Raises DocumentError if it has no name.
     """
     name, metadata = _metadata(document)
     return NamespaceDocument(name, None, _annotations(metadata), _labels(metadata))
 
 
 def _annotations(metadata: Mapping[str, object]) -> dict[str, str]:
-    """Those that matter here. What cannot be one stays malformed, whatever it is: it must not cost
-    the namespace.
+    """Returns the annotations whose names begin with PREFIX.
+
+    Malformed annotations become empty strings, which `read_limits` reports. They must not cost the
+    namespace its enrolment.
     """
     content = metadata.get("annotations")
     if is_missing(content):
@@ -91,7 +99,10 @@ def _annotations(metadata: Mapping[str, object]) -> dict[str, str]:
 
 
 def _labels(metadata: Mapping[str, object]) -> dict[str, str]:
-    """Those that matter here. The proxy makes nothing of them, so what is none is left out."""
+    """Returns the labels whose names begin with PREFIX.
+
+    Malformed labels are left out, because the proxy decides nothing by labels.
+    """
     content = metadata.get("labels")
     if not isinstance(content, Mapping):
         return {}
@@ -105,9 +116,11 @@ def _annotation(value: object) -> str:
 
 
 def read_secret(document: Mapping[str, object]) -> SecretDocument:
-    """A Secret. Where data and stringData have the same key, stringData wins, as in the API server.
+    """Reads a Secret. A key in both data and stringData has stringData's value, as in the API
+    server.
 
-    Raises DocumentError when it cannot even be named.
+    Faults in the content are in the result's ``error``. Raises DocumentError if the secret has no
+    name, or a malformed namespace.
     """
     namespace, name, metadata = _secret_metadata(document)
     values, errors = _values(document, KEYS)
@@ -120,7 +133,7 @@ def read_secret(document: Mapping[str, object]) -> SecretDocument:
 
 
 def _secret_metadata(document: Mapping[str, object]) -> tuple[str, str, Mapping[str, object]]:
-    """Namespace, name, and all of its metadata. Raises DocumentError."""
+    """Returns namespace, name and metadata. Raises DocumentError if either name is malformed."""
     name, metadata = _metadata(document)
     namespace = metadata.get("namespace")
     if is_missing(namespace):
@@ -131,10 +144,10 @@ def _secret_metadata(document: Mapping[str, object]) -> tuple[str, str, Mapping[
 
 
 def _values(document: Mapping[str, object], keys: Collection[str] | None) -> tuple[dict[str, bytes], list[Text]]:
-    """The values under some keys, all where keys is None; and what is wrong.
+    """Returns the values of some keys, and the errors. keys: None for all keys.
 
-    One fault does not hide the rest: a malformed secret keeps the database that it names from
-    others.
+    One fault does not hide the other values: a malformed secret still keeps other namespaces from
+    the database that it names.
     """
     values: dict[str, bytes] = {}
     errors: list[Text] = []
@@ -156,11 +169,12 @@ def _values(document: Mapping[str, object], keys: Collection[str] | None) -> tup
 
 @dataclass(frozen=True)
 class StoredSecret:
-    """A secret, whole.
+    """A whole secret, with every key.
 
-    uid: of the API server's, empty in manifests; data: all of its values, decoded; document: the
-    whole of it, as it was answered or written; files: names of the files that have one of this
-    name, of manifests.
+    uid: from the API server; empty for a secret in manifests.
+    data: all values, decoded.
+    document: the whole document, as the API server answered or the file has it.
+    files: names of the manifest files that have a secret of this name; empty in a cluster.
     """
 
     namespace: str
@@ -172,8 +186,9 @@ class StoredSecret:
     files: tuple[str, ...] = ()
 
     def with_values(self, changes: Mapping[str, bytes]) -> dict[str, Any]:
-        """The document with other values under some keys: each in the part that it has now, as
-        base64 or as text.
+        """Returns the document with new values for some keys.
+
+        A key in stringData stays there, as text. Any other key goes into data, as base64.
         """
         texts = self.document.get("stringData")
         texts = dict(texts) if isinstance(texts, Mapping) else {}
@@ -189,7 +204,7 @@ class StoredSecret:
 
 
 def names_secret(document: Mapping[str, object], namespace: str, name: str) -> bool:
-    """Whether it is a Secret of that name."""
+    """Whether the document is the Secret with this namespace and name."""
     try:
         return document.get("kind") == "Secret" and _secret_metadata(document)[:2] == (namespace, name)
     except DocumentError:
@@ -197,13 +212,13 @@ def names_secret(document: Mapping[str, object], namespace: str, name: str) -> b
 
 
 def read_stored(document: Mapping[str, Any], files: tuple[str, ...] = ()) -> StoredSecret:
-    """A secret, whole. Raises DocumentError for one of which any part is malformed."""
+    """Reads a whole secret. Raises DocumentError if any part is malformed."""
     namespace, name, metadata = _secret_metadata(document)
     values, errors = _values(document, None)
     if errors:
         raise DocumentError(errors[0])
     uid = metadata.get("uid")
-    # In a manifest every scalar is text.
+    # A scalar in a manifest is text.
     immutable = document.get("immutable") in (True, "true")
     document = {**document, "immutable": True} if immutable else document
     return StoredSecret(namespace, name, uid if isinstance(uid, str) else "", immutable, values, document, files)

@@ -1,7 +1,7 @@
-"""What a watch says has changed: hints, each of which object to read again.
+"""The queue of hints from watches: names of objects that have changed and must be read again.
 
-Owns the bounds of what waits, and which hints are read together. Nothing of an event is kept but
-the object's name.
+Owns the bounds of that queue, and which objects are read together. Must not keep anything of an
+event but the object's name.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ from collections import Counter
 
 from ..tenants.documents import Changes
 
-#: Changed secrets of one namespace that are remembered; past that the namespace is listed as a
-#: whole.
+#: Changed secrets that are remembered for one namespace. With more, all secrets of the namespace
+#: are listed.
 MOST_OF_ONE = 100
-#: Changes that are read in one piece before they take effect, and how many of them may be one
-#: namespace's.
+#: Changes that are read together before they take effect. The second number is the most of them
+#: that one namespace may have.
 BATCH = 100
 BATCH_PER_NAMESPACE = 10
-#: Past so many secrets of one name, as when all are rotated, they are one piece, and are read in a
-#: list of that name.
+#: If at least this many secrets with one name wait, as after a rotation of all, they are read
+#: together: one list of all secrets with that name.
 MANY = 100
 
 
 class ChangeQueue:
-    """What is said to have changed and was not read again since. Safe to be used by several
-    threads.
+    """The objects that have changed and were not read again yet. Safe to use from several threads.
 
-    It is bounded, and one namespace's changes do not hold up another's.
+    The queue is bounded. Changes in one namespace do not delay those in another.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        #: by namespace, longest waiting first: its secrets; None among them: all of it
+        #: by namespace, longest waiting first: names of its secrets; None stands for the whole
+        #: namespace
         self._waiting: dict[str, dict[str | None, None]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     def note(self, namespace: str, secret: str | None) -> bool:
-        """Something has changed. secret: ITSELF for the namespace, None for it and all that is in
-        it.
+        """Adds a change. Returns whether the queue was empty before.
 
-        Returns whether nothing had waited before.
+        secret: the name of the secret; ITSELF for the namespace object alone; None for the
+        namespace and all its secrets.
         """
         with self._lock:
             first = not self._waiting
@@ -54,7 +54,10 @@ class ChangeQueue:
             return first
 
     def pop_batch(self) -> Changes:
-        """Some of it, which is then no longer here."""
+        """Removes and returns the changes to read next, about BATCH of them.
+
+        If MANY or more of the remaining changes have one secret's name, all these are returned too.
+        """
         namespaces: set[str] = set()
         secrets: set[tuple[str, str]] = set()
         with self._lock:

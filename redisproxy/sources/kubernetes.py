@@ -1,8 +1,7 @@
-"""Reads namespaces and secrets from the Kubernetes API: all of them as a snapshot, or those that
-have changed.
+"""Reads namespaces and secrets from the Kubernetes API: all, or single ones that have changed.
 
-Owns which lists are asked for, page by page, and that an answer which is none is never taken for a
-deletion. An object that has not changed since the last reading is not parsed again.
+Owns which lists are requested, page by page. Must not take a malformed answer for a deletion. An
+object that has not changed since the last read is not parsed again.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from .documents import DocumentError, read_namespace, read_secret
 from .hints import MANY
 from .kubernetes_api import SELECTOR, KubernetesApi, Method, Unreachable, address_asked
 
-#: Items a page. The API server's own advice is a few hundred, but while a page is made of its JSON
-#: nothing else in this process runs, however long it takes: some 10 us an item.
+#: Items in one page. Nothing else in this process runs while the JSON of a page is parsed, which
+#: takes some 10 us an item. The API server's documentation advises a few hundred.
 PAGE = 50
 
 _Document = TypeVar("_Document", NamespaceDocument, SecretDocument)
@@ -42,19 +41,18 @@ _Answer = TypeVar("_Answer")
 
 
 class _ParsedObjects(Generic[_Document]):
-    """What was parsed of objects, by where they are and their name, so that one that has not
-    changed is not parsed again.
-    """
+    """Cache of parsed objects, by location and name: unchanged objects are not parsed again."""
 
     def __init__(self) -> None:
-        #: each with the uid and the resourceVersion that it was parsed of
+        #: by location and name: (uid, resourceVersion) of the parsed object, and the result
         self._held: dict[str, dict[str, tuple[tuple[object, object], _Document]]] = {}
 
     def parse(
         self, item: Mapping[str, object], read: Callable[[Mapping[str, object]], _Document], where: str, name: str
     ) -> _Document:
-        """Return what an object is parsed to, by `read` unless it was before. Raises
-        DocumentError.
+        """Returns the parsed object: from the cache if its version is the same, else from `read`.
+
+        Raises DocumentError, from `read`.
         """
         metadata = _metadata(item)
         version = (metadata.get("uid"), metadata.get("resourceVersion"))
@@ -68,23 +66,23 @@ class _ParsedObjects(Generic[_Document]):
         return document
 
     def forget(self, where: str, name: str) -> None:
-        """Drop one object: it is gone."""
+        """Removes one object, which no longer exists."""
         self._held.get(where, {}).pop(name, None)
 
     def forget_others(self, where: str, found: Set[str]) -> None:
-        """Drop all objects that are there but for those that were found."""
+        """Removes all objects at this location, except those that were found."""
         held = self._held.get(where, {})
         for name in held.keys() - found:
             del held[name]
 
     def forget_other_namespaces(self, namespaces: Set[str]) -> None:
-        """Drop all objects that are elsewhere."""
+        """Removes the objects of all namespaces but these."""
         self._held = {where: held for where, held in self._held.items() if where in namespaces}
 
 
 @dataclass(slots=True)
 class _Found:
-    """The answers about single objects so far: see Update."""
+    """The answers about single objects so far. The fields are those of Update."""
 
     namespaces: dict[str, NamespaceDocument | None] = field(default_factory=dict)
     listed: dict[str, tuple[SecretDocument, ...]] = field(default_factory=dict)
@@ -92,22 +90,23 @@ class _Found:
     failures: list[ReadFailure] = field(default_factory=list)
 
     def add(self, answers: dict[_Key, _Answer], key: _Key, answer: _Answer | ReadFailure) -> None:
-        """Record one answer, or why there is none."""
+        """Records one answer, or the reason why there is none."""
         if isinstance(answer, ReadFailure):
             self.failures.append(answer)
         else:
             answers[key] = answer
 
     def update(self) -> Update:
-        """Return all of it."""
+        """Returns everything that was recorded."""
         return Update(self.namespaces, self.listed, self.secrets, tuple(self.failures))
 
 
 class ClusterSource:
-    """Where snapshots come from in a cluster.
+    """The Kubernetes API as a source: see `reload.ChangingSource`.
 
-    prefix: of the namespaces' names; secret_name: of the client secret in each; master: (namespace,
-    name) of the master secret.
+    prefix: the beginning of the names of tenants' namespaces.
+    secret_name: the name of the client secret in each namespace.
+    master: (namespace, name) of the master secret.
     """
 
     def __init__(self, prefix: str, secret_name: str, master: tuple[str, str], api: KubernetesApi) -> None:
@@ -117,21 +116,22 @@ class ClusterSource:
         self._master = master
         self._stopped = threading.Event()
         self._rest: Callable[[], None] = no_yield
-        #: all of them in one place, whose name is empty
+        #: all namespaces are at one location, whose name is empty
         self._parsed_namespaces = _ParsedObjects[NamespaceDocument]()
-        #: by namespace
+        #: the location of a secret is its namespace
         self._parsed_secrets = _ParsedObjects[SecretDocument]()
 
     def __str__(self) -> str:
         return "the Kubernetes API"
 
     def stop(self) -> None:
-        """No further call is made; one under way ends with its time-out at the latest."""
+        """Makes no further request. A request under way ends after its time-out at the latest."""
         self._stopped.set()
 
     def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
-        """What the API says now. Blocks for a few time-outs at most. yield_cpu: called before each
-        request, may sleep.
+        """Reads everything. Blocks for a few time-outs at most.
+
+        yield_cpu: called before each request; may sleep.
         """
         self._rest = yield_cpu
         try:
@@ -144,8 +144,9 @@ class ClusterSource:
             client.close()
 
     def read_changes(self, changes: Changes, yield_cpu: Callable[[], None] = no_yield) -> Update:
-        """What the API says now of single objects. As `read`; may be called by the rest of a
-        reading that is under way.
+        """Reads single objects again, otherwise like `read`.
+
+        It may be called from the `yield_cpu` of a `read` that is under way.
         """
         outer, self._rest = self._rest, yield_cpu
         found = _Found()
@@ -164,7 +165,10 @@ class ClusterSource:
     # Reading single objects.
 
     def _read_changes(self, api: kubernetes_client.CoreV1Api, changes: Changes, found: _Found) -> None:
-        """Read what has changed. Raises Unreachable; what was found by then stays."""
+        """Reads changed objects into `found`.
+
+        Raises Unreachable. Answers that came before stay in `found`.
+        """
         for name in sorted(changes.namespaces):
             found.add(found.namespaces, name, self._namespace(api, name))
             if found.namespaces.get(name) is not None:
@@ -208,8 +212,9 @@ class ClusterSource:
     def _of_that_name(
         self, api: kubernetes_client.CoreV1Api, name: str, wanted: Set[str]
     ) -> dict[str, SecretDocument | None] | ReadFailure:
-        """The secrets of one name in some namespaces, None where there is none. One list, the
-        others are left out.
+        """Returns the secrets with one name in some namespaces, None where there is none.
+
+        This is one list of all namespaces. Secrets in other namespaces are left out.
         """
         found: dict[str, SecretDocument | None] = dict.fromkeys(wanted)
         for item in self._pages(api.list_secret_for_all_namespaces, field_selector=f"metadata.name={name}"):
@@ -237,8 +242,9 @@ class ClusterSource:
         name: str,
         *arguments: str,
     ) -> _Document | ReadFailure | None:
-        """One object, None if there is none. By a list of those with its name, for that takes no
-        right but to list.
+        """Returns one object, or None if it does not exist.
+
+        The request is a list of the objects with this name, because a list needs no right to get.
         """
         found: _Document | None = None
         for item in self._pages(method, *arguments, field_selector=f"metadata.name={name}"):
@@ -285,7 +291,7 @@ class ClusterSource:
         namespace, name = self._master
         answer = self._call(api.read_namespaced_secret, name, namespace)
         if isinstance(answer, ReadFailure):
-            return None if answer.reason.startswith("404 ") else answer
+            return None if answer.reason.code == messages.API_NOT_FOUND.code else answer
         try:
             return self._parsed_secrets.parse(answer, read_secret, namespace, name)
         except DocumentError as error:
@@ -328,22 +334,23 @@ class ClusterSource:
         return tuple(found.values())
 
     def _pages(self, method: Method, *arguments: str, **options: str) -> Iterator[dict[str, object] | ReadFailure]:
-        """The items of all pages of a list; a ReadFailure in place of the rest when a page
-        fails.
+        """Yields the items of all pages of a list.
+
+        If a page fails, a ReadFailure takes the place of the remaining items.
         """
         token: str | None = None
         while True:
             paging = {"_continue": token} if token else {}
             answer = self._call(method, *arguments, limit=PAGE, **options, **paging)
             if isinstance(answer, ReadFailure):
-                # 410 Gone, an expired continue token, is a failure like any: the next reading
-                # starts over.
+                # An expired continue token (410 Gone) is a failure like any other: the next read
+                # starts again.
                 yield answer
                 return
             items, metadata = answer.get("items", "missing"), answer.get("metadata", {})
             if items is None:
-                items = []  # how Go writes an empty list, at times
-            # An object of another kind must not pass for an empty list: that would be a deletion of
+                items = []  # Go may write an empty list as null
+            # An object of another kind must not pass for an empty list, because that would delete
             # everything.
             if not (
                 str(answer.get("kind", "")).endswith("List")
@@ -362,7 +369,9 @@ class ClusterSource:
                 return
 
     def _call(self, method: Method, *arguments: str, **options: str | int) -> dict[str, object] | ReadFailure:
-        """The JSON object that a method answers with, or why there is none. Raises Unreachable."""
+        """Returns the JSON object that a method answers with, or the failure. Raises
+        Unreachable.
+        """
         self._rest()
         if self._stopped.is_set():
             raise Unreachable(ReadFailure(messages.STOPPING()))

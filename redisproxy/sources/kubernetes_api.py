@@ -1,9 +1,9 @@
-"""Where the Kubernetes API is, single requests to it, and what its errors mean.
+"""Single requests to the Kubernetes API: address, credentials, and the meaning of errors.
 
-Owns who the proxy is for the API server, time-outs, and the texts of errors: each names the address
-that did not answer, or the file that is wrong. Answers are read as raw JSON: the client's models
-take many times as long to parse, and hold the GIL meanwhile. Error bodies are never repeated: an
-API server, or what stands before it, may put anything into them.
+Owns how the proxy authenticates to the API server, the time-outs, and the texts of errors. Each
+text names the address that did not answer, or the file that is wrong. Answers are read as raw JSON,
+because the client's models take many times as long to parse and hold the GIL meanwhile. Must not
+repeat the body of an error: an API server, or a proxy before it, may put anything there.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from ..printable import clause, printable
 from ..tenants.documents import ReadFailure
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-#: Seconds to connect, and seconds without a byte.
+#: Seconds to connect, and seconds without a byte from the API server.
 TIMEOUT = (5, 10)
-#: Secrets of this type are left out by the API server: Helm keeps its releases in them, up to 1 MiB
-#: each, and many.
+#: The API server leaves out secrets of this type. Helm keeps its releases in them: many, and up to
+#: 1 MiB each.
 SELECTOR = "type!=helm.sh/release.v1"
 
-#: A method of the official client's CoreV1Api, and what it returns when it is told not to read the
-#: body.
+#: A method of the official client's CoreV1Api, called with _preload_content=False: it returns the
+#: response with its body unread.
 Method = Callable[..., urllib3.HTTPResponse]
 
 
-#: What the official client's ConfigException says, and what is said instead. Its own text may quote
-#: a credential: what a plugin printed, or a whole entry of the kubeconfig.
+#: Patterns of the official client's ConfigException, and the text that takes their place. The
+#: exception's own text may quote a credential: the output of a plugin, or a whole entry of the
+#: kubeconfig.
 _CONFIG_ERRORS = tuple(
     (re.compile(pattern), text)
     for pattern, text in (
@@ -60,7 +61,7 @@ _CONFIG_ERRORS = tuple(
 
 
 class Unreachable(Exception):
-    """No answer, or none that makes sense: the calls that would follow are spared."""
+    """No request to the API server can succeed now, so the source makes no further one."""
 
     def __init__(self, failure: ReadFailure) -> None:
         super().__init__(failure)
@@ -68,10 +69,11 @@ class Unreachable(Exception):
 
 
 class RequestError(messages.MessageError):
-    """One request was refused, or not answered. reason: how.
+    """One request was refused or not answered.
 
-    status: of the answer, 0 without one; terminating: the namespace is being deleted; retry_after:
-    seconds, where the server asked for some.
+    status: HTTP status of the answer; 0 if there was none.
+    terminating: whether the namespace is being deleted.
+    retry_after: seconds that the server asked to wait, or None.
     """
 
     def __init__(
@@ -84,9 +86,10 @@ class RequestError(messages.MessageError):
 
 
 class KubernetesApi:
-    """The Kubernetes API.
+    """The Kubernetes API, with the credentials of a pod or of a kubeconfig.
 
-    port: of the API server, in a pod; service_account: where a pod's token and CA are mounted;
+    port: port of the API server, used in a pod only.
+    service_account: directory where a pod's token and CA are mounted.
     timeout: see TIMEOUT.
     """
 
@@ -104,24 +107,26 @@ class KubernetesApi:
 
     @property
     def in_pod(self) -> bool:
-        """Whether requests are made as a pod's service account."""
+        """Whether requests are made with a pod's service account."""
         return bool(self._environ.get("KUBERNETES_SERVICE_HOST")) and (self._service_account / "token").is_file()
 
     def connect(self) -> kubernetes_client.ApiClient:
-        """A client of the API, made anew for each reading: so a rotated token, CA or kubeconfig is
-        taken up.
+        """Returns a new client of the API. Raises Unreachable.
 
-        Raises Unreachable.
+        Each read has a new client, so that a rotated token, CA or kubeconfig takes effect.
         """
         try:
             return self._make_client()
         except Exception as error:
-            # For a malformed kubeconfig the loader raises what it likes, YAMLError and
-            # AttributeError included.
+            # For a malformed kubeconfig the loader raises many exceptions, YAMLError and
+            # AttributeError among them.
             raise Unreachable(ReadFailure(messages.API_NO_WAY(detail=self._no_client(error)))) from None
 
     def _no_client(self, error: Exception) -> str:
-        """Why there is no client, and in which file. Texts that may quote a file are left out."""
+        """Returns why there is no client, and which file is wrong.
+
+        Texts that may quote the file are left out.
+        """
         if self.in_pod:
             where = str(self._service_account)
         else:
@@ -141,7 +146,7 @@ class KubernetesApi:
         return f"this pod has no service account token at {self._service_account / 'token'}, and "
 
     def _kubeconfigs(self) -> list[Path]:
-        """Where the official client looks for a kubeconfig."""
+        """Returns the paths where the official client looks for a kubeconfig."""
         named = self._environ.get("KUBECONFIG") or kubernetes_config.KUBE_CONFIG_DEFAULT_LOCATION
         return [Path(path).expanduser() for path in named.split(os.pathsep) if path]
 
@@ -158,15 +163,14 @@ class KubernetesApi:
             kubernetes_config.load_kube_config(
                 config_file=self._environ.get("KUBECONFIG"), client_configuration=configuration
             )
-        # How often to try again is decided by the service that asks: nothing here may sleep for a
-        # Retry-After.
+        # The caller decides when to try again. The client must not sleep here for a Retry-After.
         configuration.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
         return kubernetes_client.ApiClient(configuration)
 
     def request(self, method: str, *arguments: object, **options: object) -> dict[str, Any]:
-        """The JSON object that the API answers a single request with. Blocks. Raises RequestError.
+        """Makes one request and returns the JSON object of the answer. Blocks. Raises RequestError.
 
-        method: of the official client's CoreV1Api, with its arguments.
+        method: name of a method of the official client's CoreV1Api; its arguments follow.
         """
         try:
             client = self.connect()
@@ -178,21 +182,23 @@ class KubernetesApi:
             client.close()
 
     def ask(self, method: Method, *arguments: str, **options: str | int) -> dict[str, object] | ReadFailure:
-        """Return the JSON object that a method answers with, or why there is none. Blocks. Raises
-        Unreachable.
+        """Calls a method and returns the JSON object of the answer, or the failure. Blocks.
+
+        Raises Unreachable if further requests would fail too: no usable answer, 401, 429, or a
+        status above 500.
         """
         try:
             return self._answer(method, *arguments, **options)
         except RequestError as error:
             failure = ReadFailure(error.reason, error.retry_after)
-            # A 500 may be about this one object, say one that cannot be decrypted: the others are
-            # asked all the same.
+            # A 500 may concern this object alone, such as one that cannot be decrypted. So the
+            # others are still read.
             if error.status in (0, 401, 429) or error.status > 500:
                 raise Unreachable(failure) from None
             return failure
 
     def _answer(self, method: Method, *arguments: object, **options: object) -> dict[str, Any]:
-        """The JSON object that a method of the official client answers with. Raises
+        """Calls a method of the official client and returns the JSON object. Raises
         RequestError.
         """
         address = address_asked(method)
@@ -216,7 +222,7 @@ class KubernetesApi:
 
 
 def address_of(client: kubernetes_client.ApiClient) -> str:
-    """The address of the API server, for the operator: no user, no path."""
+    """Returns the address of the API server for the operator, without user name and path."""
     try:
         parts = urlsplit(client.configuration.host)
         name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
@@ -226,20 +232,20 @@ def address_of(client: kubernetes_client.ApiClient) -> str:
 
 
 def address_asked(method: Method) -> str:
-    """The same, of the client whose method it is."""
+    """Returns the address of the API server that this method would ask."""
     return address_of(method.__self__.api_client)  # type: ignore[attr-defined]  # a bound method of CoreV1Api
 
 
 def response_of(method: Method, *arguments: object, timeout: tuple[float, float], **options: object) -> urllib3.HTTPResponse:
-    """Return the response to a method's request; its body has not been read. Raises what the client
-    raises.
+    """Calls a method and returns the response, whose body is not read yet.
+
+    timeout: seconds to connect, and seconds without a byte. Raises what the client raises.
     """
     return method(*arguments, _preload_content=False, _request_timeout=timeout, **options)
 
 
-#: The statuses of an API server, or of a proxy before it, as RFC 9110 and kubectl have called them.
-#: A table of the project's own: Python's phrases change from version to version, and runbooks look
-#: for a line.
+#: Statuses of an API server, or of a proxy before it, with the phrases of RFC 9110 and kubectl.
+#: Python's own phrases change between versions, and runbooks search for these lines.
 _PHRASES = {
     301: "Moved Permanently",
     302: "Found",
@@ -273,12 +279,20 @@ _PHRASES = {
 
 
 def status_text(code: int) -> str:
-    """A status with its usual phrase: the one that came with it is the peer's text."""
+    """Returns a status with its usual phrase.
+
+    The phrase in the answer is not used, because it is the peer's text.
+    """
     return f"{code} {_PHRASES.get(code, '(no usual status)')}"
 
 
 #: By status: what it means for the operator.
-_REFUSALS = {401: messages.API_UNAUTHORIZED, 403: messages.API_FORBIDDEN, 429: messages.API_TOO_MANY}
+_REFUSALS = {
+    401: messages.API_UNAUTHORIZED,
+    403: messages.API_FORBIDDEN,
+    404: messages.API_NOT_FOUND,
+    429: messages.API_TOO_MANY,
+}
 
 
 def refusal(code: int) -> messages.Text:
@@ -287,14 +301,16 @@ def refusal(code: int) -> messages.Text:
 
 
 def error_kind(error: BaseException) -> str:
-    """What kind of failure it is, and of the innermost reason, without text that a peer could have
-    written.
+    """Returns the kind of an error and its innermost reason.
+
+    Text that a peer may have written is left out.
     """
     reason = getattr(error, "reason", None)
     if isinstance(error, urllib3.exceptions.MaxRetryError) and isinstance(reason, BaseException):
         error = reason
     text = type(error).__name__
-    # urllib3 wraps an SSLError of the ssl module as an argument of its own, others as the cause.
+    # urllib3 puts the ssl module's SSLError into its own exception's arguments; others set the
+    # cause.
     for inner in (error, error.__cause__, error.__context__, *error.args):
         if isinstance(inner, ssl.SSLCertVerificationError):
             return f"{text}: {clause(inner.verify_message)}"
@@ -304,7 +320,7 @@ def error_kind(error: BaseException) -> str:
 
 
 def _is_terminating(error: ApiException) -> bool:
-    """Whether it says that the namespace is being deleted: a 403, too."""
+    """Whether the answer says that the namespace is being deleted. Such an answer may be a 403."""
     try:
         causes = json.loads(error.body or "")["details"]["causes"]
         return any(cause["reason"] == "NamespaceTerminating" for cause in causes)

@@ -1,8 +1,7 @@
-"""The watches of the Kubernetes API: where each begins, what is asked for, and the body of the
-answer as it comes.
+"""Opens watches of the Kubernetes API: where each begins, what is requested, and the answer's body.
 
-Owns the connection that a watch comes by: how it is kept alive, and how another thread ends it.
-`watch` decides when a watch is opened.
+Owns the connection of a watch: keep-alive, and how another thread ends it. When a watch is opened
+is decided in `watch`.
 """
 
 from __future__ import annotations
@@ -31,24 +30,24 @@ from .kubernetes_api import (
 )
 from .watch_events import BROKEN_OFF, Watched, WatchFailure
 
-#: What is asked of a watch, and of the list before it: objects without their contents.
+#: The content types of a watch and of the list before it: metadata of objects, without contents.
 _AS = "application/json;as={};g=meta.k8s.io;v=v1"
 METADATA, METADATA_LIST = _AS.format("PartialObjectMetadata"), _AS.format("PartialObjectMetadataList")
-#: Seconds after which a watch that says nothing is taken for dead. The API server ends each earlier
+#: Seconds without a byte after which a watch counts as dead. The API server ends each watch earlier
 #: (`watch.LASTS`).
 SILENCE = 90.0
-#: Bytes that are taken from a watch at once.
+#: Bytes read from a watch at once.
 CHUNK = 64 * 1024
-#: The kernel asks a peer that has been silent for so many seconds whether it is there, every so
-#: many, so many times.
+#: TCP keep-alive: seconds of silence before the first probe, seconds between probes, and failed
+#: probes before the connection ends.
 KEEPALIVE = (30, 5, 3)
 
 
 class ClusterWatches:
-    """The watches of the Kubernetes API: see `watch.Watchable`. They are used in other threads than
-    the reading.
+    """The watches of the Kubernetes API: see `watch.Watchable`. They run in other threads than
+    reads.
 
-    prefix, secret_name, master: as of `kubernetes.ClusterSource`.
+    prefix, secret_name, master: as in `kubernetes.ClusterSource`.
     """
 
     def __init__(self, api: KubernetesApi, prefix: str, secret_name: str, master: tuple[str, str]) -> None:
@@ -58,8 +57,8 @@ class ClusterWatches:
         self._master = master
 
     def version(self, what: Watched) -> str:
-        """See `watch.Watchable`. Of the master secret it is empty: a watch from there on tells
-        first what there is now.
+        """See `watch.Watchable`. For the master secret the version is empty: such a watch begins
+        with an event for the current state.
         """
         if what is Watched.MASTER:
             return ""
@@ -95,7 +94,8 @@ class ClusterWatches:
     def _watch_call(
         self, what: Watched, accept: str, timeout: tuple[float, float], **options: str | int
     ) -> tuple[kubernetes_client.ApiClient, urllib3.HTTPResponse]:
-        """A response whose body has not been read, and the client whose connection it comes by.
+        """Returns a client, and a response on its connection whose body is not read yet.
+
         Raises WatchFailure.
         """
         try:
@@ -134,7 +134,7 @@ class ClusterWatches:
 
 
 class WatchStream:
-    """The body of an answer that does not end: see `watch.Stream`."""
+    """The body of a watch's answer, which does not end by itself: see `watch.Stream`."""
 
     def __init__(self, client: kubernetes_client.ApiClient, response: urllib3.HTTPResponse) -> None:
         self._client = client
@@ -152,14 +152,14 @@ class WatchStream:
                 if hasattr(socket, name):
                     connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         except OSError:
-            pass  # it has ended already: reading it will tell
+            pass  # the connection has ended already: the next read raises an error
 
     def __iter__(self) -> Iterator[bytes]:
-        """Pieces as they come. Raises WatchFailure."""
+        """Yields the body in pieces as they arrive. Raises WatchFailure."""
         try:
             yield from self._response.stream(CHUNK, decode_content=False)
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
-            # The last two are what reading a connection that was cut in another thread may lead to.
+            # ValueError and AttributeError may occur when another thread has cut the connection.
             raise WatchFailure(messages.WATCH_BROKE_OFF(error=error_kind(error)), BROKEN_OFF) from None
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ class WatchStream:
         self._client.close()
 
     def cut(self) -> None:
-        # Not the method of an SSLSocket, which takes apart what the other thread uses.
+        # SSLSocket.shutdown would also discard the TLS state, which the other thread is using.
         if self._socket is not None:
             try:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)

@@ -1,9 +1,9 @@
-"""Reads namespaces and secrets from a directory of manifests, for where there is no cluster.
+"""Reads namespaces and secrets from a directory of manifests, where there is no cluster.
 
-Owns the files: ``*.yaml``, ``*.yml`` and ``*.json`` of one directory that are not hidden, each with
-any number of documents, ``List`` included; and when a file is believed. The rules are the cluster's
-own (`tenants.enrolment`). When a file was written means nothing: `touch`, a copy or a comment would
-make its documents older or younger.
+Owns the files: ``*.yaml``, ``*.yml`` and ``*.json`` in one directory that are not hidden. A file
+has any number of documents, which may be a ``List``. Also owns when the content of a file takes
+effect. The rules of enrolment are the same as in a cluster (`tenants.enrolment`). Must not use a
+file's modification time as a document's age: `touch`, a copy or a new comment would change it.
 """
 
 from __future__ import annotations
@@ -40,27 +40,31 @@ from .documents import (
 )
 
 _ENDINGS = (".yaml", ".yml", ".json")
-#: Where a link that leads nowhere ends: there is no file.
+#: Errors that mean that there is no file: a link leads nowhere.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-#: Seconds after which a file that has become shorter, or has lost something, is read once more
-#: before it is believed: it may be half written.
+#: Seconds until a file that became shorter, lost something or vanished is read again. Only then
+#: does the change take effect, because the file may be half written.
 REST = 1.0
 
-#: What a file's documents are made into.
+#: What the documents of a file are parsed to.
 _Made = list[NamespaceDocument | SecretDocument | Problem]
 
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a file says. digest: of its bytes; size: in bytes; documents: what was made of them."""
+    """What a file says.
+
+    digest: SHA-256 of its bytes; size: in bytes; documents: its parsed documents.
+    """
 
     digest: bytes
     size: int
     documents: _Made = field(repr=False)
 
     def takes_away(self, before: _Content) -> bool:
-        """Whether it is shorter than before, or lacks a namespace or a secret, or the end of a
-        secret's URL.
+        """Whether something is missing that was there before.
+
+        The file is shorter, or lacks a namespace or a secret, or a secret's URL lost its end.
         """
         if self.size < before.size:
             return True
@@ -70,8 +74,9 @@ class _Content:
         )
 
     def _named(self) -> dict[tuple[str, str], bytes]:
-        """The URL of each secret, by namespace and name; namespaces have no namespace, and no
-        URL.
+        """The URL of each secret, by (namespace, name).
+
+        A namespace is in it with an empty namespace and an empty URL.
         """
         found: dict[tuple[str, str], bytes] = {}
         for document in self.documents:
@@ -82,16 +87,18 @@ class _Content:
         return found
 
 
-#: What a file says that is not there.
+#: The content of a file that does not exist.
 _GONE = _Content(b"", 0, [])
 
 
 class ManifestsSource:
-    """A directory of manifests, read anew at each call of `read`. Only files that changed are
-    parsed again.
+    """A directory of manifests as a source: see `reload.Source`.
 
-    doubt: seconds after which what was taken away is believed, for a source that is read again
-    (`REST`); 0: at once, for one that is read once. clock: seconds that only go on.
+    Each `read` reads all files, but parses only those that changed.
+
+    doubt: seconds until a removal takes effect, for a source that is read repeatedly (`REST`). With
+        0 it takes effect at once, for a source that is read once.
+    clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -107,24 +114,25 @@ class ManifestsSource:
         self._master = master
         self._doubt = doubt
         self._clock = clock
-        #: by name of a file: what it says that is believed
+        #: by file name: the content in force
         self._believed: dict[str, _Content] = {}
-        #: by name of a file: what it says now and is not believed yet, and since when it says so
+        #: by file name: the new content that is not in force yet, and the clock's time when it was
+        #: first seen
         self._doubted: dict[str, tuple[_Content, float]] = {}
-        #: what `stamp` was when it was last read, None before
+        #: the `stamp` at the last read; None before the first
         self.stamp_read: Stamp | None = None
 
     def __str__(self) -> str:
         return f"the manifests in {self._directory}"
 
     def stop(self) -> None:
-        """Reading files takes no time to speak of."""
+        """Does nothing: reading files takes little time."""
 
     def _files(self) -> list[Path]:
-        """May raise OSError.
+        """Returns the manifest files. Raises OSError.
 
-        Hidden ones are not among them: what is being written, editors' and archivers' own
-        (``._tenants.yaml``), and what the kubelet's links lead to (``..data``).
+        Hidden files are left out: unfinished files, files of editors and archivers
+        (``._tenants.yaml``), and the target of the kubelet's links (``..data``).
         """
         return sorted(
             path
@@ -133,24 +141,25 @@ class ManifestsSource:
         )
 
     def stamp(self) -> Stamp:
-        """Differs from what it was when a file was written, replaced, removed or added. Blocks.
+        """Returns a value that changes when a file is written, replaced, removed or added. Blocks.
 
-        A mounted Secret or ConfigMap is replaced as a whole, by another target of a symbolic link:
-        links are followed.
+        Links are followed, because a mounted Secret or ConfigMap is replaced as a whole: its
+        symbolic link gets a new target.
         """
         try:
             return tuple((path.name, *stamp(path)) for path in self._files())
         except OSError as error:
-            return ("unreadable", error.errno)  # perhaps just now: what is read next tells
+            return ("unreadable", error.errno)  # perhaps for a moment: the next read reports it
 
     def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
-        """What the files say now. Blocks. yield_cpu: called after each document that is parsed, may
-        sleep.
+        """Reads all files. Blocks.
 
-        A file that cannot be read, or is no YAML, says what it said before, and is named. Where
-        that is nothing, what it may say is a `NeverRead` of the reading.
+        yield_cpu: called after each parsed document; may sleep.
+
+        A file that cannot be read or is not YAML keeps its last content, and is reported. If it has
+        none, `FullRead.never_read` says what the file may name.
         """
-        self.stamp_read = self.stamp()  # before: what changes from now on is another stamp
+        self.stamp_read = self.stamp()  # before the files: a later change has another stamp
         try:
             files = self._files()
         except OSError as error:
@@ -171,12 +180,12 @@ class ManifestsSource:
                 found[name] = self._content(name, text, yield_cpu)
                 continue
             except FileNotFoundError:
-                continue  # it went a moment ago: see `_believe`
+                continue  # it was removed a moment ago: see `_believe`
             except OSError as error:
                 reason = messages.FILE_UNREADABLE(error=error.strerror)
             except Exception as error:
-                # Its text quotes the document. And whatever PyYAML raises, it is about this file
-                # alone.
+                # The exception's text quotes the document. Whatever PyYAML raises, only this file
+                # is wrong.
                 reason = messages.FILE_NOT_YAML(where=yamltext.position(error))
             stale.append(ReadFailure(messages.FILE_FAILED(file=shown, reason=reason)))
             if before is not None:
@@ -191,10 +200,10 @@ class ManifestsSource:
         return replace(reading, never_read=tuple(never_read), stale=tuple(stale), again=again)
 
     def stored(self, namespace: str, name: str) -> StoredSecret | None:
-        """A secret, whole, as the files have it now; None: none that can be read has it. Blocks.
+        """Returns a whole secret as the files have it now; None if no readable file has it. Blocks.
 
-        Of two documents of one name the later is in force. Raises DocumentError for a malformed
-        one, and OSError.
+        If two documents have this name, the later one is in force. Raises OSError, and
+        DocumentError if that document is malformed.
         """
         found = list(self._secrets_named(namespace, name))
         if not found:
@@ -202,17 +211,18 @@ class ManifestsSource:
         return read_stored(found[-1][1], tuple(dict.fromkeys(file for file, _ in found)))
 
     def files_with(self, namespace: str, name: str) -> tuple[str, ...]:
-        """The names of all files that have a Secret of that name, malformed ones included. Blocks.
+        """Returns the names of all files with a Secret of this name, malformed ones too. Blocks.
+
         Raises OSError.
         """
         return tuple(dict.fromkeys(file for file, _ in self._secrets_named(namespace, name)))
 
     def _secrets_named(self, namespace: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Each Secret of that name, with its file."""
+        """Yields each Secret with this name, and its file's name."""
         for path in self._files():
             try:
                 parsed = [content for content, _ in yamltext.documents(path.read_bytes())]
-            except Exception:  # noqa: S112 - whatever PyYAML raises: `read` tells of such a file
+            except Exception:  # noqa: S112 - PyYAML raises many exceptions: `read` reports such a file
                 continue
             for document in itertools.chain.from_iterable(map(_flatten, parsed)):
                 if isinstance(document, Mapping) and names_secret(document, namespace, name):
@@ -226,12 +236,13 @@ class ManifestsSource:
         return _Content(digest, len(text), self._parse(printable(name), text, yield_cpu))
 
     def _believe(self, found: Mapping[str, _Content]) -> float | None:
-        """Believes what files say, but for what was taken away a moment ago. Seconds until that is
-        to be read again.
+        """Puts new contents in force, except where something was taken away less than `doubt` ago.
+
+        Returns the seconds until those files must be read again; None if there are none.
         """
         now = self._clock()
         believed, doubted = dict(found), {}
-        # or it is being made again
+        # A missing file may be about to be written again.
         gone = {name: _GONE for name in self._believed if name not in found}
         for name, content in {**found, **gone}.items():
             before = self._believed.get(name)
@@ -239,7 +250,7 @@ class ManifestsSource:
                 continue
             same, since = self._doubted.get(name, (before, now))
             if same.digest != content.digest:
-                since = now  # it is being written yet
+                since = now  # it is still being written
             if now - since < self._doubt:
                 believed[name], doubted[name] = before, (content, since)
         self._believed, self._doubted = believed, doubted
@@ -261,7 +272,8 @@ class ManifestsSource:
                         try:
                             made.append(read_namespace(document))
                         except DocumentError:
-                            # Without it, its secrets would be nobody's, and its database another's.
+                            # Without its namespace, the secrets would belong to no tenant, and
+                            # another tenant could get the database.
                             made.append(read_ageless_namespace(document))
                             raise
                     elif document.get("kind") == "Secret":
@@ -273,7 +285,7 @@ class ManifestsSource:
     def _gather(
         self, documents: Collection[NamespaceDocument | SecretDocument | Problem], unreadable: list[Problem]
     ) -> FullRead:
-        """Of two documents of one name the later is in force."""
+        """Builds the FullRead. If two documents have one name, the later one is in force."""
         namespaces: dict[str, NamespaceDocument] = {}
         secrets: dict[tuple[str, str], SecretDocument] = {}
         for document in documents:
@@ -296,8 +308,8 @@ class ManifestsSource:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a file, or something of which that cannot be said, as behind a link to where
-    nobody may look.
+    """Whether the path is a file, or may be one: its target may be in a directory without
+    access.
     """
     try:
         return stat.S_ISREG(path.stat().st_mode)
@@ -306,10 +318,11 @@ def _is_file(path: Path) -> bool:
 
 
 def _flatten(document: object, seen: set[int] | None = None) -> Iterator[object]:
-    """A document, or those within a List. An empty document, as behind a last ``---``, is none.
+    """Yields a document, or the documents of a List. An empty document, as after a last ``---``, is
+    left out.
 
-    seen: Lists that were read already. An alias names the same one again, and some lines of aliases
-    to aliases billions of them.
+    seen: ids of the Lists that were read already. An alias names the same List again, and a few
+    lines of aliases to aliases could name billions.
     """
     if isinstance(document, Mapping) and str(document.get("kind", "")).endswith("List"):
         seen = set() if seen is None else seen
@@ -324,15 +337,16 @@ def _flatten(document: object, seen: set[int] | None = None) -> Iterator[object]
 
 
 def _never_read(name: str, text: bytes | None) -> NeverRead:
-    """What a file may name that was never readable. text: what is in it, None: it could not be
-    opened.
+    """Returns which databases a file may name that was never readable.
 
-    The databases of URLs are looked for, in base64 too. A file that ends within a URL may be half
-    written.
+    text: content of the file; None if it could not be opened.
+
+    Database indexes are searched in URLs, also within base64. If the file ends within a URL, it may
+    be half written, and the URL's number may go on.
     """
     if text is None:
         return NeverRead(name)
-    text = text.replace(b"\0", b"")  # of UTF-16
+    text = text.replace(b"\0", b"")  # null bytes of UTF-16
     indexes = set(_indexes(text))
     for word in re.findall(rb"[A-Za-z0-9+/]{16,}={0,2}", text):
         try:

@@ -1,7 +1,7 @@
-"""Looks at a directory of manifests every moment, so that what changes takes effect at once, not
-only at the next refresh.
+"""Checks a directory of manifests every 0.2 s, so that a change takes effect before the next
+refresh.
 
-Owns what of a look is a change. The looks themselves are `ops.file_watch`'s.
+Owns which difference between two checks is a change. The checks are made by `ops.file_watch`.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from ..ops.bugs import bug
 from ..ops.file_watch import FileWatch, Settled
 from ..ops.stats import WatchState
 
-#: Seconds between two looks. A change is one that two of them find alike: a file that is being
-#: written is left alone.
+#: Seconds between two checks. A change counts when two checks in a row find the same state, so a
+#: file that is being written is left alone.
 INTERVAL = 0.2
-#: A look takes this part of the time at most, however many files there are.
+#: The checks take at most this part of the time, however many files there are.
 TIME_FRACTION = 0.05
 
 
 class Polled(Protocol):
-    """What is polled."""
+    """A source that can be polled."""
 
     @property
     def stamp_read(self) -> object:
-        """What `stamp` was when it was last read, None before."""
+        """The `stamp` at the last read; None before the first."""
 
     def stamp(self) -> object:
-        """Differs from what it was whenever `read` may give something else. Blocks."""
+        """Returns a value that changes whenever `read` may return something else. Blocks."""
 
 
 class PollService(service.Service):
-    """Calls `changed` when `source` is another than the one that was read.
+    """Calls `changed` when `source` differs from what was last read.
 
-    in_thread: calls a blocking function and returns a Deferred.
+    in_thread: calls a blocking function in a thread and returns a Deferred.
     """
 
     name = "watch"
@@ -58,16 +58,16 @@ class PollService(service.Service):
         self._watch = FileWatch(clock, lambda *_: source.stamp(), self._compare, failed, INTERVAL, in_thread, TIME_FRACTION)
         self._settled = Settled()
         self._reported_stamp: object = None
-        #: how many changes there were
+        #: number of changes since the start
         self.events = 0
 
     @property
     def watching(self) -> bool:
-        """Whether a change takes effect at once."""
+        """Whether changes take effect at once."""
         return bool(self.running)
 
     def state(self) -> WatchState:
-        """For metrics."""
+        """The state of the watch, for metrics."""
         return {"watching": self.watching, "events": self.events, "reconnects": 0, "quiet": None}
 
     def startService(self) -> None:
@@ -80,7 +80,8 @@ class PollService(service.Service):
 
     def _compare(self, stamp: object) -> None:
         settled = self._settled.look(stamp)
-        # Until it was read once somebody else sees to that.
+        # Before the first read there is nothing to compare with. ReloadService makes that read by
+        # itself.
         if settled and stamp != self._reported_stamp and self._source.stamp_read not in (None, stamp):
             self._reported_stamp = stamp
             self.events += 1

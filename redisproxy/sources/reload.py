@@ -1,8 +1,7 @@
-"""Reads the source again and again, and tells of each Snapshot that follows from it.
+"""Reads the source repeatedly, and passes on each new Snapshot.
 
-Owns when a source is read, and what the last good answer is. The reading and the making of the
-Snapshot run in a thread, at a pace that the reactor does not feel; the reactor takes over what is
-finished.
+Owns when the source is read, and what was last read. A thread reads the source and makes the
+Snapshot. It rests so often that clients do not notice it. The reactor only takes over the result.
 """
 
 from __future__ import annotations
@@ -29,43 +28,46 @@ from ..tenants.model import Snapshot
 from .hints import ChangeQueue
 from .throttle import Throttle
 
-#: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh
-#: interval.
+#: Seconds to wait after the first failed refresh. The wait is doubled after each further failure,
+#: up to the refresh interval.
 FIRST_RETRY = 1.0
-#: Seconds after a change is told of until it is read: what comes in one burst is read together.
+#: Seconds between a hint and the read that it causes, so that changes of one burst are read
+#: together.
 GATHER = 0.1
-#: Seconds, at most, for which the next changes wait after the last ones were read: as long as that
-#: took. Without an end of changes everything would never be read.
+#: Changes that follow a read of changes wait as long as that read took, but at most this many
+#: seconds. Without this pause, endless changes would keep a full read from ever ending.
 LONGEST_PAUSE = 0.2
-#: Lines that are logged in one turn of the reactor: thousands, as of a cluster whose rights were
-#: taken away, stop it.
+#: Lines that are logged in one turn of the reactor. Thousands at once would block the reactor, as
+#: when a cluster removes the proxy's rights.
 TOLD_AT_ONCE = 20
 
 
 class Source(Protocol):
-    """Where namespaces and secrets are read."""
+    """A place from which namespaces and secrets are read."""
 
     def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
-        """What it says now. Blocks; called in a thread, never twice at once. yield_cpu: called
-        between pieces of work.
+        """Reads everything. Blocks; called in a thread, never twice at once.
+
+        yield_cpu: called between pieces of work; may sleep.
         """
 
     def stop(self) -> None:
-        """A reading under way may end early: it will not be used."""
+        """Lets a read under way end early: its result will not be used."""
 
 
 @runtime_checkable
 class ChangingSource(Source, Protocol):
-    """A source of which there is a watch."""
+    """A source that can be watched."""
 
     def read_changes(self, changes: Changes, yield_cpu: Callable[[], None] = no_yield) -> Update:
-        """What it says now of these. As `read`, but for that it may be called by the `rest` of a
-        reading under way.
+        """Reads single objects again, otherwise like `read`.
+
+        It may be called from the `yield_cpu` of a `read` that is under way.
         """
 
 
 class _Job(enum.Enum):
-    """What a thread is to do."""
+    """What the thread has to do."""
 
     READ = "read everything"
     CHANGES = "read what has changed"
@@ -74,12 +76,16 @@ class _Job(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a thread's work has led to.
+    """The result of the thread's work.
 
-    job: what it was to do; failures: of the reading; snapshot: None until something was read;
-    lines: what is to be said of the problems; databases: how many Redis was taken to have;
-    without_secret: see `Enrolment`; again: seconds after which the source is to be read again, or
-    None; summary: what was established, None where nothing was read.
+    job: what the thread had to do.
+    failures: of the read.
+    snapshot: None until a read succeeded.
+    lines: what to log about problems.
+    databases: how many databases Redis was assumed to have.
+    without_secret: see `Enrolment`.
+    again: seconds until the source must be read again, or None.
+    summary: what the read established; None if nothing was read.
     """
 
     job: _Job
@@ -94,11 +100,13 @@ class _Outcome:
 
 
 class ReloadService(service.Service):
-    """Reads a source.
+    """Reads a source and calls listeners with each new Snapshot.
 
-    interval: seconds between two refreshes; in_thread: calls a blocking function and returns a
-    Deferred; pace: when that thread rests, once somebody is served; changes: what a watch of the
-    source says; in_reactor: what that thread calls.
+    interval: seconds between two refreshes.
+    in_thread: calls a blocking function in a thread and returns a Deferred.
+    throttle: makes the Throttle of that thread, which is used once a Snapshot exists.
+    changes: the queue of hints from a watch of the source.
+    in_reactor: calls a function in the reactor; used by that thread.
     """
 
     name = "reading"
@@ -126,24 +134,25 @@ class ReloadService(service.Service):
         self._in_reactor: Callable[..., object] = (
             getattr(clock, "callFromThread", _at_once) if in_reactor is None else in_reactor
         )
-        #: None until something was read
+        #: None until the namespaces were read once
         self.snapshot: Snapshot | None = None
         #: what an operator has to fix
         self.problems: list[Problem] = []
-        #: namespaces to which nobody gave a secret yet
+        #: namespaces without any secret that enrols a tenant
         self.without_secret: tuple[str, ...] = ()
-        #: how many databases Redis has, None while that is not known
+        #: how many databases Redis has; None while that is unknown
         self.databases: int | None = None
-        #: when a refresh last succeeded in full, in the clock's seconds
+        #: when a refresh last succeeded completely, in the clock's seconds
         self.reloaded_at: float | None = None
-        #: readings so far, by how they went, and how long they took
+        #: full reads so far, by result, and how long they took in seconds
         self.reads = {"ok": 0, "failed": 0}
         self.durations = Histogram(RELOAD_BOUNDS)
         self._began = 0.0
-        #: called with each Snapshot that is another one than before
+        #: called with each new Snapshot
         self.listeners: list[Callable[[Snapshot], None]] = []
-        #: called after each whole read, and when namespaces have come or gone, with when the read
-        #: began, and after the listeners have had the Snapshot that follows
+        #: called after each full read, and after a read that found namespaces created or deleted.
+        #: Arguments: the summary, and when the read began. The listeners have the new Snapshot by
+        #: then.
         self.on_read: list[Callable[[ReadSummary, float], object]] = []
         self._existing: frozenset[str] | None = None
         self._loop = task.LoopingCall(self.refresh)
@@ -151,22 +160,22 @@ class ReloadService(service.Service):
         self._working: defer.Deferred[_Outcome] | None = None
         self._again = False
         self._resolved_for: int | None = None
-        #: what the listeners know of, since the start
+        #: the Snapshot that the listeners have since the start
         self._published: Snapshot | None = None
         self._retry = Retry(clock, Backoff(FIRST_RETRY, interval, shorten=0.25), self.refresh)
         self._gathering: IDelayedCall | None = None
-        #: of what the source did not believe at first sight
+        #: reads again what the source did not put in force at once
         self._reread: IDelayedCall | None = None
-        #: when changes may be read again: not all the time, however many there are
+        #: when changes may be read again, in the clock's seconds: see LONGEST_PAUSE
         self._not_before = 0.0
-        #: the problems as the thread last found them
+        #: the problems that the thread found last
         self._found: list[Problem] = []
         self._to_tell: deque[tuple[messages.LogLine, Problem]] = deque()
         self._telling: IDelayedCall | None = None
 
     @property
     def age(self) -> float | None:
-        """Seconds since a refresh last succeeded in full; None: none did yet."""
+        """Seconds since a refresh last succeeded completely; None if none did yet."""
         return None if self.reloaded_at is None else self._clock.seconds() - self.reloaded_at
 
     def startService(self) -> None:
@@ -188,7 +197,7 @@ class ReloadService(service.Service):
         self._throttle.stop()
 
     def refresh(self) -> None:
-        """Reads the source, now or as soon as the work under way is over."""
+        """Reads the source now, or as soon as the work under way is done."""
         if self._working is not None:
             self._again = True
             return
@@ -196,30 +205,30 @@ class ReloadService(service.Service):
         self._work(_Job.READ)
 
     def changed(self) -> None:
-        """There is something in `changes`: it is read in a moment, whatever else is under way."""
+        """Reads what is in `changes` soon. A full read under way reads it in between."""
         if not self.running or self._working is not None or (self._gathering is not None and self._gathering.active()):
-            return  # who works looks for changes
+            return  # the work under way checks for changes
         delay = max(GATHER, self._not_before - self._clock.seconds())
         self._gathering = self._clock.callLater(delay, self._read_changes)
 
     def _read_changes(self) -> None:
-        # Until all was read once there is nothing to which a change could be made.
+        # A change can be made only to the result of a full read.
         if self._working is None and self.snapshot is not None and self._changes:
             self._work(_Job.CHANGES)
 
     def use_databases(self, databases: int | None) -> None:
-        """How many Redis has, None where it does not tell."""
+        """Sets how many databases Redis has; None if Redis does not say."""
         if databases != self.databases:
             self.databases = databases
             self.resolve()
 
     def resolve(self) -> None:
-        """Makes the Snapshot anew from what was last read: `databases` is another."""
+        """Makes the Snapshot again from what was last read, because `databases` has changed."""
         if self._working is None:
             self._work(_Job.RESOLVE)
 
     def _work(self, job: _Job) -> None:
-        # The first reading is done as fast as it can be: until it is over nobody is served.
+        # The first read does not rest: nobody is served until it is done.
         throttle = self._throttle if self.snapshot is not None else None
         self._began = self._clock.seconds()
         working = self._working = self._in_thread(self._throttled, job, throttle)
@@ -228,8 +237,8 @@ class ReloadService(service.Service):
         taken.addBoth(self._over)
 
     def _throttled(self, job: _Job, throttle: Throttle | None) -> _Outcome:
-        """What runs in the thread: never twice at once, so that the enrolment is this thread's
-        own.
+        """Does one job in the thread. It never runs twice at once, so only one thread uses the
+        enrolment.
         """
         yield_cpu = no_yield
         if throttle is not None:
@@ -245,8 +254,8 @@ class ReloadService(service.Service):
         return self._resolved(job, (), yield_cpu)
 
     def _read(self, yield_cpu: Callable[[], None]) -> FullRead:
-        """Reads everything. What is said to change meanwhile is read in between, and does not wait
-        for the end.
+        """Reads everything. Objects that change meanwhile are read in between, without waiting for
+        the end.
         """
         meanwhile = Update()
 
@@ -261,8 +270,8 @@ class ReloadService(service.Service):
 
         reading = self.source.read(yield_and_read_changes)
         self._enrolment.use_full_read(reading)
-        # What was read in between is younger than the answers before it. Where it is older than one
-        # that came after it, that is for a change that is told of yet.
+        # Results of incremental reads replace older pages. If a later page is newer still, a watch
+        # event for it will follow.
         self._enrolment.use_incremental_read(meanwhile)
         return reading
 
@@ -312,7 +321,9 @@ class ReloadService(service.Service):
         self._retry_later()
 
     def _on_outcome(self, outcome: _Outcome) -> None:
-        """The reactor's part: next to nothing here takes longer the more tenants there are."""
+        """Takes over the result in the reactor. Almost nothing here takes longer with more
+        tenants.
+        """
         if not self.running:
             return
         self._resolved_for = outcome.databases
@@ -376,9 +387,7 @@ class ReloadService(service.Service):
 
 
 def _news(before: list[Problem], after: list[Problem]) -> list[tuple[messages.LogLine, Problem]]:
-    """What to log: what is new and what is over. A lasting fault is told once, not at every
-    refresh.
-    """
+    """Returns the lines to log: new problems, and fixed ones. A lasting problem is logged once."""
     if after == before:
         return []
     lines = [(messages.TENANT_PROBLEM, problem) for problem in sorted(set(after) - set(before))]

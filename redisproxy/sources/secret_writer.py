@@ -1,8 +1,8 @@
-"""Writes secrets to the Kubernetes API: what the operator's command does, and the proxy itself
-never.
+"""Writes secrets to the Kubernetes API, for the operator's command. The proxy itself never does.
 
-Owns that nothing is overwritten that was not seen: a create is one, and a replacement or a deletion
-names what it is of. Each error says what the operator can do.
+Must not overwrite what was not read. A create fails if the secret exists. A replacement names the
+resourceVersion that was read, and a deletion names the uid. Each error says what the operator can
+do.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 from .documents import DocumentError, StoredSecret, read_stored
 from .kubernetes_api import KubernetesApi, RequestError
 
-#: Whose fields these are, for `kubectl get --show-managed-fields`.
+#: The owner of these fields in `kubectl get --show-managed-fields`.
 _MANAGER = "redisproxy"
 _NO_SECRET = "what the API answered is not a Secret: is it the API server that answers there?"  # noqa: S105
 
 
 class WriteError(Exception):
-    """The API server did not do it. The text is one line, fit for the operator.
+    """The API server did not make the change. The text is one line, fit for the operator.
 
-    unsure: or perhaps it did; there was no answer that tells; in_pod: a pod's service account has
-    not the right to.
+    unsure: the change may have been made nevertheless, because no answer said.
+    in_pod: a pod's service account lacks the right.
     """
 
     def __init__(self, text: str, unsure: bool = False, in_pod: bool = False) -> None:
@@ -32,14 +32,16 @@ class WriteError(Exception):
 
 
 class ClusterWriter:
-    """All of it blocks, and raises WriteError."""
+    """Reads and writes secrets. All methods block and raise WriteError."""
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api
 
     def secret(self, namespace: str, name: str) -> StoredSecret | None:
-        """None: there is none. By a list of those with its name: the proxy's own account may do
-        that, so a dry run works.
+        """Returns a secret, or None if there is none.
+
+        The request is a list of the secrets with this name. The proxy's own account may do that, so
+        a dry run works with it.
         """
         try:
             answer = self._api.request("list_namespaced_secret", namespace, field_selector=f"metadata.name={name}")
@@ -48,7 +50,7 @@ class ClusterWriter:
         items = answer.get("items")
         if not str(answer.get("kind", "")).endswith("List") or not isinstance(items, list | None):
             raise WriteError(_NO_SECRET)
-        # The items of a list do not say of what kind they are.
+        # The items of a list do not have a kind.
         found = [{"apiVersion": "v1", "kind": "Secret", **item} for item in items or () if isinstance(item, dict)]
         if not found:
             return None
@@ -58,7 +60,7 @@ class ClusterWriter:
         return stored
 
     def create(self, manifest: Mapping[str, Any]) -> StoredSecret:
-        """Makes a secret. One that is there stays as it is."""
+        """Creates a secret. An existing one stays as it is, and WriteError is raised."""
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         try:
             made = self._api.request("create_namespaced_secret", namespace, dict(manifest), field_manager=_MANAGER)
@@ -71,14 +73,14 @@ class ClusterWriter:
         return _stored(made)
 
     def replace(self, secret: StoredSecret, changes: Mapping[str, bytes]) -> None:
-        """Gives a secret other values under some keys, unless it was changed since it was read."""
-        # The metadata has the resourceVersion, which makes the API server compare.
+        """Sets some keys of a secret to new values, unless the secret changed since it was read."""
+        # The document has its resourceVersion, which the API server compares.
         document = secret.with_values(changes)
         try:
             self._api.request("replace_namespaced_secret", secret.name, secret.namespace, document, field_manager=_MANAGER)
         except RequestError as error:
             if error.status in (404, 409):
-                # A deleted one is a 409, too, for it has not the uid that it had.
+                # A deleted secret is a 409, too: no object has the uid that the document names.
                 raise WriteError(
                     f"{secret.namespace}/{secret.name} was changed or deleted by somebody else meanwhile: "
                     "nothing was written, try again"
@@ -86,7 +88,7 @@ class ClusterWriter:
             raise self._explained(error, "update", secret.namespace, secret.name) from None
 
     def delete(self, secret: StoredSecret) -> bool:
-        """Deletes just this one, not another of its name. False: it was gone already."""
+        """Deletes this secret, and no other of its name. Returns False if it was already gone."""
         body = {"preconditions": {"uid": secret.uid}}
         try:
             self._api.request("delete_namespaced_secret", secret.name, secret.namespace, body=body)
@@ -97,7 +99,7 @@ class ClusterWriter:
         return True
 
     def _explained(self, error: RequestError, verb: str, namespace: str, name: str) -> WriteError:
-        """What to tell of a request that was refused. verb: of Kubernetes' rights."""
+        """Returns the error for a refused request. verb: as in Kubernetes' access rules."""
         if error.terminating:
             return WriteError(f"the namespace {namespace} is being deleted: nothing can be made in it any more")
         text = f"cannot {'read' if verb == 'list' else verb} {namespace}/{name}: {error}"
@@ -113,7 +115,7 @@ class ClusterWriter:
         return WriteError(text, unsure)
 
     def _forbidden(self, text: str, verb: str, namespace: str) -> WriteError:
-        # A quota that is full is a 403, too.
+        # A full quota is a 403, too.
         if self._api.in_pod:
             return WriteError(
                 f"{text}: this pod's service account may only read secrets, as deploy/kubernetes/base/rbac.yaml has it. "

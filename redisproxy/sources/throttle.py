@@ -1,8 +1,8 @@
-"""How a thread works beside the reactor without being felt.
+"""Lets a thread work beside the reactor without delaying it.
 
-Owns when such a thread rests. While it runs Python, the reactor does not: it has to wait after each
-of its system calls, for up to `sys.getswitchinterval`. Work in small pieces with rests between is
-not felt.
+Owns when such a thread rests. While it runs Python code, the reactor waits after each of its system
+calls, for up to `sys.getswitchinterval` seconds. If the thread works in short pieces with rests
+between them, clients do not notice.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import threading
 import time
 from collections.abc import Callable
 
-#: Seconds of work to a piece. Less, and the timer's own inaccuracy would be most of the rest.
+#: Seconds of work between two rests. With less, most of a rest would be the timer's inaccuracy.
 PIECE = 0.0005
-#: Which part of the time is for work.
+#: The part of the time in which the thread works.
 CPU_FRACTION = 0.2
 
 
 class Throttle:
     """The rests of one thread.
 
-    worked: how long the calling thread has worked, in seconds; sleep: what rests, until `stop` at
-    the latest.
+    worked: returns how many seconds the calling thread has worked.
+    sleep: sleeps for a number of seconds, but no longer than until `stop`.
     """
 
     def __init__(
@@ -33,23 +33,23 @@ class Throttle:
         self._since = 0.0
 
     def start(self) -> None:
-        """The thread begins to work; called in it."""
+        """Begins to measure. Called in the thread when it begins its work."""
         self._since = self._worked()
 
     def yield_cpu(self) -> None:
-        """Sleeps, if the thread has worked for a while; called in it."""
+        """Sleeps if the thread has worked for PIECE seconds. Called in the thread."""
         worked = self._worked() - self._since
         if worked >= PIECE:
             self._sleep(worked * (1 / CPU_FRACTION - 1))
             self._since = self._worked()
 
     def stop(self) -> None:
-        """Nobody is there any more who could feel it."""
+        """Ends the current rest and all later ones: no client is served any more."""
         self._stopped.set()
 
 
 class Unpaced(Throttle):
-    """For a process that serves nobody: no rests."""
+    """A Throttle without rests, for a process that serves nobody."""
 
     def yield_cpu(self) -> None:
-        """Goes on."""
+        """Does nothing."""

@@ -1,15 +1,15 @@
-"""Watches the Kubernetes API, so that what changes takes effect at once and not only at the next
-refresh.
+"""Watches the Kubernetes API, so that a change takes effect at once instead of at the next refresh.
 
-Owns the threads that read the streams: one each for namespaces, secrets and the master secret,
-where each stands, when it is opened again, and which of its events matter. `watch_events` reads
-what a stream says. An event is a hint: it says what to read again, and nothing of an event is ever
-taken over. So it does not matter how late, how often or in which order they come, and a deletion is
-believed only from a read that succeeded. The API server is asked for metadata alone: no content of
-a secret comes this way.
+Owns three threads, one each for the streams of namespaces, secrets and the master secret. Owns how
+far each stream was read, when it is opened again, and which events matter. `watch_events` parses
+the streams.
 
-Threads, because the official client blocks; three, however many tenants there are. They rest as
-those that read do (`throttle`).
+An event is only a hint which object to read again. So events may come late, twice or in any order.
+Must not take over anything else from an event: a deletion is believed only from a read that
+succeeded. The watches request metadata only, so no content of a secret comes this way.
+
+There are threads because the official client blocks, and three however many tenants there are. They
+rest like the threads that read (`throttle`).
 """
 
 from __future__ import annotations
@@ -34,39 +34,40 @@ from .hints import ChangeQueue
 from .throttle import Throttle
 from .watch_events import BROKEN_OFF, Event, Watched, WatchFailure, read_event, split_lines
 
-#: Seconds, least and most, after which the API server ends a watch: it is opened again where it
-#: stood.
+#: Seconds, least and most, after which the API server ends a watch. The watch then goes on where it
+#: ended.
 LASTS = (60, 75)
-#: When a watch is opened again. Chance takes a part off, so that replicas of the proxy do not
-#: return all at once.
+#: Delays before a watch is opened again. Part of each is random, so that replicas of the proxy do
+#: not return all at once.
 BACKOFF = Backoff(0.25, 10.0, shorten=0.5)
-#: The same where the right to watch is missing: it may be given meanwhile.
+#: The same if the right to watch is missing. An operator may grant it meanwhile.
 FORBIDDEN = Backoff(60.0, 60.0, shorten=0.5)
-#: Seconds after which a watch that ends has been a good one: it is opened again at once.
+#: If a watch lasted at least this many seconds, it is opened again at once.
 GOOD = 5.0
 
 
 class Stream(Protocol):
-    """A watch that is open."""
+    """An open watch."""
 
     def __iter__(self) -> Iterator[bytes]:
-        """What comes, in pieces of any size, until the server ends it. Blocks. Raises
+        """Yields pieces of any size until the server ends the watch. Blocks. Raises
         WatchFailure.
         """
 
     def close(self) -> None:
-        """Gives the connection up; called by who reads it."""
+        """Closes the connection. Called by the thread that reads it."""
 
     def cut(self) -> None:
-        """Ends the reading; called in another thread."""
+        """Makes the read end. Called from another thread."""
 
 
 class Watchable(Protocol):
-    """What can be watched. All of it blocks, and raises WatchFailure."""
+    """What a watch needs of a source. All methods but `concerns` block and raise WatchFailure."""
 
     def version(self, what: Watched) -> str:
-        """The resourceVersion to watch from: what was changed earlier is seen by a reading that
-        begins now. May be empty.
+        """Returns the resourceVersion to watch from. It may be empty.
+
+        A read that begins after this call finds all changes before that version.
         """
 
     def watch(self, what: Watched, version: str, seconds: int) -> Stream:
@@ -77,7 +78,7 @@ class Watchable(Protocol):
 
 
 class _Follower:
-    """One watch, opened again and again, in a thread of its own."""
+    """Keeps one watch open, in its own thread."""
 
     _log = Log()
 
@@ -89,23 +90,24 @@ class _Follower:
         self._stopped = threading.Event()
         self._stream: Stream | None = None
         self._throttle = Throttle()
-        #: where the stream stands, None: to be found out, and everything to be read
+        #: the resourceVersion of the last event; None: a new one is needed, and everything must be
+        #: read
         self._version: str | None = None
-        #: whether the last attempt failed because the version was too old
+        #: whether the last attempt failed because the version was too old (410)
         self._expired = False
-        #: when the stream was opened, None: it is not
+        #: when the stream was opened (time.monotonic); None while it is closed
         self._opened: float | None = None
-        #: how many times it was opened, how many events came, bookmarks included, and when the last
-        #: did (time.monotonic)
+        #: how often the stream was opened, how many events came (with bookmarks), and when the last
+        #: one came (time.monotonic)
         self.openings = 0
         self.events = 0
         self.last_event: float | None = None
-        # A daemon: one that is about to connect cannot be woken up, and must not delay the end of
-        # the process.
+        # A daemon thread, because a thread that is connecting cannot be woken. It must not delay
+        # the end of the process.
         self.thread = threading.Thread(target=self._run, name=f"watch of {what.value}", daemon=True)
 
     def stop(self) -> None:
-        """Called in the reactor. The thread ends at once, unless it is about to connect."""
+        """Called in the reactor. The thread ends at once, unless it is connecting."""
         self._stopped.set()
         self._throttle.stop()
         stream = self._stream
@@ -135,8 +137,8 @@ class _Follower:
             self._stopped.wait(delay)
 
     def _delay(self, failures: int, failure: WatchFailure) -> float:
-        """Seconds until the next attempt."""
-        # Whatever was before it, the first 410 in a row says what to do: to begin anew, now.
+        """Returns the seconds until the next attempt."""
+        # After the first 410 in a row the watch begins anew at once, whatever failed before.
         expired, self._expired = self._expired, failure.status == 410
         if failure.status == 403:
             delay = FORBIDDEN.delay(1)
@@ -147,16 +149,16 @@ class _Follower:
         return delay if failure.retry_after is None else max(delay, min(failure.retry_after, FORBIDDEN.longest))
 
     def _follow(self) -> None:
-        """Opens the stream and reads it, until the server ends it."""
+        """Opens the stream and reads it until the server ends it."""
         if self._version is None:
             version = self._source.version(self._what)
             self._start_over()
             self._version = version
-        seconds = random.randint(*LASTS)  # noqa: S311 - so that replicas do not return all at once
+        seconds = random.randint(*LASTS)  # noqa: S311 - random, so that replicas do not all return at once
         try:
             stream = self._stream = self._source.watch(self._what, self._version, seconds)
         except WatchFailure as failure:
-            # What the server does not accept at all may be the version.
+            # The server may have refused the version.
             if 400 <= failure.status < 500 and failure.status not in (401, 403, 429):
                 self._version = None
             raise
@@ -171,8 +173,8 @@ class _Follower:
                 self._on_event(read_event(line))
                 self._throttle.yield_cpu()
         except WatchFailure as failure:
-            # The stream broke off: it goes on where it stood. After whatever else, everything is
-            # read anew.
+            # After a broken connection the watch goes on where it was. After any other failure
+            # everything is read again.
             if failure.status != BROKEN_OFF:
                 self._version = None
             raise
@@ -181,7 +183,7 @@ class _Follower:
             stream.close()
 
     def _start_over(self) -> None:
-        """What the watch does not tell is read: all that there is."""
+        """Has everything read that the watch did not report."""
         if self._what is Watched.MASTER:
             self._watch.changed(*self._master)
         else:
@@ -196,18 +198,19 @@ class _Follower:
         namespaces = self._what is Watched.NAMESPACES
         namespace, name = (event.name, ITSELF) if namespaces else (event.namespace, event.name)
         if self._source.concerns(self._what, namespace, name):
-            # Of a namespace that changes the annotations may be others, but its secrets are the
-            # same.
+            # A modified namespace may have new annotations, but its secrets are the same.
             whole = namespaces and event.kind != "MODIFIED"
             self._watch.changed(namespace, None if whole else name)
 
 
 class WatchService(service.Service):
-    """The watches, and how they are.
+    """All watches of a source, and their state.
 
-    source: what is watched; master: (namespace, name) of the master secret; queue: where changes
-    are put; changed: called in the reactor when something is put there; refresh: called in the
-    reactor when everything is to be read.
+    source: the source to watch.
+    master: (namespace, name) of the master secret.
+    queue: receives the changes.
+    changed: called in the reactor when the queue is no longer empty.
+    refresh: called in the reactor when everything must be read.
     """
 
     name = "watch"
@@ -229,36 +232,36 @@ class WatchService(service.Service):
         self._changed = changed
         self._refresh = refresh
         self._followers: list[_Follower] = []
-        #: of each: None while it is open, else why not; empty: not yet
+        #: by watch: None while it is open, else the reason; empty until the first attempt has ended
         self._state: dict[Watched, str | None] = dict.fromkeys(Watched, "")
 
     # For metrics.
 
     @property
     def watching(self) -> bool:
-        """Whether a change takes effect at once, whatever it is in."""
+        """Whether every change takes effect at once."""
         return bool(self.running) and all(reason is None for reason in self._state.values())
 
     @property
     def reconnects(self) -> int:
-        """How many times a watch was opened again since the start; each is about once a minute, in
-        the normal course.
+        """How many times a watch was opened again since the start. Each watch normally is about
+        once a minute.
         """
         return sum(max(0, follower.openings - 1) for follower in self._followers)
 
     @property
     def events(self) -> int:
-        """How many events came since the start, those included that do not matter here."""
+        """How many events came since the start, with those that do not matter to the proxy."""
         return sum(follower.events for follower in self._followers)
 
     @property
     def quiet(self) -> float | None:
-        """For how many seconds no event has come, None before the first."""
+        """Seconds since the last event; None before the first."""
         moments = [follower.last_event for follower in self._followers if follower.last_event is not None]
         return time.monotonic() - max(moments) if moments else None
 
     def state(self) -> WatchState:
-        """All of that."""
+        """The state of the watches, for metrics."""
         return {"watching": self.watching, "events": self.events, "reconnects": self.reconnects, "quiet": self.quiet}
 
     # Starting and stopping.
@@ -275,31 +278,33 @@ class WatchService(service.Service):
         for follower in self._followers:
             follower.stop()
 
-    # What the threads tell.
+    # Called by the threads.
 
     def changed(self, namespace: str, secret: str | None) -> None:
-        """To be read again. secret: see `ChangeQueue.note`."""
+        """Queues an object to be read again. secret: see `ChangeQueue.note`."""
         if self._queue.note(namespace, secret):
             self._reactor.callFromThread(self._changed)
 
     def start_over(self) -> None:
-        """All is to be read again: there may have been changes that no watch tells of."""
+        """Has everything read again, because no watch has reported some changes."""
         self._reactor.callFromThread(self._refresh)
 
     def opened(self, what: Watched) -> None:
-        """A watch is open."""
+        """A watch was opened."""
         self._reactor.callFromThread(self._set, what, None)
 
     def lost(self, what: Watched, failure: WatchFailure) -> None:
-        """A watch is not open, and will not be for a while."""
+        """A watch is closed, and will be for a while."""
         self._reactor.callFromThread(self._set, what, failure.reason)
 
     def crashed(self, what: Watched, failure: Failure) -> None:
-        """There is a bug."""
+        """Logs a bug in a thread."""
         self._reactor.callFromThread(bug(self._log, "the watch of {what}", what=what.value), failure)
 
     def _set(self, what: Watched, reason: messages.Text | None) -> None:
-        """Tells of each change once: not of every attempt, nor of one reason for each watch."""
+        """Logs each change of state once: not every attempt, and not the same reason for several
+        watches.
+        """
         known_reasons = set(self._state.values())
         before, self._state[what] = self._state[what], reason
         if not self.running:

@@ -1,6 +1,6 @@
-"""The events of a watch: finds lines in its bytes, and reads an event from each line.
+"""Parses the stream of a watch: finds its lines, and reads one event from each.
 
-Owns what a line of the stream means, and how long it may be. The bytes are a peer's: what is no
+Owns what a line means, and how long it may be. The bytes come from a peer: anything that is not an
 event ends the watch.
 """
 
@@ -14,28 +14,30 @@ from dataclasses import dataclass
 
 from .. import messages
 
-#: Bytes of one event. Metadata cannot be as large: an object has 1.5 MiB at most, its annotations
-#: 256 KiB of that, which JSON can make six times as long.
+#: Bytes in one event. Metadata is always shorter: an object has at most 1.5 MiB, of which
+#: annotations have 256 KiB, and JSON can make those six times as long.
 LONGEST = 4 * 1024 * 1024
 
 
 class Watched(enum.Enum):
-    """What there is a watch of. The value is what an operator is told."""
+    """What is watched. Log lines show the value."""
 
     NAMESPACES = "namespaces"
     SECRETS = "secrets"
     MASTER = "the master secret"
 
 
-#: In place of a status: the connection of a watch ended before its time.
+#: Takes the place of a status if the connection of a watch ended too early.
 BROKEN_OFF = -1
 
 
 class WatchFailure(messages.MessageError):
-    """A watch cannot be opened, or does not go on.
+    """A watch cannot be opened, or ended with an error.
 
-    reason: fit for a log; status: what HTTP or the stream said, or BROKEN_OFF; retry_after:
-    seconds, where the server asked.
+    reason: fit for a log.
+    status: the status of the HTTP answer or of the stream's ERROR event, or BROKEN_OFF; 0 if there
+        is none.
+    retry_after: seconds that the server asked to wait, or None.
     """
 
     def __init__(self, reason: messages.Text, status: int = 0, retry_after: float | None = None) -> None:
@@ -46,7 +48,7 @@ class WatchFailure(messages.MessageError):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. namespace: empty for what has none."""
+    """One event. namespace: empty for an object without one."""
 
     kind: str
     namespace: str
@@ -54,9 +56,9 @@ class Event:
     version: str
 
 
-#: What all events but the rarest begin with, in the order in which the API server writes it: what
-#: follows, which can be megabytes of annotations, need not be parsed. Anchored, so that no value
-#: can pass for one of these fields.
+#: The beginning of almost every event, with its fields in the order that the API server writes. The
+#: rest, which may be megabytes of annotations, need not be parsed. The pattern is anchored, so that
+#: no value can pass for one of these fields.
 _TEXT = rb'[^"\\\x00-\x1f]+'
 _BEGINNING = re.compile(
     rb'\{"type":"(ADDED|MODIFIED|DELETED)","object":\{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1",'
@@ -66,8 +68,10 @@ _BEGINNING = re.compile(
 
 
 def read_event(line: bytes) -> Event:
-    """One line of a stream. Raises WatchFailure for what is none, and, with its status, for the one
-    that says it is over.
+    """Reads one line of a stream.
+
+    Raises WatchFailure if the line is not an event. An ERROR event, with which the server ends the
+    watch, raises it with the event's status.
     """
     found = _BEGINNING.match(line)
     if found:
@@ -90,7 +94,9 @@ def read_event(line: bytes) -> Event:
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Whole lines, without their ends. Raises WatchFailure for one that is longer than LONGEST."""
+    """Yields whole lines, without line ends or empty lines. Raises WatchFailure if a line is longer
+    than LONGEST.
+    """
     pieces: list[bytes] = []
     size = 0
     for chunk in chunks:

@@ -1,8 +1,8 @@
-"""YAML in which every scalar is the text that was written: `010` is no 8, `1:30` no 90, and `0123`
-keeps its zero.
+"""Reads YAML, and every scalar as the text that was written.
 
-Owns how a manifest's bytes become mappings, lists and texts, JSON included. No tag makes an object
-of anything, and `<<` is a key like any other.
+So `010` is not 8, `1:30` is not 90, and `0123` keeps its zero. Owns how the bytes of a manifest,
+which may be JSON, become mappings, lists and texts. Tags create no objects, and `<<` is an ordinary
+key.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-#: Tags that say what a plain text or collection is anyway: they are no problem.
+#: Tags of plain texts and collections, which change nothing here. They are not reported.
 _HARMLESS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "map", "seq")}
 
 
 class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # known at run time alone
-    """Notes tags that mean something to others."""
+    """Records the lines of tags that would change a value for other readers."""
 
     def __init__(self, text: bytes) -> None:
         super().__init__(text)
@@ -30,11 +30,10 @@ class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[mi
 
 
 def documents(text: bytes) -> Iterator[tuple[object, list[int]]]:
-    """Each document, and the lines on which it has a tag of an application's own; the tag is left
-    aside.
+    """Yields each document, and the lines of its application-specific tags, which are ignored.
 
-    An empty document is an empty text. Raises what PyYAML likes to, mostly YAMLError: its text
-    quotes the document.
+    An empty document is an empty text. Raises what PyYAML raises, mostly YAMLError. The exception's
+    text quotes the document.
     """
     loader = _Loader(text)
     try:
@@ -47,6 +46,6 @@ def documents(text: bytes) -> Iterator[tuple[object, list[int]]]:
 
 
 def position(error: BaseException) -> str:
-    """Where something is no YAML, without any of it."""
+    """Returns where the YAML is malformed, without quoting it."""
     mark = getattr(error, "problem_mark", None)
     return "somewhere" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}"

@@ -8,7 +8,9 @@ from pathlib import Path
 from redisproxy.ops import page
 from redisproxy.ops.history import INTERVAL, SAMPLES, History, Recent, Series
 from redisproxy.ops.problems import OpenProblem, Sightings, open_problems
-from redisproxy.ops.stats import DRAINING, REDIS_BOUNDS, Stats
+from redisproxy import messages
+from redisproxy.messages import Reason
+from redisproxy.ops.stats import REDIS_BOUNDS, Stats
 from redisproxy.processes.merge import nothing
 
 from ..support.stats import stats, tenant_stats
