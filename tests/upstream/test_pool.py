@@ -10,15 +10,15 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.address import UNIXAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
-from twisted.logger import Logger
 from twisted.trial import unittest
 
 from redisproxy import bounds, messages
 from redisproxy.ops.log_once import QUIET
+from redisproxy.ops.logs import Log
 from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
 from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
-from redisproxy.upstream.connection import LOGIN_REFUSED, RedisConnection, UpstreamError
+from redisproxy.upstream.connection import RedisConnection, UpstreamError
 from redisproxy.upstream.pool import ConnectionPool
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
@@ -266,7 +266,7 @@ class ConnectionPoolTests(PoolCase):
         pool = self.pool()
         for address, told in (
             (BackendAddress(host="127.0.0.1", port=free_port()), messages.UNREACHABLE.text),
-            (BackendAddress(host="127.0.0.1", port=self.server.port, password=b"wrong"), LOGIN_REFUSED),
+            (BackendAddress(host="127.0.0.1", port=self.server.port, password=b"wrong"), messages.LOGIN_REFUSED.text),
             (None, messages.UNREACHABLE.text),
         ):
             pool.use(address)
@@ -370,7 +370,7 @@ class QueueTests(PoolCase):
 
     def logged(self, pool: ConnectionPool) -> list[dict]:
         events: list[dict] = []
-        pool._faults._log = Logger(observer=events.append)
+        pool._faults._log = Log(observer=events.append)
         return events
 
     @defer.inlineCallbacks

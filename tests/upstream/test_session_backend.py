@@ -164,7 +164,7 @@ class QueryTests(BackendCase):
 
     def test_what_fails_says_why(self) -> None:
         for error, told in (
-            (ControlError("slow"), messages.UNANSWERED.text),
+            (ControlError(messages.NET_TIMEOUT()), messages.UNANSWERED.text),
             (ControlError("large", "ERR too large"), "ERR too large"),
         ):
             self.session, self.work = Session(), defer.Deferred()
