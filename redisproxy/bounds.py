@@ -1,19 +1,19 @@
-"""Every limit of the data path: bytes, counts and seconds, in one table. Imports nothing of the
-project.
+"""Every limit of the data path in one table: bytes, counts and seconds.
 
-Each limit has its reason above it. A name ends in its unit, _BYTES or _SECONDS; any other limit is
-a count of what it names. Code reads a limit as `bounds.NAME` when it needs it, so a test that
-patches this module changes the limit everywhere. Only error texts, defaults of parameters and
-`framing.Limits` are made when their module is imported.
+This module imports nothing of the project. The comment above a limit says what it limits, and why.
+The end of a name is the unit, _BYTES or _SECONDS. A limit without a unit counts what its name says.
+Code reads a limit as `bounds.NAME` when it needs it, so a test that patches this module changes the
+limit everywhere. Only error texts, defaults of parameters and `framing.Limits` are made when their
+module is imported.
 
 `Annotated[int, 512]` gives the extreme value that the simulation (`tests/sim`) may draw instead. An
 extreme makes a rare branch common, and clients must notice nothing but the delay. A limit has no
 extreme if reaching it refuses or closes something, if it belongs to the protocol, or if the
-simulation does not run what it bounds.
+simulation does not run the code that it limits.
 
-Not here: limits of reading the configuration (API pages, watches, files), of logs and of the status
-endpoint, and delays before another attempt (`ops.retry.Backoff`). The module that has such a limit
-names it.
+Not here are limits of reading the configuration (API pages, watches, files), of logs and of the
+status endpoint, and delays before another attempt (`ops.retry.Backoff`). Each of them is a constant
+in the module that uses it.
 
 `docs/decisions/bounds.md` says what happens at each limit; `tests/test_bounds.py` compares that
 page with this table.
@@ -25,21 +25,21 @@ from typing import Annotated
 
 # Sockets: net/protocol.py, listen/endpoints.py.
 
-#: One read of a socket, and the unsent bytes above which a transport asks its producer to pause. As
-#: Twisted has it.
+#: One read of a socket. Also the unsent bytes above which a transport asks its producer to pause.
+#: The value is Twisted's.
 READ_BYTES = 64 * 1024
 #: One read while large values pass. Not always, because each read allocates a buffer of this size.
 WIDE_READ_BYTES: Annotated[int, 64 * 1024] = 256 * 1024
-#: A read of fewer bytes ends the wide reads. Also one read of small messages, and the smallest read
-#: of a tenant with rates.
+#: A read of fewer bytes ends the wide reads. Also one read while small messages come, and the
+#: smallest read of a tenant with rates.
 SMALL_READ_BYTES = 4 * 1024
-#: Connections that the kernel may hold until the proxy accepts them. Fewer if net.core.somaxconn is
+#: Connections that wait in the kernel until the proxy accepts them. Fewer if net.core.somaxconn is
 #: lower.
 ACCEPT_QUEUE = 4096
 
 # RESP framing: resp/framing.py. Redis's own limits, where a source is named.
 
-#: A length header with type byte and CR LF. The longest number that Redis reads has 20 characters.
+#: A length header, with type byte and CR LF. The longest number that Redis reads has 20 characters.
 HEADER_BYTES = 32
 #: A command's name. No server has a longer one.
 COMMAND_NAME_BYTES = 128
@@ -47,8 +47,7 @@ COMMAND_NAME_BYTES = 128
 WHOLE_COMMAND_BYTES: Annotated[int, 128] = 64 * 1024
 #: All arguments of an inspected command, which is kept until it is whole. A larger one is refused.
 INSPECTED_BYTES = 1024 * 1024
-#: What each argument of an inspected command counts besides its own bytes, because it is a Python
-#: object.
+#: Counts as bytes of an inspected command for each argument, because each is a Python object.
 ARGUMENT_COST_BYTES = 32
 #: The line of an inline command (PROTO_INLINE_MAX_SIZE in server.h).
 INLINE_BYTES = 64 * 1024
@@ -60,159 +59,159 @@ ARGUMENT_BYTES = 512 * 1024 * 1024
 UNAUTHENTICATED_ARGUMENTS = 10
 #: One argument of a command before log-in (networking.c, processMultibulkBuffer).
 UNAUTHENTICATED_ARGUMENT_BYTES = 16384
-#: Elements that a reply may still lack. Redis has memory for far fewer. A few headers more would
-#: exceed a C long long.
+#: Elements that a reply may still lack. Redis has memory for far fewer. Without this limit a few
+#: headers would exceed a C long long.
 REPLY_ELEMENTS = 2**62
 
 # Clients before log-in: clients/, session/session.py, tenants/login_backoff.py.
 
 #: Read from a client that waits for a slot: enough for a log-in and a few commands.
 WAITING_CLIENT_BYTES: Annotated[int, 64] = 16 * 1024
-#: Sent by a client in all before it has logged in. A log-in needs some hundred.
+#: Sent in all by a client that has not logged in. A log-in needs some hundred bytes.
 UNAUTHENTICATED_BYTES = 1024 * 1024
-#: Unsent to a client that is not logged in. Its refusals must not fill memory.
+#: Unsent replies to a client that is not logged in. Its error replies must not fill memory.
 UNAUTHENTICATED_BACKLOG_BYTES = 1024
 #: Login deadline while others wait for a slot, so that idle connections cannot hold all slots.
 CROWDED_LOGIN_SECONDS = 3.0
-#: Between two checks who has exceeded that deadline.
+#: Time between two checks of that deadline.
 CROWDED_CHECK_SECONDS = 0.5
-#: Wrong passwords of one address that are answered at once: a deployment with an old secret, say.
+#: Wrong passwords of one address that are answered at once. A deployment may still have an old
+#: secret.
 UNDELAYED_WRONG_PASSWORDS = 5
-#: The first delay of such an answer. It doubles with each further wrong password.
+#: Delay of the first answer to a wrong password after those. It doubles with each further one.
 FIRST_LOGIN_DELAY_SECONDS = 0.1
-#: The longest delay of such an answer.
+#: The longest delay of the answer to a wrong password.
 LOGIN_DELAY_SECONDS = 5.0
-#: An address without a wrong password for so long is forgotten.
+#: The wrong passwords of an address are forgotten after so long without another one.
 LOGIN_BACKOFF_SECONDS = 300.0
-#: Addresses that are remembered. The one whose wrong password is oldest is forgotten first.
+#: Addresses whose wrong passwords are remembered. The one with the oldest is forgotten first.
 LOGIN_BACKOFF_ADDRESSES = 10_000
 #: Wrong passwords on one connection before it is closed.
 WRONG_PASSWORDS = 20
 
 # Sessions: session/, policy/server_config.py.
 
-#: Read from a client whose session waits. The client is read until then, because only a read shows
-#: that it left.
+#: Read from a client whose session waits. Up to this the proxy reads on, because only a read shows
+#: that the client left.
 BUFFERED_BYTES: Annotated[int, 512] = 64 * 1024
-#: Replies that one session may wait for. It takes commands again at half of that.
+#: Pending replies of one session. At half of that the session takes commands again.
 PENDING_REPLIES: Annotated[int, 64] = 1_000_000
-#: The proxy's own answers that wait for their place behind pending replies.
+#: The proxy's own replies of one session that wait behind pending replies.
 OWN_REPLIES_BYTES: Annotated[int, 64] = 64 * 1024
-#: Between two checks whether clients that are not read have left.
+#: Time between two checks whether clients that are not read have left.
 PAUSED_CHECK_SECONDS: Annotated[float, 0.1] = 5.0
-#: A client's name, and what it says of its library.
+#: A client's name, the name of its library, and the library's version: each of them.
 CLIENT_NAME_BYTES = 4096
-#: All patterns of one CONFIG GET. Reading them takes time, and no setting has a longer name.
+#: All patterns of one CONFIG GET. Matching takes time, and no setting has a longer name.
 CONFIG_PATTERN_BYTES = 256
 #: Channels, patterns and sharded channels of one session, together.
 SUBSCRIPTIONS = 10_000
-#: Their names.
+#: The names of one session's channels, patterns and sharded channels, together.
 SUBSCRIPTION_BYTES = 2 * 1024 * 1024
 #: Subscriptions of several sessions that are compared with each other when they are counted.
 COUNTED_SUBSCRIPTIONS = 10_000
 #: A message up to its payload: two names, each as long as a session may subscribe to.
 MESSAGE_HEAD_BYTES = 4 * 1024 * 1024
-#: Messages that are smaller on average make the connection read SMALL_READ_BYTES at once: each of
-#: them costs time.
+#: If messages are smaller on average, the connection reads SMALL_READ_BYTES at once, because each
+#: message costs time.
 SMALL_MESSAGE_BYTES = 512
 
 # Connections that carry commands to Redis: upstream/connection.py, multiplexed.py, pool.py,
 # handover.py, latency.py.
 
-#: Bytes that wait for the end of the turn before a multiplexed connection takes no more.
+#: Commands that wait for the end of the turn. At this size a multiplexed connection takes no more.
 QUEUED_BYTES: Annotated[int, 1024] = 256 * 1024
-#: Reply batches (at least as many commands) of one multiplexed connection. It takes more again at
-#: half of that.
+#: Pending reply batches (at least as many commands) of one multiplexed connection. At half of that
+#: it takes commands again.
 PENDING_BATCHES: Annotated[int, 8] = 16 * 1024
-#: Replies of one multiplexed connection that clients have not read. Then it is not read, and other
-#: sessions leave it.
+#: Replies of one multiplexed connection that clients have not read. Above this the connection is
+#: not read, and other sessions leave it.
 BACKLOG_BYTES: Annotated[int, 16 * 1024] = 4 * 1024 * 1024
-#: How long others may wait for such a slow reader before it is closed.
+#: Time that other sessions wait for such a slow reader before it is closed.
 SLOW_READER_SECONDS = 1.0
 #: Multiplexed connections of a tenant in one protocol version: the one in use, and those left to
 #: slow readers.
 MULTIPLEXED_CONNECTIONS: Annotated[int, 2] = 4
-#: Connections that are acquired at the same time, of all tenants together. More at once would each
-#: take too long.
+#: Acquisitions of connections at the same time, by all tenants together. With more, each would take
+#: too long.
 ACQUIRING: Annotated[int, 2] = 256
-#: For so long after its last use an idle connection is used again without a PING.
+#: Time after its last use in which an idle connection is used again without a PING.
 FRESH_SECONDS: Annotated[float, 0.0] = 1.0
-#: A connection that nobody used and that ends sooner counts as a failure.
+#: A connection that ends sooner, and that nobody used, counts as a failure.
 SHORT_LIVED_SECONDS = 1.0
-#: One reply during the log-in. All are one line, but for the one to HELLO, which names Redis's
-#: modules.
+#: One reply during a log-in to Redis. Each is one line, but the one to HELLO names Redis's modules.
 LOGIN_REPLY_BYTES = 64 * 1024
-#: Between two TCP keepalive probes of an idle connection.
+#: Time between two TCP keepalive probes of an idle connection.
 KEEPALIVE_SECONDS = 5
-#: Without an acknowledgement from Redis's machine, before a connection is given up. A busy Redis
-#: still acknowledges.
+#: Time without an acknowledgement from Redis's machine, before the proxy gives up a connection. The
+#: machine of a busy Redis still acknowledges.
 UNACKNOWLEDGED_SECONDS = 15
-#: For replies that the former owner of a database still waits for, while the new owner waits. Then
-#: its connections are cut.
+#: Time for the pending replies of a database's former owner, while the new owner waits. Then the
+#: former owner's connections are cut.
 HANDOVER_SECONDS = 1.0
-#: For other processes to say that they have no such connections. One that is stuck must not keep
-#: the new owner out.
+#: Time for other processes to say that they have no connections of the former owner. A process that
+#: is stuck must not keep the new owner out.
 HANDOVER_ELSEWHERE_SECONDS = 10.0
 #: Connections whose latency is sampled once a second.
 SAMPLED_CONNECTIONS: Annotated[int, 1] = 20
-#: Connections that begin, once a second, to wait for a tenant's next commands, whose time is taken.
-#: A PING for each.
+#: Connections, once a second, whose next commands are timed for their tenant. Each costs a PING.
 TIMED_CONNECTIONS: Annotated[int, 1] = 100
 
-# What the proxy itself asks of Redis: upstream/client.py, control.py, queries.py, acl_users.py,
+# Commands of the proxy itself to Redis: upstream/client.py, control.py, queries.py, acl_users.py,
 # sentinel.py.
 
-#: One reply: CLIENT LIST of 100,000 connections, say. A larger one is discarded while it comes, and
-#: its command fails.
+#: One reply, such as CLIENT LIST of 100,000 connections. A larger one is discarded while it comes,
+#: and its command fails.
 CONTROL_REPLY_BYTES = 64 * 1024 * 1024
-#: Until a reply has come.
+#: Time until a reply has come.
 CONTROL_REPLY_SECONDS = 10.0
-#: Between two PINGs that ask whether Redis is there.
+#: Time between two PINGs that check Redis.
 HEALTH_CHECK_SECONDS = 1.0
-#: Until a Redis that has not answered a PING counts as hung. More than the 5 s after which it says
-#: that a script is at work.
+#: Time without an answer to a PING until Redis counts as hung. Longer than the 5 s after which
+#: Redis answers that a script is running.
 HUNG_SECONDS = 6.0
-#: Until a proxy whose Redis hangs is not ready. Clients wait meanwhile, as they would straight at
-#: Redis: a fork, or a slow command, is over by then.
+#: Time without an answer until the proxy is not ready. Clients wait meanwhile, as they would
+#: without the proxy: a fork or a slow command is over by then.
 HUNG_UNREADY_SECONDS = 15.0
 #: The answer to one tenant's control query. Reading a larger one would keep all other tenants
 #: waiting.
 QUERY_REPLY_BYTES = 1024 * 1024
-#: Until such an answer has come.
+#: Time until the answer to a control query has come.
 QUERY_SECONDS = 10.0
-#: The pause of a tenant after a slow control query, which kept Redis busy.
+#: The longest pause of a tenant after a slow control query, which kept Redis busy.
 QUERY_PAUSE_SECONDS: Annotated[float, 0.01] = 2.0
-#: The connection for control queries is closed after so long without one.
+#: Time without a control query until the connection for control queries is closed.
 QUERY_IDLE_SECONDS: Annotated[float, 0.1] = 30.0
-#: Patterns that the sessions of one tenant may have Redis allow, while this process lives.
+#: Different patterns of one tenant that Redis is asked to allow. They add up until the proxy
+#: connects to Redis again.
 TENANT_PATTERNS = 10_000
-#: Those patterns' bytes.
+#: The bytes of those patterns.
 TENANT_PATTERN_BYTES = 1024 * 1024
-#: Patterns in one ACL SETUSER. Redis compares each with all that there are, and does nothing else
-#: meanwhile.
+#: Patterns in one ACL SETUSER. Redis compares each of them with all existing ones, and serves
+#: nobody meanwhile.
 PATTERNS_PER_CALL = 500
 #: One reply of a sentinel.
 SENTINEL_REPLY_BYTES = 64 * 1024
-#: To log in to a sentinel, and until it has replied. A sentinel has little else to do.
+#: Time to log in to a sentinel, and time until it has replied. A sentinel has little else to do.
 SENTINEL_REPLY_SECONDS = 2.0
 
 # Tenants' limits: tenants/limits.py, net/rate_limit.py.
 
-#: A tenant that did nothing may do at once what its rates allow in this time.
+#: A tenant that was idle may do at once what its rates allow in this time.
 BURST_SECONDS = 1.0
-#: The largest limit of connections that an annotation may give.
+#: The largest limit of connections that an annotation may set.
 TENANT_CONNECTIONS = 1_000_000
-#: The largest rate, of commands or bytes, that an annotation may give.
+#: The largest rate, of commands or bytes a second, that an annotation may set.
 TENANT_PER_SECOND = 1_000_000_000
 #: Clients of a tenant that go on in one turn of the reactor, after the tenant was over its rate.
 RATE_RESUMED_PER_TURN = 50
 #: The shortest wait for a rate. A shorter one is not worth a turn of the reactor.
 RATE_TICK_SECONDS = 0.001
 #: One read of a tenant with rates is what they allow in this time, but at least SMALL_READ_BYTES. A
-#: larger read keeps the reactor and Redis busy, and that makes the neighbours' p99.
+#: larger read keeps the reactor and Redis busy, and so raises the p99 of other tenants.
 RATE_READ_SECONDS = 0.05
 
-# What is counted of a tenant: tenants/account.py.
+# Counters of a tenant: tenants/account.py.
 
 #: Refused commands of one tenant that are counted by name. A tenant can try each command and
 #: subcommand of the server.
@@ -220,47 +219,48 @@ REFUSED_NAMES = 50
 
 # The end of a connection: clients/.
 
-#: For a client to take its last bytes, before it is cut off.
+#: Time for a client to read its last bytes, before it is cut off.
 CLOSE_SECONDS = 10.0
-#: For the client to close after that, before the proxy does.
+#: Time for the client to close after that, before the proxy does.
 LINGER_SECONDS = 2.0
-#: The same for a client that was idle when the proxy began to end: time for its last reply to
-#: arrive.
+#: The same for a client that was idle when a drain began: time for its last reply to arrive.
 IDLE_LINGER_SECONDS = 0.5
-#: For the pending replies of a client that sent its end of file. Redis gives it no time, but the
-#: proxy adds a hop.
+#: Time for the pending replies of a client that sent EOF. Redis gives a client no time then, but
+#: the proxy adds a hop.
 HALF_CLOSED_SECONDS = 5.0
-#: The same on a dedicated connection. The client may have left, and then its BLPOP must not take an
-#: item.
+#: The same if the client has a dedicated connection. The client may be gone, and then its BLPOP
+#: must not take an item.
 HALF_CLOSED_DEDICATED_SECONDS = 0.5
-#: For the pending replies of a revoked session, before it gives up its connections to Redis.
+#: Time for the pending replies of a revoked session, before it gives up its connections to Redis.
 REVOKED_SECONDS = 10.0
 #: Clients that are closed in one turn of the reactor because their credentials were revoked.
 REVOKED_PER_TURN: Annotated[int, 1] = 200
-#: Between two checks of the wall clock: how late a credential may expire after the clock was set.
+#: Time between two checks of the wall clock. After the clock was set, a credential may expire this
+#: late.
 WALL_CLOCK_CHECK_SECONDS = 1.0
 
 # The end of a process: clients/drain.py, processes/.
 
-#: Clients a second that a drain asks to leave, so that the next proxy does not get all at once.
-#: More, if half of the drain's time would not be enough for all.
+#: Clients a second that a drain asks to leave, so that the next proxy does not get all of them at
+#: once. More if half of the drain's time would not be enough for all.
 DRAINED_PER_SECOND = 200
-#: Between two turns of a drain.
+#: Time between two turns of a drain.
 DRAIN_TURN_SECONDS = 0.05
-#: Before the end of a drain, when blocked commands are ended: a quarter of the drain's time, if
-#: that is less.
+#: Time before the end of a drain at which blocked commands are ended. A quarter of the drain's
+#: time, if that is less.
 DRAIN_MARGIN_SECONDS = 1.0
-#: For a worker to end, after the time that its clients have to leave.
+#: Time for a worker to end, after the time for its drain.
 WORKER_END_SECONDS = 1.5
-#: For a worker to answer its parent.
+#: Time for a worker to answer its parent.
 WORKER_ANSWER_SECONDS = 5.0
-#: One message between a worker and its parent. A snapshot of all tenants is one.
+#: One message between a worker and its parent. A snapshot of all tenants is one message.
 CHANNEL_MESSAGE_BYTES = 1 << 30
 
 
 def _check() -> None:
-    """Limits that depend on each other. An extreme may break one of these: the proxy is slower
-    then, but not wrong.
+    """Checks limits that depend on each other. Raises ValueError.
+
+    An extreme may break one of these relations. Then the proxy is slower, but not wrong.
     """
     for holds, relation in (
         (SMALL_READ_BYTES < READ_BYTES <= WIDE_READ_BYTES, "a wide read is a larger one"),

@@ -1,8 +1,8 @@
-"""Names of branches that are rarely taken: the simulation (`tests/sim`) says which of them it never
-reached.
+"""Marks branches that are rarely taken. The simulation (`tests/sim`) reports the branches that it
+never reached.
 
-A probe costs a call, so it stands in rare branches alone. `probes.reached("…")` takes a name that
-no other place has.
+A probe costs a function call, so only rare branches have one. Each call of `probes.reached("…")`
+has a name of its own.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ def _ignore(name: str) -> None:
     pass
 
 
-#: Called with the name of the branch. The simulation puts its own there.
+#: Called with the name of the branch. The simulation replaces this function.
 reached: Callable[[str], object] = _ignore

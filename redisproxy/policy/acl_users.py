@@ -1,13 +1,13 @@
-"""Which of the proxy's ACL users, and which of their passwords, Redis has to lose.
+"""Decides which of the proxy's ACL users, and which of their passwords, are removed from Redis.
 
-Owns what was seen of them in Redis, since when, and what reads of the source say about it. It
-decides; who asks Redis is `upstream.acl_maintenance`. Times are seconds of one clock, given by the
-caller.
+Owns what was seen of the users in Redis, since when, and what reads of the source say about them.
+This module only decides: `upstream.acl_maintenance` sends the commands. Times are seconds of one
+clock, given by the caller.
 
-Replicas of the proxy decide alone, without talking, and learn of changes at different moments. So
-nothing is removed for what was known before it was seen in Redis, but only for a read of the source
-that began later and succeeded: whoever put it there had read the source before that, so this read
-knows as much as that one.
+Replicas of the proxy decide alone, without talking to each other, and learn of changes at different
+moments. So a replica removes something from Redis only after a successful read of the source that
+began after it was seen in Redis. The replica that put it there had read the source before it did
+so. Therefore the later read knows at least as much.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..tenants.documents import ReadSummary
 from ..tenants.model import Tenant
 from . import acl
 
-#: Whole reads in a row that find no tenant for a user, before it is removed.
+#: Full reads in a row that find no tenant for a user, before the user is removed.
 READS = 2
 
 
@@ -27,9 +27,9 @@ READS = 2
 class _Unclaimed:
     """A user without a tenant.
 
-    namespace: whose tenant it was; since: when it was seen; reads: whole reads that ended since
-    then and found no tenant for it; deleted: when its namespace was seen to be deleted, None if it
-    was not; confirmed: whether a later read has found the same.
+    namespace: of the tenant that the user belonged to; since: when the user was first seen without
+    a tenant; reads: number of full reads since then that found no tenant for it; deleted: when a
+    read first missed the namespace, or None; confirmed: whether a later full read missed it again.
     """
 
     namespace: str
@@ -41,10 +41,10 @@ class _Unclaimed:
 
 @dataclass(frozen=True, slots=True)
 class _Passwords:
-    """All passwords of a user, in Redis's order, oldest first: one that is removed and comes back
-    is the last.
+    """All passwords of a user, in Redis's order: the oldest first. A password that is removed and
+    added again becomes the last.
 
-    since: when they were first seen like this.
+    hashes: see `acl.hashed`; since: when exactly these passwords were first seen.
     """
 
     hashes: tuple[bytes, ...]
@@ -52,11 +52,11 @@ class _Passwords:
 
 
 class Inventory:
-    """The users of the namespaces with one prefix. All others belong to somebody else, and are left
-    alone.
+    """The users of the namespaces with one prefix. All other users belong to somebody else, and are
+    not touched.
 
-    prefix: what namespaces begin with; interval: seconds for which a password that does not follow
-    from the present master password goes on, so that all replicas learn of the present one.
+    prefix: of the namespaces' names; interval: seconds for which a password that is not derived
+    from the present master password stays valid, so that all replicas learn the present one.
     """
 
     def __init__(self, prefix: str, interval: float) -> None:
@@ -66,16 +66,15 @@ class Inventory:
         self._namespaces: frozenset[str] | None = None
         #: by user name
         self._unclaimed: dict[str, _Unclaimed] = {}
-        #: by user name: of those that have another password than that of the present master
-        #: password
+        #: by user name: users that have a password not derived from the present master password
         self._passwords: dict[str, _Passwords] = {}
-        #: when the last read of the master secret began that succeeded
+        #: when the last successful read of the master secret began
         self._master_read = float("-inf")
 
-    # What is learnt.
+    # Observations.
 
     def claim(self, tenants: Set[Tenant], now: float) -> None:
-        """These are all tenants from now on."""
+        """Replaces the set of tenants."""
         before, self._tenants = self._tenants, tenants
         for tenant in before - tenants:
             self._unclaimed.setdefault(acl.username(tenant), _Unclaimed(tenant.namespace, now))
@@ -83,7 +82,7 @@ class Inventory:
             self._unclaimed.pop(acl.username(tenant), None)
 
     def listed(self, names: Iterable[str], now: float) -> list[str]:
-        """Redis has just these users. Returns which of them are ours."""
+        """Takes the list of all users that Redis has. Returns those that are the proxy's."""
         ours: dict[str, Tenant] = {}
         for name in names:
             tenant = acl.owner(name)
@@ -98,8 +97,10 @@ class Inventory:
         return list(ours)
 
     def take_read(self, summary: ReadSummary, began: float, now: float) -> None:
-        """The source was read. `claim` has had the tenants that follow. began: when that read
-        began.
+        """Takes the result of a read of the source. `claim` must be called before, with the tenants
+        that the read found.
+
+        began: when the read began.
         """
         if summary.whole and summary.master:
             self._master_read = began
@@ -116,17 +117,17 @@ class Inventory:
             elif summary.whole and user.deleted is not None and began >= user.deleted:
                 user.confirmed = True
             if summary.whole and namespace not in summary.uncertain:
-                # One that began before the user was seen can only be the first.
+                # A read that began before the user was seen counts as the first at most.
                 user.reads = user.reads + 1 if began >= user.since else 1
 
-    # What follows.
+    # Decisions.
 
     def removable(self) -> tuple[list[str], list[str]]:
-        """Users to be removed: those for certain, whatever uses them, and those unless a connection
-        uses them.
+        """The users to remove: (always, only if no connection uses them).
 
-        Certain are those whose namespace was seen to be deleted, and still was in a later read: a
-        namespace of the same name that another replica serves by now would be known.
+        A user is in the first list if its namespace was deleted, and a later full read has not
+        found it again. If another replica served a new namespace of that name, the later read would
+        have found it.
         """
         certain = [name for name, user in self._unclaimed.items() if user.confirmed]
         unless_used = [
@@ -137,26 +138,26 @@ class Inventory:
         return certain, unless_used
 
     def removed(self, names: Iterable[str]) -> None:
-        """Redis does not have these any more."""
+        """Redis does not have these users any more."""
         for name in names:
             self._unclaimed.pop(name, None)
             self._passwords.pop(name, None)
 
     def password_rules(self, name: str, hashes: Sequence[bytes], own: bytes, now: float) -> list[bytes]:
-        """What follows ``ACL SETUSER name``, so that in the end the user has its own password
-        alone; empty: nothing now.
+        """The rules for the next ``ACL SETUSER name``, so that in the end the user has only its
+        present password; empty if there is nothing to do now.
 
-        hashes: all its passwords now, in Redis's order; own: the one that follows from the present
-        master password. Rules name a password that is there: if somebody else removed it, or the
-        user, meanwhile, Redis refuses them as a whole.
+        hashes: of all passwords that the user has now, in Redis's order; own: the hash of the
+        password that is derived from the present master password. The rules remove a password that
+        the user has. If somebody else removed it or the user meanwhile, Redis refuses all rules.
         """
         others = [each for each in hashes if each != own]
         if not others:
             self._passwords.pop(name, None)
-            return []  # without any, nobody logs in: the next provisioning adds its own
+            return []  # with no password at all nobody logs in: the next provisioning adds one
         if own not in hashes:
             self._passwords[name] = _Passwords((*hashes, own), now)
-            # To take out the last and put it back changes nothing, not even the order.
+            # Removing the last password and adding it again changes nothing, not even the order.
             return [b"!" + hashes[-1], b"#" + hashes[-1], b"#" + own]
         seen = self._passwords.get(name)
         if seen is None or seen.hashes != tuple(hashes):
@@ -167,16 +168,20 @@ class Inventory:
         return [b"#" + own, *(b"!" + each for each in others)]
 
     def settled(self, name: str) -> None:
-        """Redis took the rules that end its other passwords, or somebody else was quicker."""
+        """Redis accepted the rules that remove the user's other passwords, or somebody else changed
+        the user first.
+        """
         self._passwords.pop(name, None)
 
     def due(self, now: float) -> list[str]:
-        """Users to be checked, for the time of their other passwords is over."""
+        """The users to check because the time of their other passwords is over."""
         return [name for name, seen in self._passwords.items() if self._is_due(seen, now)]
 
     def next_due(self) -> float | None:
-        """When there will be some, as far as that is known: of others a read of the master secret
-        has to come first.
+        """When `due` will next return a user, in seconds; None if that is not known.
+
+        A user whose passwords were seen after the last successful read of the master secret needs
+        another read first.
         """
         known = [seen.since for seen in self._passwords.values() if seen.since <= self._master_read]
         return min(known) + self._interval if known else None

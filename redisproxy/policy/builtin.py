@@ -1,12 +1,13 @@
-"""Facts of the commands that Redis 6.2 to 8.2 and Valkey to 9.1 have, for a server that does not
-tell its own.
+"""Facts about the commands of Redis 6.2 to 8.2 and Valkey up to 9.1, for a server that does not
+list its own.
 
-Owns data only. Made from these servers' own answers to COMMAND; `facts.parse` reads a live one's.
+Owns data only, made from these servers' answers to COMMAND. `facts.parse` reads the answer of a
+live server.
 """
 
 from __future__ import annotations
 
-#: Facts, and the commands that they hold for; a subcommand as ``container|subcommand``.
+#: (facts, the commands that have exactly these facts); subcommands are ``container|subcommand``.
 FACTS: tuple[tuple[str, str], ...] = (
     (
         "",

@@ -1,6 +1,6 @@
-"""What Redis's commands are: facts, from the connected server's own COMMAND, or built in.
+"""Facts about Redis's commands, from the connected server's answer to COMMAND, or built in.
 
-Owns facts, not decisions (`policy`). Source: the COMMAND reply of Redis 5 to 8 and Valkey.
+Owns facts, not decisions (`policy` decides). Source: the COMMAND reply of Redis 5 to 8 and Valkey.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from .builtin import FACTS
 
-#: The words of the facts that decisions are made from; others are not kept.
+#: The facts that decisions depend on. Other words of a reply are not kept.
 WORDS = frozenset(("keys", "admin", "dangerous", "pubsub", "scripting", "blocking"))
 
 
@@ -27,7 +27,7 @@ class Command:
 
 
 def _text(value: object) -> str:
-    """A word of a reply: bytes or text, by whether it was a bulk or a simple string."""
+    """A word of a reply as str. value: bytes from a bulk string, or str from a simple string."""
     return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
 
@@ -46,10 +46,10 @@ def _command(entry: Sequence[object]) -> Command:
 
 
 def parse(reply: Iterable[Sequence[object]]) -> Mapping[bytes, Command]:
-    """The commands in an answer to COMMAND, by name. Raises ValueError where it is not one.
+    """The commands in an answer to COMMAND, by name. Raises ValueError if reply is no such answer.
 
-    A server that lists no subcommands (before Redis 7) gets the built-in ones of its containers;
-    one that tells no categories (before Redis 6) gets the built-in facts as well.
+    Servers before Redis 7 list no subcommands: their containers get the built-in ones. Servers
+    before Redis 6 list no categories: their commands get the built-in facts as well.
     """
     known = builtin()
     commands = {}
@@ -78,15 +78,16 @@ def builtin() -> Mapping[bytes, Command]:
 
 
 def without(commands: Mapping[bytes, Command], names: Collection[bytes]) -> Mapping[bytes, Command]:
-    """Commands but for these, and for the containers that have no other subcommands. names: as in
-    `Command`.
+    """The commands except those named, and except containers that have no other subcommands.
+
+    names: as in `Command`.
     """
     if not names:
         return commands
     remaining = {}
     for name, command in commands.items():
         subcommands = tuple(subcommand for subcommand in command.subcommands if subcommand.name not in names)
-        # A container without subcommands would be taken for a plain command.
+        # Drop a container that lost all subcommands: it would be taken for a plain command.
         if name not in names and (subcommands or not command.subcommands):
             remaining[name] = replace(command, subcommands=subcommands)
     return remaining

@@ -1,8 +1,8 @@
-"""What a tenant may do: decisions, made from facts (`facts`).
+"""Decides what a tenant may do, from facts about the server's commands (`facts`).
 
-Owns decisions, not framing and not replies. A Policy is made once for each server; the scanner
-sorts by its table, the session answers or rewrites what is TAKEn, and the upstream connection's ACL
-user is given the same commands: the second isolation layer.
+Owns the decisions, not framing and not replies. A Policy is made once for each server. The scanner
+sorts commands by its table, and the session answers or rewrites the inspected ones. The ACL user of
+the tenant's upstream connections gets the right to the same commands: the second isolation layer.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ def _names(text: str) -> frozenset[bytes]:
     return frozenset(text.encode().split())
 
 
-#: No operator's word opens these: they leave the database, or the second layer, or have replies
-#: that cannot be counted; or they show the master password (CONFIG; SLOWLOG GET shows AUTH on Redis
-#: 5) and what other tenants write and read.
+#: Commands that no operator can allow. They leave the tenant's database or its ACL user, or have
+#: replies that cannot be counted, or show the master password (CONFIG; SLOWLOG GET shows AUTH on
+#: Redis 5) or what other tenants write and read.
 NEVER = _names(
     """ACL ASKING AUTH CLUSTER COMMANDLOG|GET CONFIG DEBUG FAILOVER MIGRATE MODULE MONITOR MOVE PSYNC READONLY READWRITE
     REPLCONF REPLICAOF RESTORE-ASKING SCRIPT|DEBUG SELECT SHUTDOWN SLAVEOF SLOWLOG|GET SWAPDB SYNC"""
 )
-#: Of those that an operator may have a reason to name: why not, and what to do instead.
+#: For such commands, and CLIENT, if an operator may want to allow them: why not, and what to do
+#: instead.
 _CLOSED = {
     b"CLIENT": "it tells of other tenants' connections and ends them; what is about the own one needs no opening",
     b"COMMANDLOG|GET": "it shows keys and values of all tenants; ask Redis itself",
@@ -39,8 +40,7 @@ _CLOSED = {
     b"MONITOR": "it shows keys and values of all tenants; ask Redis itself",
     b"SLOWLOG|GET": "it shows keys and values of all tenants, on Redis 5 passwords, too; ask Redis itself",
 }
-#: What an operator's word may open, though it tells of other tenants or touches them: what to warn
-#: of.
+#: Commands that an operator may allow although they show or affect other tenants: the warning.
 EXPOSES = {
     **dict.fromkeys(
         _names("EVAL EVALSHA EVALSHA_RO EVAL_RO"),
@@ -67,62 +67,66 @@ EXPOSES = {
     b"SCRIPT|KILL": "it ends the script of whichever tenant runs one",
     b"SLOWLOG": "it counts and deletes entries of all tenants; SLOWLOG|GET stays closed",
 }
-#: Of what is opened and not in that table; and what needs no warning at all.
+#: The warning for an allowed command that is not in EXPOSES.
 EXPOSES_UNKNOWN = "the proxy does not know what it shows of other tenants, or does to them"
+#: Allowed commands that need no warning.
 EXPOSES_NOTHING = _names("COMMANDLOG|HELP FUNCTION|HELP LASTSAVE LATENCY|HELP SLOWLOG|HELP")
-#: Refused, unless an operator allows them, for what their facts do not tell.
+#: Refused unless an operator allows them, whatever their facts say.
 REFUSED = _names("FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MEMORY|DOCTOR MEMORY|MALLOC-STATS MEMORY|PURGE MEMORY|STATS")
-#: Harmless in the own database, though they name no key, or are called dangerous.
+#: Harmless in the tenant's own database, although they name no key or count as dangerous.
 ALLOWED = _names(
     """COMMAND DBSIZE ECHO FLUSHDB KEYS LOLWUT PING RANDOMKEY SCAN SORT SORT_RO TIME WAIT WAITAOF
     COMMAND|COUNT COMMAND|DOCS COMMAND|GETKEYS COMMAND|GETKEYSANDFLAGS COMMAND|HELP COMMAND|INFO COMMAND|LIST
     MEMORY|HELP OBJECT|HELP XGROUP|HELP XINFO|HELP"""
 )
-#: Where Redis itself enforces the tenant's limits inside scripts.
+#: Allowed if Redis itself enforces inside scripts what the tenant may do.
 SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRIPT|LOAD SCRIPT|SHOW")
 
-#: What stands for the name of a command that the server does not have.
+#: Stands for the name of a command that the server does not have.
 UNKNOWN = "unknown"
-#: Those that run one.
+#: Commands that run a script or a function.
 CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
 
-#: The session has a method for each (see `session.commands`); those that it passes on, in whatever
-#: form, its upstream connection may do.
+#: The session answers these, or sends Redis something else for them. See `session.commands`.
 ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET SELECT")
-#: The same of a subcommand whose container is refused otherwise. An operator may refuse it, too.
+#: Subcommands that the session answers, although their container is refused. An operator may
+#: refuse them, too.
 ANSWERED_SUBCOMMANDS = _names("CONFIG|GET")
+#: The session inspects these and sends them to Redis, perhaps rewritten. So the upstream connection
+#: needs the right to them.
 PASSED_ON = _names(
     "COPY DISCARD EXEC MULTI PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE UNWATCH WATCH"
 )
-#: They block, though some servers' facts do not say so.
+#: These block, although some servers' facts do not say so.
 BLOCKING = _names("WAIT WAITAOF")
-#: The session rewrites their first argument, and the second, where it is large, streams.
+#: The session rewrites the first argument of these. The second one is streamed if it is large.
 HEADED = _names("PUBLISH SPUBLISH")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Decisions about every command of one server.
+    """The decisions about every command of one server.
 
-    table: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by name, of every command that the server has,
-    and those that the proxy answers. subcommands: of a TAKEn container, those that are passed on.
-    forwarded: all that an upstream connection needs the right to, as ACL rules name it. unknown:
-    names that the operator allowed or refused and the server does not have.
+    table: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by name, for each command that the server has
+    or the proxy answers. subcommands: by container, which of its subcommands are passed on if the
+    container is inspected. forwarded: all commands that an upstream connection needs the right to,
+    as ACL rules name them. unknown: names that the operator allowed or refused, and that the server
+    does not have.
     """
 
     table: dict[bytes, int]
     subcommands: Mapping[bytes, frozenset[bytes]]
     forwarded: tuple[str, ...]
     unknown: tuple[str, ...] = ()
-    #: those of the forwarded ones, TAKEn, that may wait for what others do
+    #: inspected commands that are passed on, and may wait for what other clients do
     blocking: frozenset[bytes] = frozenset()
-    #: whether it relies on Redis to hold the tenant's limits inside scripts
+    #: whether it relies on Redis to enforce inside scripts what the tenant may do
     needs_acl_users: bool = False
-    #: subcommands that the session answers, of containers that are refused otherwise: CONFIG|GET
+    #: subcommands that the session answers, although their container is refused: CONFIG|GET
     answered: frozenset[bytes] = frozenset()
-    #: what an operator's word opened that tells of other tenants or touches them, and how
+    #: (name, warning) of commands that the operator allowed, and that show or affect other tenants
     exposed: tuple[tuple[str, str], ...] = ()
-    #: all subcommands that each container of the server has
+    #: by container: all subcommands that the server has
     known: Mapping[bytes, frozenset[bytes]] = field(default_factory=dict)
     #: whether the server words its errors as Redis before 7 does
     before_7: bool = False
@@ -130,11 +134,11 @@ class Policy:
     runs_scripts: bool = False
 
     def known_name(self, name: str) -> str:
-        """A command's name, as the server knows it: ``CONFIG|SET``. It is one of few, whatever a
-        client calls a command.
+        """The name by which the server knows a command, such as ``CONFIG|SET``. The number of
+        different results is small, whatever names clients send.
 
-        name: as `shown` gives it. Where the server does not have the subcommand, the result is
-        ``CONFIG``; where it does not have the command, `UNKNOWN`.
+        name: as `shown` returns it. If the server does not have the subcommand, the result is the
+        container, such as ``CONFIG``. If it does not have the command, the result is `UNKNOWN`.
         """
         command, _, subcommand = name.upper().encode().partition(b"|")
         if command not in self.table:
@@ -155,17 +159,18 @@ def make_policy(
 ) -> Policy:
     """The policy for a server.
 
-    scripts: whether Redis enforces the tenant's limits inside them: if not, no operator's word
-    opens them; databases: whether these limits can name databases: where they cannot, and scripts
-    could call COPY … DB unseen, nobody has COPY. sealed: whether one user's scripts cannot change
-    what another's do. allow, deny: an operator's words, upper case, ``NAME`` or
-    ``NAME|SUBCOMMAND``. Deny wins, and NEVER over all. before_7: see `Policy`.
+    commands: the server's, by name; scripts: whether Redis enforces inside scripts what the tenant
+    may do. If not, no operator can allow scripts. databases: whether ACL rules can name databases.
+    If not, a script could call COPY … DB unseen, so no tenant has COPY where scripts is true.
+    sealed: whether one user's scripts cannot change what another user's scripts do. allow, deny:
+    names from the operator, upper case, ``NAME`` or ``NAME|SUBCOMMAND``. deny wins over allow, and
+    NEVER over both. before_7: see `Policy`.
     """
     runs_scripts = scripts and (sealed or bool(allow & CALLS))
     if scripts and not databases:
-        deny |= {b"COPY"}  # without scripts, too: the second layer alone must hold
+        deny |= {b"COPY"}  # outside scripts, too: the ACL user alone must be enough
     if b"FLUSHDB" in deny:
-        deny |= {b"FLUSHALL"}  # which becomes one
+        deny |= {b"FLUSHALL"}  # the session sends it as FLUSHDB
 
     def may(command: Command, container: Command | None = None) -> bool:
         names = {command.name} | ({container.name} if container else set())
@@ -184,11 +189,11 @@ def make_policy(
         if names & allow and not passes:
             opened.update(names & allow)
             return True
-        # Who opens one of the commands that run scripts needs those that load them.
+        # If the operator allows a command that runs scripts, those that load scripts are needed.
         return passes or (bool(names & SCRIPTS) and runs_scripts)
 
-    # Whatever is not told otherwise is refused; what is not in the table at all, the server does
-    # not have.
+    # A command is refused if nothing below decides otherwise. The server does not have a command
+    # that is not in the table.
     table: dict[bytes, int] = dict.fromkeys(commands, REFUSE)
     subcommands: dict[bytes, frozenset[bytes]] = {}
     known: dict[bytes, frozenset[bytes]] = {}
@@ -210,17 +215,19 @@ def make_policy(
             continue
         allowed = [subcommand for subcommand in command.subcommands if may(subcommand, command)]
         whole = len(allowed) == len(command.subcommands)
-        # COMMAND alone is a command, too: the right to it is more than that to all its subcommands.
+        # COMMAND without a subcommand is a command, too: rights to all subcommands do not include
+        # it.
         forwarded += [name] if whole and name in ALLOWED else [subcommand.name for subcommand in allowed]
-        # Where none is allowed, too: one that the server does not have has another error. Redis
-        # before 7 would say of it that there is no right to it.
+        # INSPECT also if no subcommand is allowed: a subcommand that the server does not have gets
+        # another error. Redis before 7 would answer that the user has no right to it, so there the
+        # session answers.
         table[name] = FORWARD if whole and (name in ALLOWED or not before_7) else INSPECT
         subcommands[name] = frozenset(map(_subcommand, allowed))
     for kind, names in ((INSPECT, ANSWERED), (INSPECT, PASSED_ON), (INSPECT_FIRST, HEADED)):
         for name in names - (deny - NEVER):
             if names is ANSWERED:
                 table[name] = kind
-            elif name in commands:  # or a MULTI would never end where the server's EXEC was renamed
+            elif name in commands:  # else a MULTI would never end if the server's EXEC was renamed
                 table[name] = kind
                 forwarded.append(name)
     forwarded += [name for name in (b"ECHO", b"FLUSHDB", b"HELLO", b"PING") if name in commands and name not in forwarded]
@@ -242,18 +249,18 @@ def make_policy(
 
 
 def _subcommand(command: Command) -> bytes:
-    """Its name without the container's."""
+    """The name of a subcommand without its container's."""
     return command.name.partition(b"|")[2]
 
 
 def _with_subcommands(names: frozenset[bytes], subcommands: frozenset[bytes]) -> frozenset[bytes]:
-    """Those of the subcommands that are among the names, or whose containers are."""
+    """The subcommands that are in names, or whose container is."""
     return frozenset(name for name in subcommands if names & {name, name.partition(b"|")[0]})
 
 
 def closed(allow: frozenset[bytes]) -> list[str]:
-    """Those names of an operator's that nothing opens, each with the reason where an operator could
-    not guess it.
+    """The names in an operator's list that cannot be allowed, each with the reason if an operator
+    could not guess it.
     """
     found = []
     for name in sorted(allow):
@@ -265,8 +272,10 @@ def closed(allow: frozenset[bytes]) -> list[str]:
 
 
 def exposes(name: bytes) -> str:
-    """What an opened command tells of other tenants or does to them; empty: nothing. name: as an
-    operator gives it.
+    """The warning for an allowed command: what it shows of other tenants, or does to them. Empty if
+    it needs none.
+
+    name: from the operator's list, upper case.
     """
     if name in EXPOSES_NOTHING:
         return ""
@@ -274,28 +283,33 @@ def exposes(name: bytes) -> str:
 
 
 def _spellings(table: Mapping[bytes, int]) -> dict[bytes, int]:
-    """Upper and lower case, the two that clients send, so that most look-ups need no second try."""
+    """The table with each name in upper and in lower case. Clients send these two spellings, so
+    most look-ups need no second try.
+    """
     return {spelling: kind for name, kind in table.items() for spelling in (name, name.lower())}
 
 
-#: Before the log-in every command is inspected: the limits of UNAUTHENTICATED keep it small.
+#: The table before log-in. It is empty: every command is inspected. The limits of
+#: `framing.UNAUTHENTICATED` keep commands small.
 UNAUTHENTICATED_TABLE: dict[bytes, int] = {}
 
 
 def refusal(name: bytes) -> bytes:
-    """The error that answers a refused command. name: as the client spelt it."""
+    """The error reply to a refused command. name: as the client spelt it."""
     return messages.FORBIDDEN.reply(command=shown(name))
 
 
 def shown(name: bytes) -> str:
-    """A command's name, as the client spelt it, made fit for an error and for the log."""
+    """A command's name, made safe for errors and the log: lower case, at most 64 characters. Empty
+    if it is not ASCII. name: as the client spelt it.
+    """
     text = name[:128].decode("ascii", "replace").lower() if name.isascii() else ""
     return "".join(c for c in text if c.isalnum() or c in "-_.|")[:64]
 
 
 def parse_names(text: str) -> frozenset[bytes]:
-    """An operator's list of commands, separated by commas or spaces. Raises ValueError for what is
-    no name.
+    """The names in an operator's list of commands, in upper case. text: names separated by commas
+    or spaces. Raises ValueError for a word that cannot be a command's name.
     """
     names = text.replace(",", " ").upper().split()
     for name in names:

@@ -1,8 +1,8 @@
-"""What Redis is, concluded from its answers to the proxy's probe.
+"""Concludes what a Redis is and can do, from its answers to the proxy's probe.
 
-Owns the questions, what an error reply to one of them means, and what may be concluded. It must not
-conclude anything from an error that passes: that Redis is busy says nothing of what it can do.
-Connections are `upstream.probe`'s.
+Owns the questions, the meaning of an error reply to each, and the conclusions. It must not conclude
+anything from a temporary error: a busy Redis does not say what it can do. `upstream.probe` has the
+connections.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from .acl import PREFIX
 from .facts import Command, builtin, parse, without
 from .policy import Policy, make_policy
 
-#: The user that shows whether ACL users can be had. It can do nothing, and is deleted at once.
+#: The user that the probe creates, to find out whether the proxy can create ACL users. Nobody can
+#: log in as this user, and it is deleted at once.
 PROBE_USER = f"{PREFIX}probe"
-#: Whether all users' scripts have things in common that one of them can change, as in
-#: CVE-2025-46818. It changes nothing.
+#: A script that returns 1 if the scripts of all users share things that one of them can change, as
+#: in CVE-2025-46818, else 0. It changes nothing.
 _UNSEALED = """
     local writable = pcall(function() local shared = getmetatable('') shared.__index = shared.__index end)
     return (writable or rawget(_G, 'setfenv')) and 1 or 0
 """
-#: Codes of errors by which Redis or Valkey says that it cannot answer now. They only decide what
-#: the log advises: any other error that is not understood is asked again as well.
+#: Error codes of Redis and Valkey that mean "not now". They only decide what the log advises: the
+#: proxy also asks again after any other error that it does not understand.
 _CODES_THAT_PASS = {
     *("BUSY", "LOADING", "OOM", "MASTERDOWN", "READONLY", "TRYAGAIN", "MISCONF", "NOREPLICAS", "CLUSTERDOWN"),
     *("NOAUTH", "WRONGPASS"),
 }
-# Redis 5 to 8, Valkey to 9.1: `processCommand`, `addReplySubcommandSyntaxError` and
+# Texts of Redis 5 to 8 and Valkey up to 9.1: `processCommand`, `addReplySubcommandSyntaxError` and
 # `ACLSetUserStringError`. A renamed command is unknown, too.
 _ABSENT = re.compile(r"(?:ERR )?(?:unknown (?:sub)?command\b|error in acl setuser modifier .*: syntax error$)", re.I | re.S)
 _UNFIT_NAME = re.compile(r"(?:ERR )?Error in ACL SETUSER modifier '\+([^']*)': ", re.I)
@@ -44,23 +45,23 @@ _EXISTS = re.compile(r"(?:ERR )?Error in ACL SETUSER modifier '[~%].*': Adding a
 
 
 class Refusal(Enum):
-    """What an error reply to a question of the probe means."""
+    """The meaning of an error reply to a question of the probe."""
 
-    #: The server has no such command, subcommand or ACL rule, and will not have it before it is
-    #: restarted.
+    #: The server has no such command, subcommand or ACL rule. That does not change before the
+    #: server restarts.
     ABSENT = "absent"
-    #: The master's user has no right to it (NOPERM).
+    #: The master's user has no right to the command (NOPERM).
     FORBIDDEN = "forbidden"
-    #: Anything else: nothing is concluded, and Redis is asked again.
+    #: Anything else. The proxy concludes nothing, and asks Redis again.
     PASSING = "passing"
 
 
 def refusal(error: ErrorReply, lenient: bool = False) -> Refusal:
-    """What an error reply means.
+    """The meaning of an error reply.
 
-    lenient: with ``--acl off``, an ERR of unknown words counts as ABSENT: some hosted servers have
-    words of their own, and the operator has decided that Redis holds no limits. Codes other than
-    ERR stay what they are.
+    lenient: set with ``--acl off``. Then any ERR counts as ABSENT, because some hosted servers have
+    error texts of their own, and the operator has decided that Redis enforces no limits. Errors
+    with other codes keep their meaning.
     """
     if error.code == "NOPERM":
         return Refusal.FORBIDDEN
@@ -70,17 +71,15 @@ def refusal(error: ErrorReply, lenient: bool = False) -> Refusal:
 
 
 def unfit_name(error: ErrorReply) -> bytes | None:
-    """The command, in upper case, whose rule ``+name`` made ACL SETUSER fail; None: that is not
-    why.
+    """The command, in upper case, whose rule ``+name`` made ACL SETUSER fail; None if ACL SETUSER
+    failed for another reason.
     """
     found = _UNFIT_NAME.match(error.text)
     return None if found is None else found[1].upper().encode()
 
 
 def user_exists(error: ErrorReply) -> bool:
-    """Whether ACL SETUSER with the rules of a new user failed for the one reason that the user is
-    there already.
-    """
+    """Whether ACL SETUSER with the rules of a new user failed because the user exists."""
     return _EXISTS.match(error.text) is not None
 
 
@@ -89,10 +88,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Question(Generic[_T]):
-    """One thing to be known of a server.
+    """One question to a server.
 
-    name: for the log; words: the command; read: what its reply says, raises ValueError for what is
-    no answer; refused: what is true of a server that has no such command, or where it is forbidden.
+    name: for the log; words: the command; read: decodes the reply, and raises ValueError for a
+    reply that is no answer; refused: the answer that holds if the server has no such command, or
+    the master's user no right to it.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Question(Generic[_T]):
 
 def _databases(reply: object) -> int | None:
     if reply == []:
-        return None  # a hosted one, that does not tell
+        return None  # a hosted server that does not say
     if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], bytes) or not reply[1].isdigit():
         raise ValueError("not an answer to CONFIG GET databases")
     return int(reply[1])
@@ -123,13 +123,13 @@ def _sealed(reply: object) -> bool:
 
 DATABASES = Question("CONFIG GET databases", ("CONFIG", "GET", "databases"), _databases, None)
 COMMANDS: Question[Mapping[bytes, Command] | None] = Question("COMMAND", ("COMMAND",), parse, None)
-#: Not of Redis 6.0: its ACLs do not know channels, and a script could PUBLISH to anybody.
+#: Redis 6.0 refuses this. Its ACLs do not know channels, so a script could PUBLISH to any tenant.
 ACL = Question("ACL SETUSER", ("ACL", "SETUSER", PROBE_USER, "off", "resetchannels", "-@all"), _done, False)
 ACL_DATABASES = Question("ACL SETUSER with db=", ("ACL", "SETUSER", PROBE_USER, "resetdbs", "db=0"), _done, False)
 SEALED = Question("EVAL", ("EVAL", _UNSEALED, "0"), _sealed, False)
-#: Deletes the probe's user. What is answered tells nothing.
+#: Deletes the probe's user. The answer has no meaning.
 CLEAN_UP = ("ACL", "DELUSER", PROBE_USER)
-#: How the log names the check of a tenant user's rights.
+#: The name in the log of the check of a tenant user's rights.
 RIGHTS = "ACL SETUSER with the commands of tenants"
 
 _ALWAYS = (DATABASES, COMMANDS)
@@ -137,18 +137,18 @@ _OF_ACLS = (ACL, ACL_DATABASES, SEALED)
 
 
 def questions(acl: bool) -> tuple[Question[Any], ...]:
-    """What is asked of a server. acl: whether ACL users are wanted; without them nobody may run
-    scripts either.
+    """The questions to a server. acl: whether the proxy wants ACL users. Without them tenants
+    cannot run scripts, so EVAL is not tried either.
     """
     return _ALWAYS + _OF_ACLS if acl else _ALWAYS
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one server (one run id) has told so far.
+    """The answers of one server (one run id) so far.
 
-    answers: what it answered, and what follows from what it refused; refused: the questions of
-    which that is so. fit, unfit: names of commands that it takes, or does not take, in an ACL rule.
+    answers: also those that follow from a refusal; refused: the questions that the server refused;
+    fit, unfit: commands, in upper case, that the server accepts or does not accept in an ACL rule.
     """
 
     answers: Mapping[Question[Any], Any] = field(default_factory=dict)
@@ -158,23 +158,26 @@ class Facts:
 
     @property
     def has_acl(self) -> bool:
-        """Whether it lets us make users whose rights name channels."""
+        """Whether the proxy can create users whose rights name channels."""
         return self.answer(ACL) is True
 
     def answer(self, question: Question[_T]) -> _T | None:
-        """What it told, or what follows from a refusal; None, too, where it has not told yet."""
+        """The answer to a question, also one that follows from a refusal. None also if there is no
+        answer yet.
+        """
         return self.answers.get(question)
 
 
 def learn(
     facts: Facts, replies: Mapping[Question[Any], object], lenient: bool = False
 ) -> tuple[Facts, dict[Question[Any], ErrorReply]]:
-    """Facts with what replies tell besides, and the questions that have to be asked again, with
-    why.
+    """Adds replies to facts. Returns the new facts, and the questions to ask again, each with the
+    error.
 
-    replies: values, or ErrorReply. What a server told once is not unlearned by an error, whatever
-    it says: it has not lost a command, so it is a fault, or the master's user has lost a right. Of
-    a server whose ACL users cannot be had, nothing is asked that concerns only these.
+    replies: values, or ErrorReply; lenient: see `refusal`. An error does not remove an earlier
+    answer: a server does not lose a command, so something is faulty, or the master's user has lost
+    a right. If the proxy cannot create ACL users, questions that only concern these are not asked
+    again.
     """
     answers, refused = dict(facts.answers), set(facts.refused)
     again: dict[Question[Any], ErrorReply] = {}
@@ -201,14 +204,15 @@ def learn(
 
 @dataclass(frozen=True)
 class Server:
-    """What the connected Redis is.
+    """The connected Redis, as far as the proxy has to know it.
 
-    version: for people; databases: how many, None where it does not tell; acl: whether it lets us
-    make users whose rights name channels (Redis 6.2 on), False where it was not asked;
-    acl_databases: whether these can name databases (Valkey 9.1 on); replica: whether it calls
-    itself one; before_7: whether it words its errors as Redis before 7 does; sealed: whether one
-    user's scripts cannot change what another's do, None where it cannot be seen now; run_id: of
-    this run of the server, empty where it does not tell.
+    version: for logs and pages; databases: how many it has, None if it does not say; commands: by
+    name; acl: whether the proxy can create users whose rights name channels (from Redis 6.2 on),
+    False if that was not asked; acl_databases: whether these rights can name databases (from
+    Valkey 9.1 on); replica: whether it calls itself a replica; before_7: whether its errors have
+    the words of Redis before 7; sealed: whether one user's scripts cannot change what another
+    user's scripts do, None if that is not known yet; run_id: of this run of the server, empty if it
+    does not say.
     """
 
     version: str
@@ -222,13 +226,14 @@ class Server:
     run_id: str = ""
 
 
-#: What a Redis usually is: for whoever has not asked one.
+#: An ordinary Redis, for callers that have not asked one.
 USUAL = Server("an ordinary Redis", None, builtin(), acl=True, acl_databases=True, sealed=True)
 
 
 def conclude(info: Mapping[str, str], facts: Facts, acl: bool) -> Server | None:
-    """What the server is; None: it has not told enough yet. info: fields of INFO, of the sections
-    server and replication.
+    """The server that the facts describe, or None if they are not enough yet.
+
+    info: fields of INFO, sections server and replication; acl: whether the proxy wants ACL users.
     """
     answers = facts.answers
     if any(question not in answers for question in _ALWAYS) or (acl and ACL not in answers):
@@ -236,7 +241,7 @@ def conclude(info: Mapping[str, str], facts: Facts, acl: bool) -> Server | None:
     if facts.has_acl and ACL_DATABASES not in answers:
         return None
     acl = acl and facts.has_acl
-    # Valkey tells which Redis it is like.
+    # Valkey has this field, too: the version of Redis that it is compatible with.
     before_7 = info.get("redis_version", "7").partition(".")[0] in ("2", "3", "4", "5", "6")
     return Server(
         _version(info),
@@ -252,22 +257,22 @@ def conclude(info: Mapping[str, str], facts: Facts, acl: bool) -> Server | None:
 
 
 def known_commands(facts: Facts) -> Mapping[bytes, Command]:
-    """The commands that the server told, or the built-in ones."""
+    """The commands that the server listed, or the built-in ones if it did not."""
     commands = facts.answer(COMMANDS)
     return builtin() if commands is None else commands
 
 
 def rights_words(names: Iterable[bytes]) -> tuple[bytes | str, ...]:
-    """The command that tries whether a user can have the right to these commands. The user can do
-    nothing all the same.
+    """The command that tests whether a user can have the right to these commands. The probe's user
+    stays off, so nobody can log in as it.
     """
     return ("ACL", "SETUSER", PROBE_USER, "off", "resetchannels", "-@all", *(b"+" + name.lower() for name in names))
 
 
 def policy_for(server: Server, acl: bool, *, allow: frozenset[bytes], deny: frozenset[bytes]) -> Policy:
-    """What tenants may do on a server.
+    """The policy for tenants on a server.
 
-    acl: whether their connections log in as ACL users, where the server has these; allow, deny: see
+    acl: whether their connections log in as ACL users if the server has these; allow, deny: see
     `policy.make_policy`.
     """
     return make_policy(
@@ -282,13 +287,14 @@ def policy_for(server: Server, acl: bool, *, allow: frozenset[bytes], deny: froz
 
 
 def needed(policy: Policy) -> frozenset[bytes]:
-    """The commands, in upper case, that a tenant's user has to have the right to."""
+    """The commands, in upper case, that a tenant's user needs the right to."""
     return frozenset(name.upper().encode() for name in policy.forwarded)
 
 
 def explain(again: Mapping[str, ErrorReply]) -> Text:
-    """For the operator: what Redis did not tell, and what can be done. again: by names of
-    questions.
+    """The text for the operator: the questions that Redis did not answer, and what to do.
+
+    again: the errors, by name of the question.
     """
     by_error: dict[str, list[str]] = {}
     for name, error in again.items():
@@ -300,7 +306,7 @@ def explain(again: Mapping[str, ErrorReply]) -> Text:
 
 
 def is_replica(info: Mapping[str, str]) -> bool:
-    """Whether Redis calls itself one. info: fields of INFO's section ``replication``."""
+    """Whether Redis calls itself a replica. info: fields of INFO's section ``replication``."""
     return info.get("role") == "slave"
 
 

@@ -1,8 +1,8 @@
-"""CONFIG GET as a tenant may read it: a short list of harmless names.
+"""CONFIG GET for tenants: a short list of harmless settings.
 
-Owns the list, which of it a tenant's patterns name, and the reply. No pattern reaches Redis: the
-proxy asks, with the master's rights, for names of this list alone. A name of a newer server stays
-out until it is listed here.
+Owns the list, the matching of a tenant's patterns with the list, and the reply. No pattern reaches
+Redis: the proxy asks, with the master's rights, only for names in the list. A tenant cannot read a
+setting of a newer server until it is listed here.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Iterable, Sequence
 from .. import bounds, messages
 from ..resp.value import Answer
 
-#: What client libraries and frameworks look for: how many databases there are, what happens when
-#: memory is full, whether there are notifications about keys, and whether data outlives a restart.
+#: Settings that client libraries and frameworks ask for: the number of databases, what happens when
+#: memory is full, notifications about keys, and whether data survives a restart.
 NAMES = (b"databases", b"maxmemory", b"maxmemory-policy", b"notify-keyspace-events", b"appendonly", b"save")
 TOO_LONG = messages.CONFIG_PATTERNS.reply(most=bounds.CONFIG_PATTERN_BYTES)
 
-#: What stands for any characters in a pattern that was read.
+#: Stands for ``*`` in a parsed pattern: any characters.
 _ANY = None
-#: One character of it: whether it must be in the ranges, or must not, and the ranges, both ends
-#: included.
+#: One character in a parsed pattern: (whether it must be in the ranges or must not, the ranges with
+#: both ends included).
 _Character = tuple[bool, list[tuple[int, int]]]
 
 
@@ -29,10 +29,10 @@ class PatternError(Exception):
 
 
 def named(words: Iterable[bytes]) -> list[bytes]:
-    """Which of NAMES the arguments of a CONFIG GET name, each once.
+    """The members of NAMES that the arguments of a CONFIG GET name, each once.
 
-    Redis from 7 on repeats a name as the client spelt it, so that spelling is kept. Raises
-    PatternError. Source: config.c of Redis 7 (configGetCommand).
+    From Redis 7 on the reply repeats a name as the client spelt it, so that spelling is kept.
+    Raises PatternError. Source: config.c of Redis 7 (configGetCommand).
     """
     found: dict[bytes, bytes] = {}
     remaining = bounds.CONFIG_PATTERN_BYTES
@@ -54,8 +54,8 @@ def named(words: Iterable[bytes]) -> list[bytes]:
 def reply(names: Sequence[bytes], answers: Sequence[Answer], protocol: int) -> bytes:
     """The reply to CONFIG GET.
 
-    names: those that Redis was asked for; answers: what it said to each, a name and a value, or
-    nothing where it has no such name. protocol: 2 or 3.
+    names: the settings that Redis was asked for; answers: Redis's answer to each, a name and a
+    value, or nothing if it has no such setting; protocol: 2 or 3.
     """
     pairs = []
     for name, answer in zip(names, answers, strict=True):
@@ -66,12 +66,12 @@ def reply(names: Sequence[bytes], answers: Sequence[Answer], protocol: int) -> b
     return head + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for pair in pairs for part in pair)
 
 
-# Patterns, as Redis reads them. Source: util.c of Redis 7 (stringmatchlen). Neither this nor
-# Python's fnmatch would do for the other: fnmatch negates by ! and knows no backslash.
+# Patterns, as Redis reads them. Source: util.c of Redis 7 (stringmatchlen). Python's fnmatch cannot
+# be used: it negates with ! and does not know the backslash.
 
 
 def _read(pattern: bytes) -> list[_Character | None]:
-    """A pattern in lower case, piece by piece."""
+    """Parses a pattern into its pieces. pattern: in lower case."""
     pieces: list[_Character | None] = []
     pos = 0
     while pos < len(pattern):
@@ -94,8 +94,9 @@ def _read(pattern: bytes) -> list[_Character | None]:
 
 
 def _class(pattern: bytes, pos: int) -> tuple[_Character, int]:
-    """(what stands in brackets, where it ends). pos: behind the opening one. The closing one may be
-    missing.
+    """Parses a class in brackets. Returns (the class, the position behind it).
+
+    pos: behind the opening bracket. The closing bracket may be missing.
     """
     wanted = pattern[pos : pos + 1] != b"^"
     if not wanted:
@@ -118,8 +119,10 @@ def _class(pattern: bytes, pos: int) -> tuple[_Character, int]:
 
 
 def _matches(pattern: Sequence[_Character | None], name: bytes) -> bool:
-    """Whether a pattern is the whole name. Where it fails behind a ``*``, that takes one character
-    more: no other is tried again, so a name of n characters takes n * n steps at most.
+    """Whether a pattern matches the whole name.
+
+    After a mismatch the last ``*`` takes one character more. No earlier ``*`` is tried again, so a
+    name of n characters takes n * n steps at most.
     """
     at = pos = 0
     star = star_pos = -1

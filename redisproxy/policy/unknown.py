@@ -1,5 +1,5 @@
-"""What Redis says to a command that it does not have, in its own words: clients find out by these
-what a server can do.
+"""The errors for a command or subcommand that the server does not have, in Redis's own words.
+Clients use these errors to find out what a server can do.
 
 Owns the two errors and their limits. Source: server.c of Redis 6.2 and 7 (processCommand,
 commandCheckExistence), networking.c of Redis 6.2 (addReplySubcommandSyntaxError).
@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: Bytes of the name, and of all arguments with their quotes, that are repeated: %.128s.
+#: The errors repeat so many bytes of the name, and so many of all arguments with their quotes:
+#: Redis prints them with %.128s.
 SHOWN = 128
 
 
 def command_error(arguments: Sequence[bytes], before_7: bool = False) -> bytes:
-    """The error reply. arguments: the name first; before_7: how Redis 6.2 and older words it."""
+    """The error reply to an unknown command.
+
+    arguments: the command, the name first; before_7: whether to use the words of Redis 6.2 and
+    older.
+    """
     shown = b""
     for argument in arguments[1:]:
         if len(shown) >= SHOWN:
@@ -25,7 +30,9 @@ def command_error(arguments: Sequence[bytes], before_7: bool = False) -> bytes:
 
 
 def subcommand_error(container: bytes, subcommand: bytes, before_7: bool = False) -> bytes:
-    """The error reply. before_7: the same, for which it is also that to a wrong number of
+    """The error reply to an unknown subcommand.
+
+    before_7: as in `command_error`. Redis 6.2 and older also answer this to a wrong number of
     arguments.
     """
     what = b"Unknown subcommand or wrong number of arguments for" if before_7 else b"unknown subcommand"
@@ -33,10 +40,10 @@ def subcommand_error(container: bytes, subcommand: bytes, before_7: bool = False
 
 
 def _text(word: bytes, limit: int = SHOWN) -> bytes:
-    """A word as C prints it: up to a NUL byte."""
+    """A word as C prints it: up to a NUL byte, and at most limit bytes."""
     return word.partition(b"\0")[0][:limit]
 
 
 def _line(text: bytes) -> bytes:
-    """One line, whatever it repeats."""
+    """The error as one line, whatever bytes the text repeats."""
     return b"-ERR " + text.replace(b"\r", b" ").replace(b"\n", b" ") + b"\r\n"

@@ -1,1 +1,1 @@
-"""RESP: framing and values, pure and below everything else."""
+"""The RESP protocol: framing and values. Pure, and below all other rooms."""

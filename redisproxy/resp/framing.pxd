@@ -1,6 +1,8 @@
-# The C types of framing.py, for Cython. Declarations only: what happens is in framing.py, which runs without this file, too.
+# The C types of framing.py, for Cython. Declarations only: framing.py has the code, and runs
+# without this file, too.
 #
-# A length is at most 18 digits long (_number), a position at most the size of what is in memory. `readonly` is what tests look at.
+# A length has at most 18 digits (_number). A position is at most the size of the data in memory.
+# Tests read the attributes that are `readonly`.
 
 cimport cython
 

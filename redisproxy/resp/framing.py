@@ -1,18 +1,18 @@
-r"""RESP framing, both ways: where requests and replies begin and end.
+r"""RESP framing in both directions: finds where requests and replies begin and end.
 
-Owns the wire format. Its limits are in `bounds`. Must not know what a command means (that is
-`policy.policy`) nor whose it is (that is `session.session`): a table that maps command names to
-FORWARD, INSPECT or REFUSE is all it is told.
+Owns the wire format. The limits are in `bounds`. This module must not know what a command means
+(`policy.policy` does) or whose it is (`session.session` does). It only gets a table that maps
+command names to FORWARD, INSPECT, REFUSE or INSPECT_FIRST.
 
-Bytes that are passed on are never decoded: a run of plain commands leaves as the slice it came in,
-and a reply is measured while it passes. What Redis reads leniently (``*1\rX``, a bulk string that
-does not end in CR LF) is an error here, because two parsers that disagree about a boundary are a
-smuggling hole.
+Bytes that are passed on are never decoded. A run of plain commands leaves as the slice it came in,
+and a reply is measured while it passes. Redis reads some requests leniently (``*1\rX``, a bulk
+string that does not end in CR LF). They are errors here, because two parsers that disagree about a
+boundary are a smuggling hole.
 
-Plain Python, which Cython compiles where there is a C compiler, with the C types of framing.pxd.
-What is hot compares single bytes, because that is cheap in both forms; searching, slicing and int()
-are for what is rare. It is longer than other modules: both classes are compiled together with the
-functions that they share.
+The code is plain Python. If there is a C compiler, Cython compiles it with the C types of
+framing.pxd. Hot code compares single bytes, because that is cheap in both forms. Only rare code
+searches, slices or calls int(). This module is longer than other modules, because both classes are
+compiled together with the functions that they share.
 
 Source: networking.c of Redis 7 (processInlineBuffer, processMultibulkBuffer), sds.c (sdssplitargs),
 and the RESP3 specification.
@@ -26,50 +26,49 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from .. import bounds
 
-# What a table says of a command's name.
+# Verdicts: the values of a table of command names.
 FORWARD = 0  #: plain: pass its bytes on
-REFUSE = 1  #: tell its name, and skip its arguments
-INSPECT = 2  #: hand over its arguments, once all of them are here
-# : the same, but if its last of three arguments is large, that is passed on as it comes
+REFUSE = 1  #: report its name, and skip its arguments
+INSPECT = 2  #: report its name and arguments, once all of them are here
+#: as INSPECT, but if the command has two arguments, the second is streamed if it is large
 INSPECT_FIRST = 3
 
-# What RequestScanner.next() found.
-RUN: Final = 0  #: (RUN, bytes to pass on, how many commands they are: all of them whole)
-COMMAND: Final = 1  #: (COMMAND, list of arguments, 1)
-REFUSED: Final = 2  #: (REFUSED, name, 1)
-# : (OVERSIZE, name, 1): what had to be taken of it is larger than INSPECTED_BYTES
+# The kinds of what RequestScanner.next() returns.
+RUN: Final = 0  #: (RUN, bytes to pass on, number of commands): whole commands only
+COMMAND: Final = 1  #: (COMMAND, [name, arguments …], 1)
+REFUSED: Final = 2  #: (REFUSED, name, 1): an overlong name is empty, or cut if inline
+#: (OVERSIZE, name, 1): an inspected command is larger than INSPECTED_BYTES; its rest is skipped
 OVERSIZE: Final = 3
-HEADED: Final = 4  #: (HEADED, [name, first argument], 1): the third, and last, follows as STREAM
+HEADED: Final = 4  #: (HEADED, [name, first argument], 1): the second, the last, follows as STREAM
 #: (STREAM, bytes to pass on, 1): a command larger than WHOLE_COMMAND_BYTES begins; its further
 #: pieces have a 0
 STREAM: Final = 5
 
 if TYPE_CHECKING:
-    #: The numbers are the six above: RUN, REFUSED, OVERSIZE or STREAM; COMMAND or HEADED.
+    #: bytes with RUN, REFUSED, OVERSIZE or STREAM; a list with COMMAND or HEADED
     Found: TypeAlias = tuple[Literal[0, 2, 3, 5], bytes, int] | tuple[Literal[1, 4], list[bytes], int]
 
 
 CRLF = b"\r\n"
 
-#: Whether this is the compiled form.
+#: Whether this module runs compiled.
 COMPILED = not __file__.endswith((".py", ".pyc"))
 
 
 class ProtocolError(Exception):
-    """The peer sent what RESP does not allow. The text is fit for a client: it holds none of the
-    peer's bytes but one.
+    """The peer sent bytes that RESP does not allow. The text may be sent to a client: it repeats at
+    most one of the peer's bytes.
     """
 
 
 class Limits(NamedTuple):
-    """What a request may announce. Numbers are Redis's own (networking.c)."""
+    """What a request may announce. The values are Redis's own (networking.c)."""
 
-    #: how many arguments
+    #: arguments of one command
     arguments: int
     #: bytes of one argument
     bulk: int
-    #: put before the error text where it is breached: Redis names the limits of clients that are
-    #: not logged in
+    #: first word of the error at a breach: ``unauthenticated`` before log-in, as in Redis
     prefix: str
 
 
@@ -78,8 +77,8 @@ UNAUTHENTICATED = Limits(bounds.UNAUTHENTICATED_ARGUMENTS, bounds.UNAUTHENTICATE
 
 
 def _number(digits: bytes) -> int | None:
-    """The value of a canonical decimal number, or None. Refuses all that ``int()`` is generous
-    about.
+    """The value of a canonical decimal number of at most 18 digits, or None. ``int()`` accepts
+    more: ``1_0``, ``+10`` and spaces.
     """
     magnitude = digits[1:] if digits[:1] == b"-" else digits
     if not magnitude.isdigit() or len(magnitude) > 18 or (magnitude[:1] == b"0" and digits != b"0"):
@@ -88,12 +87,12 @@ def _number(digits: bytes) -> int | None:
 
 
 def _short_header(data: bytes, pos: int, end: int) -> tuple[int, int]:
-    """(number, where it ends) of the header at pos, if that is whole and its number canonical and
-    below 10,000.
+    """(number, where the header ends) of the header at pos, if the header is whole and its number
+    is canonical and below 10,000.
 
-    (-1, pos): the header needs the careful check; nothing is refused here.
+    (-1, pos): the header needs the careful check. Nothing is refused here.
     """
-    if end - pos < 7:  # a type byte, four digits, CR LF: below, no byte behind these is read
+    if end - pos < 7:  # a type byte, four digits, CR LF: no byte behind these is read below
         return -1, pos
     number = data[pos + 1] - 48
     if number < 0 or number > 9:
@@ -121,16 +120,16 @@ def encode(arguments: Iterable[bytes]) -> bytes:
 
 
 _SPACE = b" \t\n\v\f\r"
-_WORD_END = b" \t\n\r"  # \v and \f are space before a word, and part of it within
+_WORD_END = b" \t\n\r"  # \v and \f are space before a word, and a part of it inside
 _UNUSUAL = re.compile(rb"[\"'\v\f]")
 _ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"\a"}
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 
 
 def split_inline(line: bytes) -> list[bytes]:
-    """The arguments of an inline command, quoted as Redis's sdssplitargs() has it.
+    """The arguments of an inline command. Quotes have the meaning of Redis's sdssplitargs().
 
-    Raises ProtocolError where a quote is not closed, or is followed by anything but space.
+    Raises ProtocolError if a quote is not closed, or if anything but space follows a closing quote.
     """
     if not _UNUSUAL.search(line):
         return line.split()
@@ -149,8 +148,8 @@ def split_inline(line: bytes) -> list[bytes]:
                 argument += character
                 continue
             pos = _quoted(line, pos, character, argument)
-            # A closing quote ends the argument: nothing but space may follow it.
-            # (Of \v and \f behind it Redis and Valkey think differently.)
+            # A closing quote ends the argument: only space may follow it. \v and \f are refused
+            # there, because Redis and Valkey disagree about them.
             if pos < end and line[pos] not in _WORD_END:
                 raise ProtocolError("unbalanced quotes in request")
             break
@@ -158,9 +157,7 @@ def split_inline(line: bytes) -> list[bytes]:
 
 
 def _quoted(line: bytes, pos: int, quote: bytes, argument: bytearray) -> int:
-    """Reads a quoted part that begins at pos into argument; the position behind its closing
-    quote.
-    """
+    """Adds the quoted part at pos to argument. Returns the position behind its closing quote."""
     end = len(line)
     while pos < end:
         character = line[pos : pos + 1]
@@ -187,15 +184,15 @@ def _quoted(line: bytes, pos: int, quote: bytes, argument: bytearray) -> int:
 
 
 class RequestScanner:
-    """Cuts what a client sends into what can be forwarded as it is and what must be inspected.
+    """Cuts a client's bytes into commands to forward unchanged and commands to inspect.
 
-    ``feed()`` it bytes, then call ``next()`` until it says None. What next() returns of one
-    client's bytes does not depend on how they were split into chunks, but for how many a RUN holds,
-    and where a STREAM is cut.
+    Give it bytes with ``feed()``, then call ``next()`` until that returns None. The results do not
+    depend on how the bytes were split into chunks, with two exceptions: how many commands a RUN
+    has, and where a STREAM is cut.
 
-    limits: what may be announced; table, default: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by
-    command name (upper or lower case). All three may be replaced between two calls of next(), and
-    hold from the next command on.
+    limits: what a request may announce; table: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by command
+    name (upper or lower case); default: the same for other names. All three may be replaced between
+    two calls of next(), and then apply from the next command on.
     """
 
     def __init__(self, limits: Limits, table: dict[bytes, int], default: int) -> None:
@@ -206,25 +203,26 @@ class RequestScanner:
         self._whole_limit = bounds.WHOLE_COMMAND_BYTES
         self._buffer = b""
         self._pos = 0
-        # Chunks that came while the buffer was known to be too short, joined when there are _wanted
-        # bytes: a large argument that arrives byte by byte must not be copied at every byte.
+        # Chunks that came while the buffer was known to be too short. They are joined when there
+        # are _wanted bytes, because a large argument that arrives byte by byte must not be copied
+        # at every byte.
         self._chunks: list[bytes] = []
         self._size = 0
         self._wanted = 0
-        # Of the plain command that begins at _pos and is not whole: bytes that were scanned,
-        # arguments still to come.
+        # The plain command at _pos, if it is not whole: bytes that were scanned, and arguments
+        # still to come.
         self._seen = 0
         self._unseen = 0
-        # The command under way, when it is passed on, taken or skipped in pieces.
+        # The current command, if it is passed on, collected or skipped in pieces.
         self._mode = FORWARD
         self._arguments_left = 0  # arguments whose header was not read yet
-        self._bulk_left = 0  # bytes of the argument under way, its CR LF included
+        self._bulk_left = 0  # bytes of the current argument still to come, CR LF included
         self._taken: list[bytes] = []
         self._inspected_size = 0
 
     @property
     def limits(self) -> Limits:
-        """What may be announced."""
+        """What a request may announce."""
         return self._limits
 
     @limits.setter
@@ -235,23 +233,23 @@ class RequestScanner:
 
     @property
     def buffered(self) -> int:
-        """Bytes held back, waiting for more."""
+        """Bytes that were fed and are not consumed yet."""
         return self._size + len(self._buffer) - self._pos
 
     @property
     def forwarding(self) -> bool:
-        """Whether a command was passed on in part, and the rest has not come yet."""
+        """Whether a command was passed on in part, and its rest has not come yet."""
         return self._mode == FORWARD and bool(self._arguments_left or self._bulk_left)
 
     @property
     def within(self) -> bool:
-        """Whether a command was passed on, taken or skipped in part, and the rest has not come
+        """Whether a command was passed on, collected or skipped in part, and its rest has not come
         yet.
         """
         return bool(self._arguments_left or self._bulk_left)
 
     def feed(self, data: bytes) -> None:
-        """Takes what the client sent. Empty chunks are harmless."""
+        """Adds bytes that the client sent. Empty chunks are harmless."""
         if self._pos == len(self._buffer) and not self._chunks:
             self._buffer = data
             self._pos = 0
@@ -270,13 +268,13 @@ class RequestScanner:
         self._wanted = 0
 
     def next(self) -> Found | None:
-        """What comes next in the bytes fed so far, or None when more are needed.
+        """The next part of the bytes fed so far, or None if more bytes are needed.
 
-        Raises ProtocolError: from then on the stream has no known boundaries, and the scanner must
+        Raises ProtocolError. After that the stream has no known boundaries, and the scanner must
         not be used.
         """
         if self._chunks:
-            return None  # still short of _wanted
+            return None  # still fewer than _wanted
         while True:
             if self._arguments_left or self._bulk_left:
                 found = self._continue()
@@ -294,12 +292,12 @@ class RequestScanner:
                 return None
 
     def _scan(self) -> Found | None:
-        """From a command boundary: the longest run of whole FORWARD commands, or the first command
-        that is not one.
+        """All whole FORWARD commands that come next, or the next command if it is not FORWARD.
+        Must be called at a command boundary.
         """
         buffer = self._buffer
         end = len(buffer)
-        view = buffer  # a pointer in the compiled form, where a slice of it costs half as much
+        view = buffer  # a pointer in the compiled form: a slice of a pointer costs half as much
         start = pos = begin = self._pos
         count = 0
         try:
@@ -322,7 +320,7 @@ class RequestScanner:
                     remaining, name_at, after = self._head(buffer, pos, end)
                     if after == 0:
                         break
-                    if remaining < 0:  # no command, and no reply: never passed on
+                    if remaining < 0:  # an empty array gets no reply from Redis: never passed on
                         if count:
                             break
                         start = pos = self._pos = after
@@ -330,7 +328,7 @@ class RequestScanner:
                     if after - 2 - name_at > self._name_limit:
                         if count:
                             break
-                        # Forget what came before the name's bytes, and skip the rest.
+                        # Drop the header, which is read, and skip the rest.
                         self._pos = name_at
                         self._mode = REFUSE
                         self._arguments_left = remaining
@@ -345,7 +343,7 @@ class RequestScanner:
                             break
                         return self._begin(name, mode, remaining, after)
                     pos = after
-                # Plain: the rest of its arguments, as far as they are here.
+                # A plain command: the rest of its arguments, as far as they are here.
                 pos, remaining, wanted = self._pass(buffer, begin, pos, remaining, end)
                 if wanted > self._whole_limit:
                     if count:
@@ -367,7 +365,7 @@ class RequestScanner:
         except ProtocolError:
             if not count:
                 raise
-            pos = begin  # it is met again, and raised, when what was before it is on its way
+            pos = begin  # the next call raises it again, after the commands before it
         self._pos = pos
         if count == 0:
             return None
@@ -376,10 +374,10 @@ class RequestScanner:
         return RUN, buffer[start:pos], count
 
     def transaction(self) -> tuple[bytes, int] | None:
-        """What follows a MULTI, if all of it is here up to its EXEC, and plain: (its bytes, how
-        many commands).
+        """Takes the commands behind a MULTI, if all of them up to its EXEC are here and plain.
 
-        None: nothing was passed over.
+        Returns (bytes, number of commands), both with the EXEC, or None. With None, no bytes are
+        consumed.
         """
         buffer = self._buffer
         end = len(buffer)
@@ -405,15 +403,15 @@ class RequestScanner:
                 if remaining or wanted:
                     return None
         except ProtocolError:
-            pass  # met again where it is read for good
+            pass  # next() raises it again
         return None
 
     def _head(self, buffer: bytes, pos: int, end: int) -> tuple[int, int, int]:
-        """Of the command at pos: (arguments behind its name, where the name begins, where they
-        begin).
+        """(number of arguments behind the name, where the name begins, where the arguments begin)
+        of the command at pos.
 
-        (0, 0, 0): its head is not whole. (-1, 0, where it ends): it is empty. A name that is too
-        long need not be here.
+        (0, 0, 0): the head is not whole. (-1, 0, where the array ends): the array is empty. A name
+        that is too long need not be whole.
         """
         arguments, at = _short_header(buffer, pos, end)
         if arguments < 0 or arguments > self._arguments_limit:
@@ -431,7 +429,7 @@ class RequestScanner:
         return arguments - 1, name_at, after
 
     def _any_array_header(self, buffer: bytes, pos: int, end: int) -> tuple[int, int]:
-        """(elements, where they begin) of the array at pos; (0, -1) when its header is not
+        """(number of elements, where they begin) of the array at pos; (0, -1) if its header is not
         whole.
         """
         eol = buffer.find(CRLF, pos, pos + bounds.HEADER_BYTES)
@@ -446,12 +444,12 @@ class RequestScanner:
         return max(arguments, 0), eol + 2
 
     def _pass(self, buffer: bytes, begin: int, pos: int, remaining: int, end: int) -> tuple[int, int, int]:
-        """Passes over the whole arguments from pos on: (position, arguments left, bytes that the
-        command has at least).
+        """Passes over whole arguments from pos on. Returns (position, arguments left, bytes that
+        the command has at least).
 
-        The latter is 0 where that is not known yet, or all is here. Where it is more than
-        WHOLE_COMMAND_BYTES, the argument that makes it so has its header passed over. begin: where
-        the command begins.
+        The last one is 0 if it is not known yet, or if the command is whole. If it is more than
+        WHOLE_COMMAND_BYTES, the position is behind the header of the argument that exceeds the
+        limit. begin: where the command begins.
         """
         while remaining:
             length, data_at = self._bulk_header(buffer, pos, end)
@@ -469,7 +467,7 @@ class RequestScanner:
         return pos, 0, 0
 
     def _begin(self, name: bytes, mode: int, remaining: int, after: int) -> Found | None:
-        """A command that is not plain; remaining: its arguments, which begin at after."""
+        """Starts a command that is not plain. remaining: how many arguments begin at after."""
         self._pos = after
         self._mode = INSPECT if mode == INSPECT_FIRST and remaining != 2 else mode
         self._arguments_left = remaining
@@ -483,11 +481,11 @@ class RequestScanner:
         return self._continue()
 
     def skip(self) -> None:
-        """Of the command under way nothing more is passed on."""
+        """Skips the rest of the current command instead of passing it on."""
         self._mode = REFUSE
 
     def _bulk_header(self, buffer: bytes, pos: int, end: int) -> tuple[int, int]:
-        """(length, where its bytes begin) of the bulk string at pos; (0, -1) when its header is not
+        """(length, where its bytes begin) of the bulk string at pos; (0, -1) if its header is not
         whole.
         """
         length, data_at = _short_header(buffer, pos, end)
@@ -513,7 +511,7 @@ class RequestScanner:
         return length, eol + 2
 
     def _continue(self) -> Found | None:
-        """Goes on with the command under way, as far as its bytes are here."""
+        """Goes on with the current command, as far as its bytes are here."""
         buffer = self._buffer
         start = pos = self._pos
         end = len(buffer)
@@ -536,12 +534,12 @@ class RequestScanner:
             if data_at < 0:
                 break
             if mode == INSPECT_FIRST and self._arguments_left == 1 and length > self._whole_limit:
-                # The third of three, and large.
+                # The last one is large: it is streamed.
                 self._pos = pos
                 return self._finish_inspecting()
             if mode >= INSPECT:  # or INSPECT_FIRST
-                # What it costs here to keep it, too: or arguments of no length would be kept
-                # without limit.
+                # Each argument costs more than its bytes. Without that, empty arguments would be
+                # kept without limit.
                 self._inspected_size += length + bounds.ARGUMENT_COST_BYTES
                 if self._inspected_size > bounds.INSPECTED_BYTES:
                     return self._give_up_inspecting(data_at, length)
@@ -584,8 +582,8 @@ class RequestScanner:
         return OVERSIZE, name, 1
 
     def _inline(self) -> Found | None:
-        """The inline command at _pos; None when its line is not whole, or empty (then _pos moved
-        on).
+        """The inline command at _pos; None if its line is not whole, or is empty. _pos moves behind
+        an empty line.
         """
         buffer = self._buffer
         newline = buffer.find(b"\n", self._pos, self._pos + bounds.INLINE_BYTES)
@@ -595,7 +593,7 @@ class RequestScanner:
             return None
         line = buffer[self._pos : newline]
         if b"\0" in line:
-            # Redis looks for the newline with strchr(): it would never find this one.
+            # Redis searches for the newline with strchr(), which stops at the NUL byte.
             raise ProtocolError("a NUL byte in an inline request")
         arguments = split_inline(line.removesuffix(b"\r"))
         self._pos = newline + 1
@@ -612,49 +610,48 @@ class RequestScanner:
 
 _LINE_TYPES = frozenset(b"+-:_#,(")
 _BULK_TYPES = frozenset(b"$=!")
-# * ~ > % |: elements for each that the header counts
+# * ~ > % |: how many elements each entry has; the header counts entries
 _AGGREGATES = {42: 1, 126: 1, 62: 1, 37: 2, 124: 2}
 _ATTRIBUTE = 124
 PUSH = 62
 
 
 def _length(digits: bytes) -> int:
-    """What a reply's header says: -1 for nil."""
+    """The length in a reply's header; -1 for nil."""
     length = _number(digits)
     if length is None or length < -1:
         raise ProtocolError("a reply's length is not a number")
     return length
 
 
-#: How the errors begin that a replica gives, and a master does not.
+#: The first words of errors that a replica gives, and a master does not.
 _OF_A_REPLICA = (b"-READONLY ", b"-MASTERDOWN ")
 
 
 class ReplyMeasurer:
-    """Finds where the replies in a byte stream end, while the bytes pass by. Keeps no reply's
-    bytes.
+    """Finds where the replies in a byte stream end, while the bytes pass. Keeps no bytes of a reply
+    but an incomplete header.
 
-    How deep a reply is nested does not matter: what it lacks is one number, whichever level that
-    belongs to. A script can nest 7,995 levels (Lua's stack, on Redis 6.2 to 8.2 and Valkey 8 and
-    9).
+    The depth of a reply does not matter: one number counts the missing elements of all levels
+    together. A script can nest 7,995 levels (Lua's stack, on Redis 6.2 to 8.2 and Valkey 8 and 9).
 
     Knows RESP2 and RESP3 by their type bytes. A RESP3 push at the top level is a protocol error,
-    unless ``pushes`` is true: then it counts like a reply, and the caller must tell it apart
-    before.
+    unless ``pushes`` is true. Then a push counts as a reply, so the caller must know before
+    `measure` which of the two comes.
 
-    found_replica: called when an error passes by that only a replica gives; it must not come back
-    to the measurer.
+    found_replica: called when an error passes that only a replica gives. It must not use the
+    measurer.
     """
 
     def __init__(self, found_replica: Callable[[], None] | None = None) -> None:
         self.pushes = False
         self._found_replica = found_replica
         self._elements_limit = bounds.REPLY_ELEMENTS
-        self._lacking = 0  # elements that the reply under way still lacks, at all levels together
-        self._bulk_left = 0  # bytes of the bulk string under way, its CR LF included
-        self._header = b""  # a length header that is not whole yet; its bytes have been passed on
-        self._in_line = False  # within a line whose content does not matter
-        self._after_cr = False  # that line's last byte so far was CR
+        self._lacking = 0  # missing elements of the current reply, at all levels together
+        self._bulk_left = 0  # missing bytes of the current bulk string, CR LF included
+        self._header = b""  # a length header that is not whole yet; its bytes were passed over
+        self._in_line = False  # inside a line whose content does not matter
+        self._after_cr = False  # the last byte of that line so far was CR
 
     @property
     def between(self) -> bool:
@@ -662,10 +659,10 @@ class ReplyMeasurer:
         return not (self._lacking or self._bulk_left or self._header or self._in_line)
 
     def measure(self, data: bytes, pos: int, want: int) -> tuple[int, int]:
-        """Passes over at most want replies from data[pos:]: (position behind them, how many of them
-        ended).
+        """Passes over at most want replies in data[pos:]. Returns (position behind them, number of
+        replies that ended).
 
-        pos: 0 to len(data). want: at least 1. When fewer ended, all of data was passed over. Raises
+        pos: 0 to len(data). want: at least 1. If fewer ended, all of data was passed over. Raises
         ProtocolError.
         """
         end = len(data)
@@ -684,7 +681,7 @@ class ReplyMeasurer:
         while pos < end:
             ended = False
             kind = data[pos]
-            if kind == 36:  # b"$", and likely all of it is here
+            if kind == 36:  # b"$": usually all of it is here
                 length, at = _short_header(data, pos, end)
                 after = at + length + 2
                 if length >= 0 and after <= end and data[after - 2] == 13 and data[after - 1] == 10:
@@ -715,9 +712,10 @@ class ReplyMeasurer:
         return pos, done
 
     def _element(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
-        """Passes over the element with a length that begins at pos: (position, whether it ended).
+        """Passes over the element at pos, of a type that has a length. Returns (position, whether
+        the element ended).
 
-        If not, it is an aggregate, whose elements follow, or it goes on behind the end.
+        If it did not end, it is an aggregate whose elements follow, or its rest has not come yet.
         """
         kind = data[pos]
         if kind not in _BULK_TYPES and kind not in _AGGREGATES:
@@ -736,7 +734,9 @@ class ReplyMeasurer:
         return self._content(kind, length, data, at, end)
 
     def _content(self, kind: int, length: int, data: bytes, pos: int, end: int) -> tuple[int, bool]:
-        """Passes over what follows a header, as _element() does. length: -1 where that is nil."""
+        """Passes over the bytes behind a header, and returns as _element() does. length: -1 for
+        nil.
+        """
         if length < 0:
             return pos, True
         if kind in _BULK_TYPES:
@@ -745,18 +745,18 @@ class ReplyMeasurer:
             return pos, self._bulk_left == 0
         elements = length * _AGGREGATES[kind]
         if kind == _ATTRIBUTE:
-            elements += 1  # what it is an attribute of belongs to it
+            elements += 1  # the reply that the attribute describes belongs to it
         if elements == 0:
             return pos, True
         if self._lacking:
-            elements -= 1  # it is one of those that the reply lacked
+            elements -= 1  # the aggregate itself was one of the missing elements
         if elements > self._elements_limit - self._lacking:
             raise ProtocolError("a reply announces too many elements")
         self._lacking += elements
         return pos, False
 
     def _resume(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
-        """Goes on with the element under way, as _element() does."""
+        """Goes on with the current element, and returns as _element() does."""
         if self._bulk_left:
             pos = self._pass_bulk(data, pos, end)
             return pos, self._bulk_left == 0
@@ -780,7 +780,7 @@ class ReplyMeasurer:
         if here < remaining - 2:
             self._bulk_left = remaining - here
             return end
-        # The two bytes behind it, each checked when it comes.
+        # CR LF, each checked when it comes.
         if remaining > 2:
             pos += remaining - 2
             remaining = 2

@@ -1,6 +1,6 @@
-"""Reads Redis's answer to INFO: sections with a heading line each, and fields as NAME:VALUE.
+"""Reads Redis's answer to INFO: sections, each with a heading line, and fields as NAME:VALUE.
 
-Owns that form alone. Which fields matter, and who may see them, is decided by whoever asked.
+Owns the form of the answer. The caller decides which fields matter and who may see them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-#: A line of the section ``keyspace``.
+#: The name of a field in the section ``keyspace``.
 _DATABASE = re.compile(r"db([0-9]+)", re.ASCII)
 _KEYS = re.compile(r"keys=([0-9]+),", re.ASCII)
 
 
 @dataclass(slots=True)
 class Section:
-    """One section. heading: its first line, as Redis wrote it; fields: (name, value), in Redis's
+    """One section. heading: its first line, as Redis wrote it; fields: (name, value) in Redis's
     order.
     """
 
@@ -25,13 +25,15 @@ class Section:
 
     @property
     def name(self) -> str:
-        """In lower case, as a client asks for it."""
+        """The section's name in lower case, as a client asks for it."""
         return self.heading[1:].strip().lower()
 
 
 def sections(info: object) -> Iterator[Section]:
-    """All sections of an answer. info: bytes, or a text. What stands before the first heading has
-    an empty one.
+    """All sections of an answer. The first one has an empty heading: it has the fields before the
+    first heading.
+
+    info: the answer as bytes or str.
     """
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
     section = Section("")
@@ -47,13 +49,13 @@ def sections(info: object) -> Iterator[Section]:
 
 
 def fields(info: object) -> dict[str, str]:
-    """All fields of an answer, whatever their sections. See `sections`."""
+    """All fields of an answer, from all sections. info: see `sections`."""
     return {name: value for section in sections(info) for name, value in section.fields}
 
 
 def keys(info: object) -> dict[int, int]:
-    """How many keys each database has, from an answer to INFO keyspace. Databases without keys are
-    not named there.
+    """The number of keys of each database, from an answer to INFO keyspace. Redis does not list
+    databases without keys there.
     """
     found: dict[int, int] = {}
     for name, value in fields(info).items():

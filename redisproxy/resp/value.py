@@ -1,4 +1,4 @@
-"""Whole replies of Redis's as values, for those that the proxy itself reads.
+"""Decodes whole replies of Redis to values, for the commands that the proxy itself sends.
 
 Owns RESP2's types: an error, a number, a string, and a list of numbers, strings and lists.
 """
@@ -10,30 +10,32 @@ from dataclasses import dataclass
 from .framing import CRLF, ProtocolError
 
 Value = bytes | int | None
-#: What a whole reply says. Lists may hold lists.
+#: The value of a whole reply. Lists may hold lists.
 Answer = Value | list["Answer"]
 
 
 class AnswerError(Exception):
-    """Redis answered with this error."""
+    """Redis answered with an error. The text is Redis's, without the ``-``."""
 
 
 @dataclass(frozen=True)
 class ErrorReply:
-    """An error that Redis answered. text: without the ``-``."""
+    """An error reply of Redis. text: without the ``-``."""
 
     text: str
 
     @property
     def code(self) -> str:
-        """Its first word, if that is in capitals."""
+        """The first word, if it is in capitals; else ``ERR``."""
         word = self.text.partition(" ")[0]
         return word if word.isupper() else "ERR"
 
 
 def values_of(replies: bytes, count: int) -> list[Answer]:
-    """What so many whole replies in a row say. Raises AnswerError for the first that is an error,
-    and ProtocolError for what is none of the above.
+    """The values of count whole replies in a row.
+
+    Raises AnswerError for the first error among them, and ProtocolError for a reply of another type
+    or one that is cut off.
     """
     values = []
     pos = 0
@@ -44,7 +46,9 @@ def values_of(replies: bytes, count: int) -> list[Answer]:
 
 
 def strings_of(answer: Answer) -> list[bytes]:
-    """What a list of strings holds. Raises ValueError for any other answer."""
+    """The strings of an answer that is a list of strings. Raises ValueError for any other
+    answer.
+    """
     if isinstance(answer, list):
         strings = [element for element in answer if isinstance(element, bytes)]
         if len(strings) == len(answer):
@@ -53,13 +57,13 @@ def strings_of(answer: Answer) -> list[bytes]:
 
 
 def _reply(reply: bytes, start: int) -> tuple[Answer, int]:
-    """(a whole reply's value, where the reply ends)."""
+    """(value, where the reply ends) of the whole reply at start. Raises as `values_of`."""
     if reply.startswith(b"-", start):
         raise AnswerError(_line(reply, start)[0].decode("utf-8", "replace"))
     if not reply.startswith(b"*", start):
         return _element(reply, start)
     # The lists that are not complete, the outermost first, and how many elements each lacks. No
-    # recursion: a reply may be nested as deep as it likes.
+    # recursion, because the depth of a reply has no limit.
     outer: list[tuple[list[Answer], int]] = []
     whole: list[Answer] = []
     elements, lacking, pos = whole, 1, start
@@ -85,7 +89,7 @@ def _reply(reply: bytes, start: int) -> tuple[Answer, int]:
 
 
 def _line(reply: bytes, pos: int) -> tuple[bytes, int]:
-    """(what is behind the type's byte at pos, where the line ended)."""
+    """(the line at pos without its type byte, where the line ends)."""
     end = reply.find(CRLF, pos)
     if end < 0:
         raise ProtocolError("an answer that is cut off")

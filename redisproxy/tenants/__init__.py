@@ -1,1 +1,1 @@
-"""Who may use what: tenants, credentials, URLs, limits. Pure."""
+"""Tenants, their credentials, URLs and limits. Pure."""

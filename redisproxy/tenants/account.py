@@ -1,8 +1,8 @@
-"""What each tenant's sessions have done, counted, and in which family a command is counted.
+"""Counts what each tenant's sessions do, with commands counted by family.
 
-Owns the counters and their families. A run of plain commands is counted as a whole, whatever its
-commands are; only what policy has the scanner hand over is known by name, so only that can be told
-apart.
+Owns the counters and the families. A run of plain commands is counted as a whole, whatever its
+commands are. Only the commands that the policy has inspected or refused are known by name, so only
+they can be counted by family.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Collection
 
 from .. import bounds, messages
 
-#: Commands that are forwarded without inspection: reads and writes of keys, mostly.
+#: Commands that are forwarded without inspection: mostly reads and writes of keys.
 PLAIN = "plain"
-#: What is in no other family.
+#: Commands in no other family.
 OTHER = "other"
 
 _FAMILIES = {
@@ -30,87 +30,84 @@ _FAMILIES = {
 }
 _BY_NAME = {name.encode(): family for family, names in _FAMILIES.items() for name in names.split()}
 
-#: All that a command can be counted in.
+#: All families.
 FAMILIES = (PLAIN, *_FAMILIES, OTHER)
 
 
 def family(name: bytes) -> str:
-    """Of a command, or of ``CONTAINER|SUBCOMMAND``, in any case of letters."""
+    """The family of a command. name: ``NAME`` or ``CONTAINER|SUBCOMMAND``, upper or lower case."""
     return _BY_NAME.get(name.partition(b"|")[0].upper(), OTHER)
 
 
 class TenantCounters:
-    """What the sessions of one tenant have done since the process began."""
+    """The counters of one tenant's sessions, since the process began."""
 
     __slots__ = ("commands", "inspected", "logins", "received", "refused", "refused_names", "turned_away", "wrong")
 
     def __init__(self) -> None:
-        #: connections that logged in as it
+        #: connections that logged in as this tenant
         self.logins = 0
-        #: all of them, refused ones included
+        #: all commands, refused ones included
         self.commands = 0
-        #: of them, by family, those that were known by name
+        #: by family: commands that are known by name
         self.inspected: dict[str, int] = {}
-        #: by family, those that the tenant may not use
+        #: by family: refused commands, which the tenant may not use
         self.refused: dict[str, int] = {}
-        #: the same by name, up to bounds.REFUSED_NAMES of them
+        #: by name: the same, for up to bounds.REFUSED_NAMES names
         self.refused_names: dict[str, int] = {}
         #: bytes that clients sent
         self.received = 0
-        #: log-ins that would have been more connections than it may have
+        #: log-ins refused because the tenant has as many connections as it may
         self.turned_away = 0
-        #: log-ins with a wrong password that named it
+        #: log-ins with a wrong password and this tenant's name as the user name
         self.wrong = 0
 
     def inspected_one(self, name: bytes) -> None:
-        """One command more is known by name."""
+        """Counts a command that is known by name."""
         increase(self.inspected, family(name))
 
     def refuse(self, name: str) -> None:
-        """One command more that the tenant may not use. name: as the server knows it, see
-        `policy.Policy.known_name`.
-        """
+        """Counts a refused command. name: see `policy.Policy.known_name`."""
         increase(self.refused, family(name.encode()))
         if name not in self.refused_names and len(self.refused_names) >= bounds.REFUSED_NAMES:
             name = OTHER
         increase(self.refused_names, name)
 
     def by_family(self) -> dict[str, int]:
-        """All commands."""
+        """All commands by family, the plain ones as `PLAIN`."""
         return {PLAIN: self.commands - sum(self.inspected.values()), **self.inspected}
 
 
 class Counts:
-    """What has been counted in one process. Each number only grows."""
+    """The counters of one process. Each number only grows."""
 
     def __init__(self) -> None:
         #: by namespace
         self.by_tenant: dict[str, TenantCounters] = {}
         #: log-ins by outcome: ``ok``, or see `model.AuthenticationError`
         self.logins: dict[str, int] = {}
-        #: refused commands by name, see `policy.Policy.known_name`: of few different ones
+        #: refused commands by name; see `policy.Policy.known_name`, which has few different results
         self.refused_names: dict[str, int] = {}
-        #: connections that are over, by how they ended. Turned away are none, from the start: that
-        #: there are some is told by the step from 0, which cannot be seen of a counter that is not
-        #: there before
+        #: closed connections by close reason. ``turned-away`` starts at 0, so that Prometheus sees
+        #: the first increase
         self.ended: dict[str, int] = {messages.TURNED_AWAY.code: 0}
         #: bytes of replies that Redis sent, by namespace
         self.replied: dict[str, int] = {}
 
     def of(self, namespace: str) -> TenantCounters:
-        """The one of a tenant, made when it is asked for first."""
+        """The counters of a tenant, made at the first call for it."""
         found = self.by_tenant.get(namespace)
         if found is None:
             found = self.by_tenant[namespace] = TenantCounters()
         return found
 
     def keep(self, namespaces: Collection[str]) -> None:
-        """Forgets all others: they are no tenants any more."""
+        """Forgets the counters of all other namespaces, which are no tenants any more."""
         for counted in (self.by_tenant, self.replied):
             for gone in counted.keys() - namespaces:
                 del counted[gone]
 
 
 def increase(counts: dict[str, int], key: str, by: int = 1) -> None:
-    """A counter that may not be there yet."""
+    """Adds to a counter, which starts at 0 if it is not there yet."""
     counts[key] = counts.get(key, 0) + by

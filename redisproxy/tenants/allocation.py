@@ -1,8 +1,8 @@
-"""What an operator's command decides: which database a namespace gets, what its secrets look like,
-what a rotation changes.
+"""The decisions behind the operator's command: which database a namespace gets, the form of its
+secrets, and the changes of a rotation.
 
-Owns these decisions, made from what was read. Nothing is read or written here. A refusal says what
-to do.
+Owns these decisions, made from the result of a full read. This module reads and writes nothing. The
+text of a refusal says what to do.
 """
 
 from __future__ import annotations
@@ -17,33 +17,32 @@ from .documents import TEMPORARY_PREFIX, VALID_HOURS, FullRead, NamespaceDocumen
 from .enrolment import parse_tenant
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, with_password
 
-#: The lowest index that is given away by itself. In 0 lands whatever logs in to Redis and does not
-#: SELECT: redis-cli, a backup, whoever was connected to this Redis before.
+#: The lowest index that is allocated automatically. Clients that do not SELECT use database 0:
+#: redis-cli, backups, clients that used this Redis before.
 FIRST = 1
-#: 238 bits.
+#: Characters of a password: 238 bits.
 _PASSWORD = 40
 _PASSWORD_LETTERS = string.ascii_letters + string.digits
-#: As Kubernetes' own suffixes: no vowels, so no words.
+#: As in Kubernetes' own suffixes: without vowels, so that no words appear.
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _LABELS = {"app.kubernetes.io/managed-by": "redisproxy"}
-#: The label of a tenant's namespace, and its value. The network policy of deploy/ lets no other
-#: namespace in: it cannot match namespaces by the beginning of their names.
+#: The label of a tenant's namespace, and its value. The network policy of deploy/ admits only
+#: namespaces with this label, because it cannot match namespaces by a prefix of their names.
 TENANT_LABEL = ("redisproxy/tenant", "true")
-#: Where clients connect to, as a URL without what is the tenant's: the Service of
-#: deploy/kubernetes.
+#: The proxy's URL for clients, without a tenant's parts: the Service of deploy/kubernetes.
 ADDRESS = "redis://redisproxy.redisproxy.svc:6379"
 
 
 class Refused(Exception):
-    """It is not done. The text is one line, and says what to do."""
+    """The command is refused. The text is one line, and says what to do."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """How much of Redis there is to give away.
+    """The databases of Redis that can be allocated.
 
-    databases: how many it has, None: it does not tell; keys: how many each database holds, for
-    those that hold any; None: it was not asked.
+    databases: how many Redis has, None if it does not say; keys: the number of keys by database,
+    for databases that have any, None if Redis was not asked.
     """
 
     databases: int | None
@@ -51,17 +50,17 @@ class Room:
 
 
 def make_password() -> str:
-    """One that need not be encoded in a URL, or quoted in a shell."""
+    """A new random password. It needs no encoding in a URL, and no quotes in a shell."""
     return "".join(secrets.choice(_PASSWORD_LETTERS) for _ in range(_PASSWORD))
 
 
 def make_suffix() -> str:
-    """The end of a secret's name."""
+    """A random end for the name of a secret."""
     return "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(6))
 
 
 def manifest(namespace: str, name: str, url: str) -> dict[str, Any]:
-    """A tenant's Secret. url: its connection string."""
+    """The manifest of a tenant's Secret. url: its connection string."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -72,10 +71,10 @@ def manifest(namespace: str, name: str, url: str) -> dict[str, Any]:
 
 
 def temporary_manifest(namespace: str, name: str, url: str, valid_hours: int, created: str) -> dict[str, Any]:
-    """A tenant's temporary Secret.
+    """The manifest of a tenant's temporary Secret.
 
-    created: the creationTimestamp, from which valid_hours count. An API server puts its own in its
-    place; in a directory of manifests nobody does.
+    valid_hours: hours from created until it expires; created: the creationTimestamp. An API server
+    replaces it with its own. In a directory of manifests it stays.
     """
     made = manifest(namespace, name, url)
     made["metadata"]["creationTimestamp"] = created
@@ -83,21 +82,20 @@ def temporary_manifest(namespace: str, name: str, url: str, valid_hours: int, cr
     return made
 
 
-# Which database.
+# Choosing a database.
 
 
 def named_indexes(secret: SecretDocument) -> tuple[int, ...]:
-    """The databases that a secret names or, where it is malformed, may name: its owner may fix
-    it.
+    """The databases that a secret names. If it is malformed, all that it may name, because its
+    owner may fix it.
     """
     return possible_indexes(secret.data.get(CONNECTION_STRING))
 
 
 def taken(reading: FullRead, but: str = "") -> dict[int, str]:
-    """Which indexes are named in the secrets of any namespace, and by which; but: one that does not
-    count.
+    """The indexes that secrets name, each with its namespace. but: a namespace that does not count.
 
-    Raises Refused where that cannot be said.
+    Raises Refused if some secrets could not be read.
     """
     found: dict[int, str] = {}
     for part in reading.never_read:
@@ -123,10 +121,11 @@ def choose_index(
     keep_data: bool = False,
     avoid: Collection[int] = (),
 ) -> int:
-    """The database for a namespace that is to be enrolled. Raises Refused.
+    """The database for a namespace that is being enrolled. Raises Refused.
 
-    secret_name: of the client secret; prefix: of tenants' namespaces; wanted: the operator's own
-    choice, None for any; keep_data: it may hold keys already; avoid: what was tried already.
+    secret_name: of the client secret; prefix: of tenants' namespaces; wanted: the operator's
+    choice, None for the first free one; keep_data: whether the wanted database may already have
+    keys; avoid: indexes that were tried before.
     """
     held = _may_be_enrolled(reading, secret_name, prefix, namespace)
     others = taken(reading, but=namespace)
@@ -152,10 +151,10 @@ def choose_index(
 
 
 def _may_be_enrolled(reading: FullRead, secret_name: str, prefix: str, namespace: str) -> tuple[SecretDocument, ...]:
-    """The secrets that it has already."""
+    """The secrets that a namespace already has. Raises Refused if it cannot be enrolled."""
     must_have_prefix(namespace, prefix)
     if namespace not in {found.name for found in must_be_read(reading.namespaces)}:
-        # the caller knows how one is made where it reads from
+        # The caller knows how to create a namespace in its source, and says it.
         raise Refused(f"there is no namespace {namespace}")
     held = reading.secrets.get(namespace, ())
     if isinstance(held, ReadFailure):
@@ -178,14 +177,16 @@ def _may_be_enrolled(reading: FullRead, secret_name: str, prefix: str, namespace
 
 
 def must_be_read(namespaces: tuple[NamespaceDocument, ...] | ReadFailure) -> tuple[NamespaceDocument, ...]:
-    """What was read. Raises Refused where nothing was."""
+    """The namespaces that were read. Raises Refused if they could not be read."""
     if isinstance(namespaces, ReadFailure):
         raise Refused(f"the namespaces could not be read: {namespaces.reason}")
     return namespaces
 
 
 def must_have_prefix(namespace: str, prefix: str) -> None:
-    """Raises Refused for a namespace that is no tenant's."""
+    """Raises Refused for a namespace that cannot be a tenant's, because its name lacks the
+    prefix.
+    """
     if not namespace.startswith(prefix):
         raise Refused(f"{namespace} does not begin with {prefix!r}, which NS_PREFIX or --ns-prefix says that tenants' do")
 
@@ -203,15 +204,15 @@ def _wanted(index: int, others: Mapping[int, str], room: Room, keep_data: bool) 
     return index
 
 
-# Giving another password.
+# Rotating a password.
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """What changes in a client secret.
+    """The changes of a rotation in a client secret.
 
-    changes: the new values; before: the connection string as it was; old: the password in it;
-    stale: keys that hold that as a part of something, and are left to the operator.
+    changes: new values by key; before: the old connection string; old: the old password; stale:
+    keys whose values contain the old password among other text. The operator has to change those.
     """
 
     index: int
@@ -222,10 +223,10 @@ class Rotation:
 
 
 def plan_rotation(data: Mapping[str, bytes], password: str) -> Rotation:
-    """Gives a secret of these values a new password: in the URL, and wherever the old one alone is
-    a value.
+    """The rotation that gives a secret a new password: in the URL, and in each value that is
+    exactly the old password.
 
-    Raises Refused.
+    data: the secret's values by key. Raises Refused if the secret is malformed.
     """
     try:
         _, old, index = parse_tenant(data)
@@ -239,5 +240,5 @@ def plan_rotation(data: Mapping[str, bytes], password: str) -> Rotation:
 
 
 def temporary_name(end: str) -> str:
-    """The name of a temporary secret."""
+    """The name of a temporary secret. end: see `make_suffix`."""
     return TEMPORARY_PREFIX + end

@@ -1,9 +1,7 @@
-"""What a source read: namespaces, secrets, what could not be read, and what is wrong with any of
-them.
+"""The results of reading a source: namespaces, secrets, read failures, and problems with them.
 
-Owns the form in which sources hand over what they found. What follows from it is the business of
-`enrolment`. No value of a secret is ever part of a Problem, and none is in the text of any of
-these.
+Owns the form in which sources hand over what they read. `enrolment` decides what follows. No value
+of a secret is ever part of a Problem, or of the text of any of these objects.
 """
 
 from __future__ import annotations
@@ -19,11 +17,11 @@ PASSWORD = "redis-password"  # noqa: S105 - the name of a key
 VALID_HOURS = "valid_hours"
 SENTINEL_USERNAME = "sentinel-username"
 SENTINEL_PASSWORD = "sentinel-password"  # noqa: S105 - the name of a key
-#: The keys of a Secret that are read; sources need not keep others.
+#: The keys of a Secret that are used. Sources need not keep others.
 KEYS = (CONNECTION_STRING, PASSWORD, VALID_HOURS, SENTINEL_USERNAME, SENTINEL_PASSWORD)
 TEMPORARY_PREFIX = "redis-secret-temp-"
 
-#: Characters of a name that are shown: Kubernetes has none that is longer, nor do file systems.
+#: Characters of a name that are shown. Names in Kubernetes and in file systems are not longer.
 LONGEST_NAME = 255
 
 
@@ -31,8 +29,8 @@ LONGEST_NAME = 255
 class NamespaceDocument:
     """A namespace.
 
-    created: seconds since the epoch, None where it does not say; annotations, labels: those that
-    begin with `limits.PREFIX`.
+    created: creationTimestamp in seconds since the epoch, None if it has none; annotations, labels:
+    those that begin with `limits.PREFIX`.
     """
 
     name: str
@@ -43,14 +41,14 @@ class NamespaceDocument:
 
 @dataclass(frozen=True, slots=True)
 class SecretDocument:
-    """A secret, as far as it matters here.
+    """A secret: the parts that the proxy uses.
 
-    data: values by key, decoded; error: what is wrong with it as a document, or None.
+    data: values by key, decoded; error: why the document is malformed, or None.
     """
 
     namespace: str
     name: str
-    #: seconds since the epoch, None where it does not say
+    #: creationTimestamp in seconds since the epoch, None if it has none
     created: float | None
     data: Mapping[str, bytes] = field(repr=False)
     error: Text | None = None
@@ -58,23 +56,22 @@ class SecretDocument:
 
 @dataclass(frozen=True, slots=True)
 class ReadFailure:
-    """Takes the place of what could not be read. reason: fit for a log."""
+    """Stands for something that could not be read. reason: safe for the log."""
 
     reason: Text
-    #: seconds after which the server asked to be tried again, or None
+    #: seconds that the server asked to wait before another attempt, or None
     retry_after: float | None = None
-    #: whether the source itself failed, so that nothing else of it could be read either: one
-    #: failure, told once
+    #: whether the source itself failed, so that nothing else could be read from it: that is one
+    #: failure, and is logged once
     of_source: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class NeverRead:
-    """A part of a source that was never readable, so that an older owner of a database may be in
-    it. name: fit for a log.
+    """A part of a source that was never readable. An older owner of a database may be in it.
 
-    indexes: databases that it may name, None: any; digits: what a number that may go on begins
-    with.
+    name: safe for the log; indexes: the databases that it may name, None for any; digits: the first
+    digits of an index whose end may be missing, empty if there is none.
     """
 
     name: str
@@ -82,47 +79,46 @@ class NeverRead:
     digits: str = ""
 
     def may_name(self, index: int) -> bool:
-        """Whether it may give this database to somebody."""
+        """Whether this part may give the database to a namespace."""
         return self.indexes is None or index in self.indexes or (self.digits != "" and str(index).startswith(self.digits))
 
 
 @dataclass(frozen=True, slots=True)
 class FullRead:
-    """What one look at a source found."""
+    """The result of one full read of a source."""
 
-    #: None: there is none
+    #: the master secret; None if it does not exist
     master: SecretDocument | ReadFailure | None
     namespaces: tuple[NamespaceDocument, ...] | ReadFailure
-    #: by namespace: those that may hold credentials
+    #: by namespace: the secrets that may have credentials
     secrets: Mapping[str, tuple[SecretDocument, ...] | ReadFailure]
-    #: documents that are not even that: what and why
+    #: documents that could not be understood, or parts that could not be read
     unreadable: tuple[Problem, ...] = ()
-    #: parts of which nothing is known, since none of their contents was ever read
+    #: parts whose contents were never read, so nothing is known of them
     never_read: tuple[NeverRead, ...] = ()
-    #: of parts that could not be read: those in `never_read`, and those that are here as they were;
-    #: also in `unreadable`
+    #: failures of parts that could not be read: those in `never_read`, and those whose older
+    #: contents are used. Each is also in `unreadable`
     stale: tuple[ReadFailure, ...] = ()
-    #: seconds after which the source asks to be read again: something was not believed at first
-    #: sight
+    #: seconds after which the source wants to be read again, because a change in it may be a
+    #: half-written file; or None
     again: float | None = None
-    #: whether `namespaces` are all that exist; not where one of the documents in `unreadable` may
-    #: be a namespace
+    #: whether `namespaces` are all that exist. False if a document in `unreadable` may be a
+    #: namespace
     complete: bool = True
 
     def failures(self) -> list[ReadFailure]:
-        """All that could not be read."""
+        """All failures of this read."""
         parts = [self.master, self.namespaces, *self.secrets.values(), *self.stale]
         return [part for part in parts if isinstance(part, ReadFailure)]
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSummary:
-    """What a read has established: what may be taken for gone, and what may not.
+    """What a read proved: which namespaces exist, and which secrets are up to date.
 
-    whole: whether all was read again, not single objects; master: whether the master secret was,
-    and is in force; namespaces: those that exist, None where their list could not be read;
-    uncertain: of them those whose secrets could not be read, so that the last known ones are in
-    force.
+    whole: True for a full read, False for a read of single objects; master: whether the master
+    secret was read, and is in force; namespaces: those that exist, None if that is not known;
+    uncertain: the namespaces whose secrets could not be read, so that older ones are in force.
     """
 
     whole: bool
@@ -131,18 +127,17 @@ class ReadSummary:
     uncertain: frozenset[str] = frozenset()
 
 
-#: In place of a secret's name: the namespace.
+#: Instead of a secret's name: the namespace itself.
 ITSELF = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Objects that are said to have changed, in whatever way: which they are, not what they are
-    now.
+    """Objects that may have changed, by name only: their new contents have to be read.
 
-    namespaces: made or deleted, or with more changed secrets than are worth naming; secrets:
-    (namespace, name), the master secret among them, and ITSELF as the name of a namespace that was
-    changed, but none of its secrets.
+    namespaces: namespaces to read with all their secrets, because they were created or deleted, or
+    have many changed secrets; secrets: (namespace, name), the master secret among them. The name is
+    ITSELF if the namespace has changed, but none of its secrets.
     """
 
     namespaces: frozenset[str] = frozenset()
@@ -151,21 +146,21 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a source said of single objects when asked again: each as it is now, None where it does
-    not exist.
+    """The result of an incremental read: single objects as they are now, None if one does not
+    exist.
 
-    What could not be read is missing, and there is a failure.
+    An object that could not be read is missing here, and there is a failure instead.
     """
 
     namespaces: Mapping[str, NamespaceDocument | None] = field(default_factory=dict)
     #: by namespace: all of its secrets
     listed: Mapping[str, tuple[SecretDocument, ...]] = field(default_factory=dict)
-    #: by (namespace, name): of namespaces that were not listed since
+    #: by (namespace, name): single secrets that were read after the last list of their namespace
     secrets: Mapping[tuple[str, str], SecretDocument | None] = field(default_factory=dict)
     failures: tuple[ReadFailure, ...] = ()
 
     def followed_by(self, later: Update) -> Update:
-        """Both, where the later one wins."""
+        """Both results as one. The later one wins."""
         kept = {key: found for key, found in self.secrets.items() if key[0] not in later.listed}
         return Update(
             {**self.namespaces, **later.namespaces},
@@ -177,10 +172,10 @@ class Update:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """Something that an operator has to fix: where it is and why. secret: empty when it is about
-    the namespace.
+    """Something that an operator has to fix: where it is, and why.
 
-    Its texts are printable: a manifest can have any name, and so can a file.
+    secret: its name, empty if the problem is with the namespace. The texts are made printable,
+    because a manifest or a file can have any name.
     """
 
     namespace: str

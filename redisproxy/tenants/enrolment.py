@@ -1,8 +1,8 @@
-"""From what was read of namespaces and secrets to a Snapshot: the rules of enrolment.
+"""The rules of enrolment: makes a Snapshot from the namespaces and secrets that were read.
 
-Owns the rules and the last good reading. What is read, and how, is the business of
-`redisproxy.sources`. No value of a secret is ever part of a Problem. It is longer than other
-modules: each rule needs what the others found.
+Owns the rules and the last good results of reading. `redisproxy.sources` decides what is read, and
+how. No value of a secret is ever part of a Problem. This module is longer than other modules,
+because each rule needs the results of the others.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from .limits import UNLIMITED, Limits, read_limits
 from .model import BackendAddress, Credential, Snapshot, Tenant, digest
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_master, read_tenant
 
-#: What Kubernetes calls a DNS label.
+#: A DNS label of Kubernetes.
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 
-#: Namespaces with one password that are named to each other; of the rest only the number is told.
+#: How many other namespaces a Problem names. It only counts further ones.
 NAMED = 10
 
-#: A thousand years: no date that it leads to overflows.
+#: A thousand years, so that no date overflows.
 _MOST_HOURS = 24 * 366 * 1000
-#: The last second of the year 9999, after which dates cannot be shown.
+#: The last second of the year 9999. Later dates cannot be shown.
 _LATEST = 253402300799.0
 
 
 def parse_backend(data: Mapping[str, bytes]) -> BackendAddress:
-    """Where Redis is, from the master secret. Raises MalformedError."""
+    """The backend address in the master secret. data: values by key. Raises MalformedError."""
     backend = read_master(data.get(CONNECTION_STRING))
     for key in (PASSWORD, SENTINEL_USERNAME, SENTINEL_PASSWORD):
         if data.get(key, b"").endswith(b"\n"):
@@ -60,12 +60,14 @@ def parse_backend(data: Mapping[str, bytes]) -> BackendAddress:
 
 
 def parse_tenant(data: Mapping[str, bytes]) -> tuple[str, bytes, int]:
-    """(user name, password, database index) of a tenant's secret. Raises MalformedError."""
+    """(user name, password, database index) of a tenant's secret. data: values by key. Raises
+    MalformedError.
+    """
     return read_tenant(data.get(CONNECTION_STRING))
 
 
 def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:
-    """For how many hours a temporary credential is good, None without end. Raises
+    """Hours for which a temporary credential is valid, None if it does not expire. Raises
     MalformedError.
     """
     value = data.get(VALID_HOURS)
@@ -78,15 +80,15 @@ def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:
 
 
 def no_yield() -> None:
-    """For whom nobody waits; see `Enrolment.resolve`."""
+    """Does nothing. The yield_cpu of callers that keep nobody waiting: see `Enrolment.resolve`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Enrolled:
-    """What follows from a namespace's secrets alone.
+    """The result of one namespace's secrets alone.
 
-    credentials: the one that decides on its database first; meant: the database that its secrets
-    were to name, where all are malformed, None: it cannot be made out.
+    credentials: the first one decides which database the namespace names; meant: if all secrets are
+    malformed, the database that they probably name, None if that cannot be said.
     """
 
     secrets: tuple[SecretDocument, ...]
@@ -103,13 +105,13 @@ _NO_SECRETS = _Enrolled((), [], [], None)
 
 
 class Enrolment:
-    """The last good answer to each question, and the Snapshot that follows from it.
+    """Keeps the last good result of each part that is read, and makes the Snapshot from them.
 
-    What follows from a namespace's secrets is kept as long as they stay the same.
+    The result of a namespace's secrets is reused while the secrets stay the same.
 
     secret_name: of the client secret in each namespace; master: (namespace, name) of the master
-    secret; backend: where Redis is, whatever the master secret says; limits: of tenants whose
-    namespaces say nothing else.
+    secret; backend: replaces the address in the master secret; limits: defaults for namespaces that
+    have no annotations.
     """
 
     def __init__(
@@ -130,18 +132,20 @@ class Enrolment:
         self._master_problem: Problem | None = None
         self._failures: tuple[Problem, ...] = ()
         self._never_read: tuple[NeverRead, ...] = ()
-        # Whether the namespaces of the last reading were all that exist.
+        # Whether the namespaces of the last full read were all that exist.
         self._complete = False
         self._enrolled: dict[str, _Enrolled] = {}
-        #: which namespace has each database, by index: it keeps it where nobody's age is known
+        #: by index: the namespace that has the database. It stays the owner if ages are not known
         self._owners: dict[int, str] = {}
         self._snapshot: Snapshot | None = None
         self._shared: list[Problem] = []
-        #: namespaces that have none of the secrets that enrol one, as of the last `resolve`
+        #: namespaces without a secret that would enrol them, as of the last `resolve`
         self.without_secret: tuple[str, ...] = ()
 
     def use_full_read(self, reading: FullRead) -> None:
-        """Takes over what was read. What failed to be read stays as it was."""
+        """Takes the results of a full read. Parts that could not be read keep their older
+        results.
+        """
         self._failures = tuple(_failures(reading, self._master))
         if not isinstance(reading.master, ReadFailure) and not self._fixed_backend:
             self._use_master(reading.master)
@@ -151,15 +155,15 @@ class Enrolment:
             self._enrolled = {name: kept for name, kept in self._enrolled.items() if name in self._namespaces}
             self._unreadable = reading.unreadable
             self._never_read = reading.never_read
-            # Of a file that cannot be read, the content of before is in force, if there is any.
+            # A file that cannot be read keeps its older contents in force, if it has any.
             self._complete = reading.complete and not (reading.never_read or reading.stale)
         for namespace, secrets in reading.secrets.items():
             if not isinstance(secrets, ReadFailure) and self._secrets.get(namespace) != secrets:
                 self._secrets[namespace] = secrets
 
     def use_incremental_read(self, update: Update) -> None:
-        """Takes over what was read again. What is not known yet stays so: the reading of all there
-        is comes first.
+        """Takes the results of an incremental read. Does nothing before the first full read, and
+        ignores secrets of namespaces that are not known.
         """
         if self._namespaces is None:
             return
@@ -182,7 +186,7 @@ class Enrolment:
                 self._secrets[namespace] = tuple(now)
 
     def summary(self, reading: FullRead | None) -> ReadSummary:
-        """What was established by a reading that was absorbed; None: by the last
+        """What a read proved. reading: one that `use_full_read` has taken; None for the last
         `use_incremental_read`.
         """
         namespaces = frozenset(self._namespaces or ()) if self._complete else None
@@ -194,8 +198,8 @@ class Enrolment:
         return ReadSummary(True, bool(self._fixed_backend or not in_doubt), namespaces if listed else None, uncertain)
 
     def _use_master(self, master: SecretDocument | None) -> None:
-        """A master secret that is gone or malformed leaves the last good backend in force, or
-        nobody would be served.
+        """Takes the master secret. If it is gone or malformed, the last good backend stays in
+        force, because without it no tenant would be served.
         """
         self._master_problem = None
         if master is None:
@@ -210,17 +214,17 @@ class Enrolment:
 
     @property
     def loaded(self) -> bool:
-        """Whether the namespaces were ever read."""
+        """Whether the namespaces were read at least once."""
         return self._namespaces is not None
 
     def resolve(
         self, databases: int | None = None, yield_cpu: Callable[[], None] = no_yield
     ) -> tuple[Snapshot, list[Problem]]:
-        """The Snapshot, and what keeps some out of it. As long as it stays the same it is the same
-        object.
+        """The Snapshot, and the problems that an operator has to fix. While nothing changes in the
+        Snapshot, the same object is returned.
 
-        databases: how many Redis has, if known; yield_cpu: called between any two namespaces, may
-        sleep.
+        databases: how many Redis has, None if that is not known; yield_cpu: called between any two
+        namespaces, may sleep.
         """
         problems: list[Problem] = [*self._failures, *self._unreadable]
         if self._master_problem:
@@ -234,8 +238,8 @@ class Enrolment:
         for namespace in namespaces:
             yield_cpu()
             if not _NAMESPACE.fullmatch(namespace.name):
-                # Of a manifest: Kubernetes has none such. Channels and ACL users are told apart by
-                # these names.
+                # Only a manifest can have such a name. It could make the names of channels and ACL
+                # users ambiguous.
                 problems.append(Problem(ascii(namespace.name[:63]), "", messages.NAMESPACE_NAME()))
                 continue
             enrolled = found[namespace.name] = self._enrol(namespace.name)
@@ -262,8 +266,7 @@ class Enrolment:
             if namespace.name in found:
                 problems += [Problem(namespace.name, "", reason) for reason in wrong]
             if not enrolled.credentials:
-                # Where the secrets could not be read, that is a problem, and nothing is known of
-                # them.
+                # Secrets that could not be read may exist, so they do not count as missing.
                 if namespace.name in found and namespace.name in self._secrets and not enrolled.problems:
                     without_secret.append(namespace.name)
                 continue
@@ -291,13 +294,15 @@ class Enrolment:
         return snapshot, sorted(problems + self._shared)
 
     def _owner(self, index: int, claimants: list[NamespaceDocument], enrolled: Mapping[str, _Enrolled]) -> str | None:
-        """Who of the namespaces that name a database has it, None: nobody. claimants: the oldest
-        first.
+        """The namespace that gets a database, of those that name it; None: nobody gets it.
 
-        The older one, by its creationTimestamp. Where one of them has none, the one that has it
-        already keeps it; if none has, as at the start, none gets it. Malformed secrets keep a
-        database from others, and take none away. Where it may be that of a namespace which was
-        never read, nobody else gets it.
+        The oldest namespace by creationTimestamp gets the database. If one of several has no
+        creationTimestamp, the former owner keeps the database; without a former owner, as at the
+        start, nobody gets it. A namespace whose secrets are malformed keeps other namespaces out,
+        but takes the database from no former owner. If the database may belong to a namespace that
+        was never read, only a former owner has it.
+
+        claimants: the oldest first; enrolled: by namespace.
         """
         former_owner = self._owners.get(index)
         if former_owner not in {namespace.name for namespace in claimants}:
@@ -309,7 +314,7 @@ class Enrolment:
         return former_owner if any(part.may_name(index) for part in self._never_read) else owner
 
     def _kept_out(self, namespace: str, credential: Credential, claimants: list[NamespaceDocument]) -> Problem:
-        """Why a namespace does not have the database that it names."""
+        """The problem of a namespace that does not get the database that it names."""
         index = credential.tenant.index
         owner = self._owners.get(index)
         others = [claimant.name for claimant in claimants if claimant.name != namespace]
@@ -327,9 +332,7 @@ class Enrolment:
         return Problem(namespace, credential.secret, reason)
 
     def _enrol(self, namespace: str) -> _Enrolled:
-        """What follows from a namespace's secrets. As long as they stay the same it is the same
-        object.
-        """
+        """The result of a namespace's secrets: the same object while the secrets stay the same."""
         secrets = self._secrets.get(namespace, ())
         kept = self._enrolled.get(namespace)
         if kept is None or kept.secrets != secrets:
@@ -363,7 +366,9 @@ class Enrolment:
 
     @staticmethod
     def _expiry(secret: SecretDocument) -> float | None:
-        """When a secret's credential ends, None: it does not. Raises MalformedError."""
+        """When a secret's credential expires, in seconds since the epoch; None if it does not.
+        Raises MalformedError.
+        """
         if not secret.name.startswith(TEMPORARY_PREFIX):
             return None
         hours = parse_valid_hours(secret.data)
@@ -375,8 +380,8 @@ class Enrolment:
 
 
 def _failures(reading: FullRead, master: tuple[str, str]) -> Iterator[Problem]:
-    """What could not be read. A source that failed is told once, with how many namespaces are
-    concerned.
+    """A Problem for each part that could not be read. If the source itself failed, it is one
+    Problem with the number of namespaces that were not read.
     """
     first = reading.master
     if isinstance(first, ReadFailure):
@@ -398,8 +403,8 @@ def _failures(reading: FullRead, master: tuple[str, str]) -> Iterator[Problem]:
 
 
 def _by_age(document: NamespaceDocument | SecretDocument) -> tuple[bool, float, str]:
-    """What sorts documents, the oldest first; those that do not say when they were made are last,
-    by their names.
+    """A sort key: the oldest document first. Documents without a creationTimestamp are last, sorted
+    by name.
     """
     return document.created is None, document.created or 0.0, document.name
 

@@ -1,7 +1,7 @@
-"""A tenant's limits: how many connections it may have, and how much it may do in a second.
+"""A tenant's limits: the number of connections, and commands and bytes a second.
 
-Owns what the annotations of a Namespace mean, and the token bucket that a rate is held with. Who
-waits, and for how long, is the business of `net.rate_limit`.
+Owns the meaning of a Namespace's annotations, and the token bucket that measures a rate.
+`net.rate_limit` decides which clients wait, and for how long.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..messages import Text
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one tenant may have at once, or do in a second. 0: there is no limit."""
+    """The limits of one tenant: its connections at a time, and its rates. 0 means no limit."""
 
     max_connections: int = 0
     commands_per_second: int = 0
@@ -24,16 +24,16 @@ class Limits:
     bytes_per_second: int = 0
 
     def per_process(self, processes: int) -> Limits:
-        """What one of so many processes holds it to, rounded up."""
+        """The part of each limit that one of so many processes enforces, rounded up."""
         return Limits(*(-(-getattr(self, field.name) // processes) for field in fields(self)))
 
 
-#: There are none.
+#: No limits.
 UNLIMITED = Limits()
 
-#: What the names of all of them begin with, and of nobody else's.
+#: The prefix of the proxy's annotations. Nobody else's annotations have it.
 PREFIX = "redisproxy/"
-#: By annotation: the field of Limits, and its largest value.
+#: By annotation: (field of Limits, largest value).
 ANNOTATIONS = {
     f"{PREFIX}max-connections": ("max_connections", bounds.TENANT_CONNECTIONS),
     f"{PREFIX}commands-per-second": ("commands_per_second", bounds.TENANT_PER_SECOND),
@@ -42,8 +42,8 @@ ANNOTATIONS = {
 
 
 def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limits, list[Text]]:
-    """What a Namespace's annotations say, and what is wrong with them. A default stands where they
-    say nothing of use.
+    """(the limits in a Namespace's annotations, a text for each annotation that is wrong). The
+    default applies if an annotation is missing or wrong.
 
     annotations: those whose names begin with PREFIX.
     """
@@ -62,17 +62,16 @@ def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limit
             wrong.append(messages.ANNOTATION_MALFORMED(name=annotation, most=most, default=default))
     unknown = sorted(annotations.keys() - ANNOTATIONS.keys())
     if unknown:
-        # One of them, and in ASCII: a manifest's can be any text.
+        # Only one, and in ASCII: in a manifest it can be any text.
         name = ascii(unknown[0][:80])[1:-1]
         wrong.append(messages.ANNOTATION_UNKNOWN(name=name, known=", ".join(ANNOTATIONS)))
     return Limits(**values), wrong
 
 
 class Bucket:
-    """What is left of a rate: so much a second, of which up to BURST_SECONDS' worth is saved. It
-    may be overdrawn.
+    """A token bucket. It saves at most what the rate allows in BURST_SECONDS, and may be overdrawn.
 
-    rate: a second; now: in seconds, as in all that is asked of it.
+    rate: tokens a second; now: in seconds of one clock, here and in the methods.
     """
 
     __slots__ = ("_rate", "_since", "_tokens")
@@ -83,8 +82,8 @@ class Bucket:
         self._since = now
 
     def charge(self, amount: int, now: float) -> float:
-        """Takes so much, whether it is there or not. Seconds until nothing is pending any more, 0.0
-        if nothing is.
+        """Takes an amount, even if the bucket has less. Returns the seconds until the bucket is no
+        longer overdrawn; 0.0 if it is not.
         """
         passed = now - self._since
         self._since = now

@@ -1,8 +1,8 @@
-"""Slows down whoever tries passwords: how long a wrong one is answered late, by source address.
+"""Slows down password guessing: delays the answer to a wrong password, by source address.
 
-Owns the counts, in bounded memory. Times are seconds, given by the caller. A right password is
-never delayed; but it forgives nothing, or a tenant could guess others' passwords between two
-log-ins with its own.
+Owns the counts of wrong passwords, in bounded memory. Times are seconds, given by the caller. A
+right password is never delayed. It does not reset a count either: otherwise a tenant could guess
+other tenants' passwords between log-ins with its own.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from .. import bounds
 
 
 class LoginBackoff:
-    """Wrong passwords by source address."""
+    """Counts wrong passwords by source address."""
 
     def __init__(self) -> None:
-        # (how many, when the last), the latest at the end.
+        # (how many, time of the last one), the latest at the end.
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._wrong)
 
     def wrong(self, address: str, now: float) -> float:
-        """Counts a wrong password: seconds until it may be answered."""
+        """Counts a wrong password. Returns the seconds until it may be answered."""
         address = source(address)
         count, when = self._wrong.pop(address, (0, now))
         if now - when > bounds.LOGIN_BACKOFF_SECONDS:
@@ -41,13 +41,13 @@ class LoginBackoff:
 
 
 def source(address: str) -> str:
-    """What is counted as one source: an IPv4 address, an IPv6 network of 64 bits, which is what one
-    machine has.
+    """The source that an address is counted as: an IPv4 address, or an IPv6 network of 64 bits,
+    because one machine has a whole such network.
     """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return address  # of a Unix socket there is none
+        return address  # a Unix socket has no IP address
     if parsed.version == 4:
         return address
     if parsed.ipv4_mapped is not None:

@@ -1,8 +1,7 @@
-"""Tenants, their credentials, where Redis is, and a Snapshot of all these.
+"""Tenants, credentials, the backend address, and the Snapshot of all these.
 
-Owns what the words mean and who may log in. A Snapshot is immutable and replaced whole. Where
-snapshots come from is the business of `redisproxy.sources`. Times are seconds since the epoch,
-given by the caller.
+Owns the meaning of these words, and decides who may log in. A Snapshot is immutable and replaced
+whole. `redisproxy.sources` makes snapshots. Times are seconds since the epoch, given by the caller.
 """
 
 from __future__ import annotations
@@ -18,98 +17,100 @@ from .. import messages
 from ..printable import printable
 from .limits import UNLIMITED, Limits
 
-# A digest is of use to this proxy alone: a core dump of another one, or a rainbow table, does not
-# help.
+# Digests mean something in this proxy alone. So a core dump of another proxy, or a rainbow table,
+# does not help an attacker.
 _digest_key = secrets.token_bytes(32)
 
 
 def digest_key() -> bytes:
-    """What makes this proxy's digests its own."""
+    """The key of this proxy's digests, 32 bytes. For its other processes alone."""
     return _digest_key
 
 
 def use_digest_key(key: bytes) -> None:
-    """Another process's key, before this one has made a digest: its digests mean the same here from
-    now on.
+    """Replaces the key by that of another process, so that both make the same digests. Must be
+    called before the first `digest`.
     """
     global _digest_key
     _digest_key = key
 
 
 def digest(password: bytes) -> bytes:
-    """What is kept of a password: its keyed BLAKE2b digest, 32 bytes, different in each proxy."""
+    """The keyed BLAKE2b digest of a password, 32 bytes. It differs from proxy to proxy. The proxy
+    keeps only this of a tenant's password.
+    """
     return hashlib.blake2b(password, digest_size=32, key=_digest_key).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """An enrolled namespace and the one database index allocated to it."""
+    """An enrolled namespace, and the database index that is allocated to it."""
 
     namespace: str
     index: int
 
     @property
     def channel_prefix(self) -> bytes:
-        """What its channels begin with in Redis. A namespace's name has no colon, and nothing that
-        a pattern gives a meaning to: no tenant's prefix begins another's.
+        """The prefix of the tenant's channels in Redis.
+
+        A namespace's name has no colon, so no tenant's prefix begins with another tenant's. The
+        name has no character with a meaning in patterns either.
         """
         return self.namespace.encode() + b":"
 
     @property
     def keyspace_channels(self) -> tuple[bytes, bytes]:
-        """What Redis's own channels about the keys of its database begin with. They have no
-        prefix.
+        """The beginnings of the names of Redis's keyspace notification channels for the tenant's
+        database. These channels do not get the tenant's prefix.
         """
         return b"__keyspace@%d__:" % self.index, b"__keyevent@%d__:" % self.index
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A password that authenticates as one tenant, perhaps until a moment."""
+    """A password that logs in as one tenant, perhaps until a given time."""
 
     tenant: Tenant
-    #: name of the Secret it came from
+    #: name of the Secret that has it
     secret: str
     #: see `digest`
     digest: bytes = field(repr=False)
-    #: the user name in the Secret's URL, which clients built from that URL send; may be empty
+    #: the user name in the Secret's URL; may be empty. Clients that use the URL send it
     username: str = ""
-    #: seconds since the epoch, or None for a credential that does not expire
+    #: seconds since the epoch, None if it does not expire
     expires: float | None = None
 
     def valid_at(self, now: float) -> bool:
-        """Whether it has not expired."""
+        """Whether the credential has not expired. now: seconds since the epoch."""
         return self.expires is None or now < self.expires
 
 
 @dataclass(frozen=True, slots=True)
 class BackendAddress:
-    """Where Redis is, and the master password that opens it; or which sentinels know where it
-    is.
-    """
+    """Where Redis is, or which sentinels know it, and the master's user name and password."""
 
     host: str = ""
     #: TCP port
     port: int = 6379
-    #: path of a Unix socket; host and port are not used then
+    #: path of a Unix socket. If set, host and port are not used
     path: str = ""
     tls: bool = False
     #: empty: the default user
     username: str = field(default="", repr=False)
-    #: empty: Redis asks for none
+    #: empty: Redis needs no password
     password: bytes = field(default=b"", repr=False)
-    #: host and port of each sentinel; host, port and path are not used then
+    #: host and port of each sentinel. If set, host, port and path are not used
     sentinels: tuple[tuple[str, int], ...] = ()
-    #: what they call the master
+    #: the name of the master at the sentinels
     master_name: str = ""
     #: empty: the default user of the sentinels
     sentinel_username: str = field(default="", repr=False)
-    #: empty: they ask for none
+    #: empty: the sentinels need no password
     sentinel_password: bytes = field(default=b"", repr=False)
 
     @property
     def shown(self) -> str:
-        """For logs and errors: no password in it."""
+        """The address as text for logs and errors. It has no password."""
         return printable(self._address)
 
     @property
@@ -123,11 +124,11 @@ class BackendAddress:
         return f"{scheme}://{_address(self.host, self.port)}"
 
     def at(self, host: str, port: int) -> BackendAddress:
-        """The Redis that the sentinels named."""
+        """The address of the Redis that the sentinels named."""
         return BackendAddress(host, port, tls=self.tls, username=self.username, password=self.password)
 
     def asked_at(self, host: str, port: int) -> BackendAddress:
-        """One of the sentinels, as a place to connect to."""
+        """The address of one of the sentinels, to connect to."""
         return BackendAddress(host, port, tls=self.tls, username=self.sentinel_username, password=self.sentinel_password)
 
 
@@ -136,7 +137,7 @@ def _address(host: str, port: int) -> str:
 
 
 class AuthenticationError(Exception):
-    """A log-in that is refused. The text is the whole error reply, without ``-`` and CR LF.
+    """A log-in is refused. The text is the whole error reply, without ``-`` and CR LF.
 
     outcome: a word for logs and metrics.
     """
@@ -147,7 +148,7 @@ class AuthenticationError(Exception):
 
 
 class TenantFullError(AuthenticationError):
-    """The password is right, but its tenant has as many connections as it may."""
+    """The password is right, but the tenant has as many connections as it may."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -158,15 +159,15 @@ class TenantFullError(AuthenticationError):
 
 WRONGPASS = messages.WRONGPASS.text
 NOT_LOADED = messages.NOT_LOADED.text
-#: User names that stand for "whoever this password belongs to".
+#: User names that mean "find the tenant by the password". None: the client sent no user name.
 ANYONE = (None, "default")
 
 
 class Snapshot:
-    """Who may log in, and where Redis is, at one moment.
+    """Credentials, limits and the backend address at one moment.
 
-    backend: None when no master secret was readable; limits: by namespace, of tenants that have
-    any.
+    backend: None if no master secret could be read; credentials: read once, in one pass; limits: by
+    namespace, for tenants that have any.
     """
 
     def __init__(
@@ -176,15 +177,15 @@ class Snapshot:
         limits: Mapping[str, Limits] | None = None,
     ) -> None:
         self.backend = backend
-        # Not a Tenant's: one whose limits change is the same tenant, and its sessions go on.
+        # Not in Tenant: when limits change, the tenant stays the same, and its sessions go on.
         self.limits = limits or {}
         found = []
         tenants = set()
-        # No list for each: thousands of objects that come and go are work for the garbage
+        # No list for each digest: thousands of short-lived objects are work for the garbage
         # collector.
         self._by_digest: dict[bytes, Credential] = {}
         self._shared: dict[bytes, list[Credential]] = {}
-        # One pass: whoever gives the credentials may rest between two of them.
+        # In one pass: the iterator may sleep between two credentials.
         for credential in credentials:
             found.append(credential)
             tenants.add(credential.tenant)
@@ -197,10 +198,11 @@ class Snapshot:
         self._expiries = sorted(credential.expires for credential in found if credential.expires is not None)
 
     def authenticate(self, username: str | None, password: bytes, now: float) -> Credential:
-        """Whose password it is. Raises AuthenticationError.
+        """The credential that a user name and password log in with. Raises AuthenticationError.
 
-        username: None for ``AUTH password``. The namespace's name or the user name in the Secret's
-        URL narrow the search, and are what tells two tenants with one password apart.
+        username: None for ``AUTH password``. The namespace's name, or the user name in the Secret's
+        URL, narrows the search: it distinguishes two tenants with the same password. now: seconds
+        since the epoch.
         """
         wanted = digest(password)
         found = [
@@ -220,14 +222,14 @@ class Snapshot:
             )
         if not found:
             raise AuthenticationError(WRONGPASS, "wrong")
-        # Of two secrets of one namespace with one password, the one that lasts longer.
+        # If two secrets of one namespace have the same password: the one that expires later.
         return max(found, key=lambda c: (c.expires is None, c.expires or 0.0, c.secret))
 
     def renewed(self, credential: Credential, now: float) -> Credential | None:
-        """What a credential that logged in before would log in as now: the same password, as the
-        same tenant.
+        """The present credential with the same password and the same tenant as an older one, or
+        None if the older one would not log in now.
 
-        Its expiry may be another by now, and its user name. None: it would not log in.
+        Its expiry and its user name may differ from the older one's. now: seconds since the epoch.
         """
         sharing = self._having(credential.digest)
         if credential in sharing and credential.valid_at(now):
@@ -236,16 +238,16 @@ class Snapshot:
         return same[0] if same else None
 
     def limits_of(self, namespace: str) -> Limits:
-        """What a tenant may have and do."""
+        """The limits of a tenant."""
         return self.limits.get(namespace, UNLIMITED)
 
     def next_expiry(self, now: float) -> float | None:
-        """When the next credential expires, or None."""
+        """When the next credential expires after now, in seconds since the epoch; or None."""
         later = bisect.bisect_right(self._expiries, now)
         return self._expiries[later] if later < len(self._expiries) else None
 
     def shared(self) -> Iterable[Sequence[Credential]]:
-        """Those that have one password, for each password that more than one has."""
+        """Credentials with the same password, for each password that several credentials have."""
         return self._shared.values()
 
     def _having(self, wanted: bytes) -> Sequence[Credential]:

@@ -1,9 +1,8 @@
-"""Redis URLs: the one place where they are read and written, for the proxy and the operator's
-command alike.
+"""Reads and writes Redis URLs, for the proxy and for the operator's command.
 
-Owns their grammar. A URL is read as it is meant, or it is refused. No error shows any part of one:
-what looks like a host or a port may be a piece of a password. Which secret a URL is from, and what
-follows from it, is the business of `enrolment`.
+Owns the grammar of the URLs. A URL is read as it is meant, or it is refused. No error shows any
+part of a URL, because text that looks like a host or a port may be a piece of a password.
+`enrolment` knows which secret a URL is from, and uses the result.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from .. import messages
 from ..messages import MessageError
 from .model import BackendAddress
 
-#: The key of a Secret that has the URL. Errors name it.
+#: The key in a Secret whose value is the URL. Errors name it.
 CONNECTION_STRING = "redis-connection-string"
 
 _HOST = r"\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)"
@@ -30,16 +29,16 @@ _MASTERS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 
 
 class MalformedError(MessageError, ValueError):
-    """A secret's value is not what it has to be. reason: why, without the value."""
+    """A secret's value is malformed. reason: why, without the value."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A URL, cut and not decoded.
+    """The parts of a URL, not decoded.
 
-    start: scheme and ``://``, as written; info: what stands before the last @ of the authority,
-    None where there is none; location: the rest of the authority; path, query: what follows, with
-    its / and without its ?; None: there is no query.
+    start: scheme and ``://``, as written; info: the authority up to its last @, None without an @;
+    location: the rest of the authority; path: with its /; query: without its ?, None without a
+    query; fragment: without its #, None without one.
     """
 
     start: str = field(repr=False)
@@ -66,7 +65,7 @@ class _Parts:
         return replace(self, info=f"{username}:{quote_from_bytes(password, safe='')}")
 
     def text(self) -> str:
-        """The URL, put together again."""
+        """The URL, joined again from its parts."""
         info = "" if self.info is None else f"{self.info}@"
         query = "" if self.query is None else f"?{self.query}"
         fragment = "" if self.fragment is None else f"#{self.fragment}"
@@ -90,11 +89,11 @@ def _text(value: bytes | None) -> str:
 
 
 def _cut(text: str, schemes: tuple[str, ...]) -> _Parts:
-    """The authority ends at the first / ? or #, as in any URL, and a password in it at the
-    authority's last @.
+    """Cuts a URL into its parts. Raises MalformedError.
 
-    So an @ that comes later means that one of the three is in the password, unescaped: what stands
-    before it would be taken for the host, and be sent the password.
+    The authority ends at the first / ? or #, as in any URL. The password ends at the last @ of the
+    authority. So a later @ means that the password has one of these three characters, unescaped.
+    The text before it would be used as the host, and that host would get the password.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.lower() not in schemes:
@@ -112,7 +111,9 @@ def _cut(text: str, schemes: tuple[str, ...]) -> _Parts:
 
 
 def _host_and_port(location: str, default: int, which: str = "") -> tuple[str, int]:
-    """Host and port. which: says of which of several hosts an error is. Raises MalformedError."""
+    """(host, port) of a location. default: the port if there is none; which: says in an error which
+    of several hosts it means. Raises MalformedError.
+    """
     found = _LOCATION.fullmatch(location)
     if not found:
         raise MalformedError(messages.URL_HOST())
@@ -123,14 +124,14 @@ def _host_and_port(location: str, default: int, which: str = "") -> tuple[str, i
 
 
 def read_tenant(value: bytes | None) -> tuple[str, bytes, int]:
-    """User name, password and database index of a tenant's URL. Raises MalformedError.
+    """(user name, password, database index) of a tenant's URL. Raises MalformedError.
 
-    A query is the client library's: it is left aside, but for a database that is another one than
-    the path's.
+    The query is for the client library, so it is ignored. But a database in the query must be the
+    same as in the path.
     """
     parts = _cut(_text(value), _TENANTS)
     username, password = parts.log_in()
-    if parts.location:  # which may be missing: the proxy has no use for it
+    if parts.location:  # may be missing: the proxy does not use it
         _host_and_port(parts.location, _PORT)
     if not password:
         raise MalformedError(messages.URL_NO_PASSWORD())
@@ -139,14 +140,14 @@ def read_tenant(value: bytes | None) -> tuple[str, bytes, int]:
         raise MalformedError(messages.URL_NO_INDEX())
     for option in re.split("[&;]", parts.query or ""):
         name, _, number = option.partition("=")
-        # Not every library does, but some have it win over the path: redis-py db, Lettuce database.
+        # In some libraries the query wins over the path: redis-py has db, Lettuce database.
         if unquote_plus(name).lower() in ("db", "database") and number != index:
             raise MalformedError(messages.URL_TWO_INDEXES())
     return username, password, int(index)
 
 
 def read_master(value: bytes | None) -> BackendAddress:
-    """Where Redis is, and what opens it, as the master's URL says. Raises MalformedError."""
+    """The backend address in the master's URL. Raises MalformedError."""
     parts = _cut(_text(value), _MASTERS)
     username, password = parts.log_in()
     if parts.query is not None or parts.fragment is not None:
@@ -177,8 +178,8 @@ def _socket(parts: _Parts) -> str:
 
 
 def _sentinels(parts: _Parts) -> tuple[tuple[tuple[str, int], ...], str]:
-    """Their places, each once, and what they call the master. The last /N, a database's number,
-    means nothing here.
+    """(host and port of each sentinel, each once; the name of the master there). A /N at the end, a
+    database's number, has no meaning here.
     """
     addresses = []
     for number, location in enumerate(parts.location.split(","), 1):
@@ -186,7 +187,7 @@ def _sentinels(parts: _Parts) -> tuple[tuple[tuple[str, int], ...], str]:
             raise MalformedError(messages.MASTER_SENTINEL_HOST(number=number))
         addresses.append(_host_and_port(location, _SENTINEL_PORT, f" for sentinel {number}"))
     name, _, index = parts.path.removeprefix("/").partition("/")
-    # What Sentinel itself takes as a name.
+    # The names that Sentinel itself accepts.
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name, re.ASCII):
         raise MalformedError(messages.MASTER_SENTINEL_NAME())
     if index and not _INDEX.fullmatch(index):
@@ -195,9 +196,7 @@ def _sentinels(parts: _Parts) -> tuple[tuple[tuple[str, int], ...], str]:
 
 
 def possible_indexes(value: bytes | None) -> tuple[int, ...]:
-    """Each database that a URL may be meant to name, however malformed it is. The likeliest is the
-    last.
-    """
+    """Each database that a URL may name, even if it is malformed. The likeliest is the last."""
     try:
         return (read_tenant(value)[2],)
     except MalformedError:
@@ -211,10 +210,10 @@ def possible_indexes(value: bytes | None) -> tuple[int, ...]:
 
 
 def parse_address(text: str) -> str:
-    """Where clients connect to, as a URL without what is a tenant's.
+    """The proxy's URL for clients, without a tenant's parts: ``SCHEME://HOST:PORT``.
 
-    text: ``HOST``, ``HOST:PORT``, or those behind redis:// or rediss://. Raises ValueError, which
-    says what it takes.
+    text: ``HOST`` or ``HOST:PORT``, also with redis:// or rediss:// before it. Raises ValueError;
+    its text is the expected form.
     """
     found = re.fullmatch(rf"(?:(rediss?)://)?((?:{_HOST})(?::[0-9]{{1,5}})?)/?", text, re.ASCII)
     try:
@@ -226,27 +225,28 @@ def parse_address(text: str) -> str:
 
 
 def tenant_url(address: str, password: str, index: int) -> str:
-    """What a tenant's applications connect with. address: as `parse_address` returns it."""
+    """The URL for a tenant's applications. address: as `parse_address` returns it."""
     scheme, _, location = address.partition("://")
     return f"{scheme}://:{quote_from_bytes(password.encode(), safe='')}@{location}/{index}"
 
 
 def with_password(url: str, password: str) -> str:
-    """The same tenant's URL, letter by letter, but for its password. Raises MalformedError."""
+    """A tenant's URL with another password, and otherwise unchanged. Raises MalformedError."""
     return _cut(url, _TENANTS).with_password(password.encode()).text()
 
 
 def at_address(url: str, address: str) -> str:
-    """The same tenant's URL, but for where it leads. address: as `parse_address` returns it. Raises
-    MalformedError.
+    """A tenant's URL with another scheme, host and port, and otherwise unchanged.
+
+    address: as `parse_address` returns it. Raises MalformedError.
     """
     scheme, separator, location = address.partition("://")
     return replace(_cut(url, _TENANTS), start=scheme + separator, location=location).text()
 
 
 def address_of(url: str) -> str:
-    """Where a tenant's URL leads, as `parse_address` returns it; empty where it names no host.
-    Raises MalformedError.
+    """Scheme, host and port of a tenant's URL, as `parse_address` returns them; empty if the URL
+    has no host. Raises MalformedError.
     """
     parts = _cut(url, _TENANTS)
     return _address(parts.scheme, parts.location) if parts.location else ""

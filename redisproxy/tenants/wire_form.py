@@ -1,9 +1,9 @@
-"""A Snapshot as bytes, and back: for the other processes of one proxy.
+"""Converts a Snapshot to bytes and back, for the other processes of one proxy.
 
-Owns the form, which only processes of the same version exchange. It holds the master password, and
-the digests of the tenants' passwords, which mean something only with the same `model.digest_key`:
-it goes over a socket pair, nowhere else. A line for each credential, and for the limits of each
-tenant, so that whoever reads it may rest between two of them.
+Owns the form of the bytes. Only processes of the same version exchange them. The bytes contain the
+master password and the digests of the tenants' passwords, so they must go over a socket pair and
+nowhere else. The digests mean something only with the same `model.digest_key`. Each credential, and
+the limits of each tenant, has a line of its own, so that the reader can sleep between two lines.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def dump(snapshot: Snapshot) -> bytes:
 
 
 def load(snapshot: bytes, yield_cpu: Callable[[], None] = no_yield) -> Snapshot:
-    """A Snapshot. yield_cpu: called between any two lines, may sleep."""
+    """The Snapshot in bytes of `dump`. yield_cpu: called between any two lines, may sleep."""
     lines = iter(snapshot.split(b"\n"))
     values = json.loads(next(lines))
     backend = None
@@ -49,12 +49,12 @@ def load(snapshot: bytes, yield_cpu: Callable[[], None] = no_yield) -> Snapshot:
 
 
 def _plain(value: object) -> object:
-    """As JSON can hold it."""
+    """A value in a form that JSON has."""
     return b64encode(value).decode() if isinstance(value, bytes) else value
 
 
 def _as(default: object, value: Any) -> Any:
-    """What JSON held, as the kind that a field's default is."""
+    """A value from JSON, in the type of a field's default."""
     if isinstance(default, bytes):
         return b64decode(value)
     return tuple(map(tuple, value)) if isinstance(default, tuple) else value
