@@ -903,7 +903,7 @@ NOT_RESP = CloseReason(
     "Find out which client it is, by its address.",
 )
 CROSS_PROTOCOL = CloseReason(
-    "cross-protocol", "The client sent POST or Host:, so it speaks HTTP.", "Find out which client it is, by its address."
+    "cross-protocol", "The client sent an HTTP request.", "Find out which client it is, by its address."
 )
 REVOKED = CloseReason(
     "revoked",

@@ -30,7 +30,7 @@ from ..support.apiserver import HANG, NAMESPACES, ApiServer, refusal
 from ..support.command import COMMAND, run_command
 from ..support.proxy import Manifests, ProxyProcess, master, namespace, plain_environment, secret, tenant
 from ..support.servers import RedisServer, free_port
-from ..support.texts import DOUBLED
+from ..support.punctuation import DOUBLED
 from ..support.waiting import until
 
 
