@@ -191,10 +191,13 @@ class _Follower:
 
     def _on_event(self, event: Event) -> None:
         self._version = event.version
+        if event.kind != "BOOKMARK":
+            self._on_change(event)
+        # Last: whoever sees it counted finds it in the queue.
         self.events += 1
         self.last_event = time.monotonic()
-        if event.kind == "BOOKMARK":
-            return
+
+    def _on_change(self, event: Event) -> None:
         namespaces = self._what is Watched.NAMESPACES
         namespace, name = (event.name, ITSELF) if namespaces else (event.namespace, event.name)
         if self._source.concerns(self._what, namespace, name):
