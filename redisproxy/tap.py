@@ -43,7 +43,7 @@ def _flag_names() -> list[str]:
 def _flags() -> list[list[str | None]]:
     """Each flag twice: an option can switch off what the environment switches on."""
     flags = [(option_name(f.name), described(f)) for f in fields(Settings) if not f.metadata["takes"]]
-    return [flag for name, text in flags for flag in ([name, None, text], [f"no-{name}", None, f"Not --{name}."])]
+    return [flag for name, text in flags for flag in ([name, None, text], [f"no-{name}", None, f"Turn off --{name}."])]
 
 
 class Options(usage.Options):
@@ -51,10 +51,11 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = (
-        "Redis Proxy for Containers: one Redis for many Kubernetes namespaces. Each namespace has a password and a "
-        "database of its own, kept in secrets, and sees an ordinary Redis. Each option can also be set by the "
-        "environment variable in brackets; the option wins. SIGUSR1 or SIGHUP reads the credentials at once; "
-        "with --embedded --manifests SIGHUP, which a closed terminal sends, ends the proxy."
+        "Redis Proxy for Containers serves many Kubernetes namespaces from one Redis. Each namespace has a password and a "
+        "database of its own, which its secret names. Each option can also be set by the environment variable in brackets; "
+        "the option wins. SIGUSR1 or SIGHUP reloads secrets and certificates at once. SIGTERM or SIGINT ends the proxy. "
+        "With --embedded and --manifests, SIGHUP ends it too, because a closed terminal sends SIGHUP. docs/settings.md has "
+        "the options by topic."
     )
     optParameters = _parameters()
     optFlags = _flags()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from dataclasses import fields
 
-from redisproxy.settings import Settings, SettingsError, misspelt, option_name
+from redisproxy.settings import Settings, SettingsError, described, misspelt, option_name
 from redisproxy.tap import Options
 
 
@@ -113,6 +113,31 @@ class OneTableTests(unittest.TestCase):
         told = str(Options())
         for setting in fields(Settings):
             self.assertIn(f"--{option_name(setting.name)}", told)
+
+    def test_words_in_a_usage_line_are_those_that_are_taken(self) -> None:
+        words = {setting.name: setting.metadata["takes"].split("|") for setting in fields(Settings)}
+        options = {name: found for name, found in words.items() if found[1:]}
+        self.assertGreater(len(options), 3)
+        for name, found in options.items():
+            for word in found:
+                given = {"ns-prefix": "team-", option_name(name): word}
+                self.assertEqual(getattr(Settings.read(given, {}), name), word)
+            with self.assertRaisesRegex(SettingsError, f"it takes one of: {', '.join(found)}$"):
+                Settings.read({option_name(name): "none"}, {})
+
+    def test_help_has_the_default_with_its_unit(self) -> None:
+        told = {setting.name: described(setting) for setting in fields(Settings)}
+        for name, end in (
+            ("refresh", " Default: 300 s. [REDISPROXY_REFRESH]"),
+            ("drain_delay", " Default: 0 s. [REDISPROXY_DRAIN_DELAY]"),
+            ("tenant_max_connections", " Default: 0. [REDISPROXY_TENANT_MAX_CONNECTIONS]"),
+            ("embedded", " Default: no. [REDISPROXY_EMBEDDED]"),
+            ("listen", " Default: tcp:6379. [REDISPROXY_LISTEN]"),
+            ("ns_prefix", " Required. [NS_PREFIX]"),
+            ("status", " Off by default. [REDISPROXY_STATUS]"),
+        ):
+            self.assertTrue(told[name].endswith(end), told[name])
+        self.assertNotIn("`", "".join(told.values()))
 
     def test_options_are_collected_as_text(self) -> None:
         options = Options()

@@ -268,8 +268,8 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
     if view.inquiry.state is not None:
         problem(messages.REDIS_IS(address=address, state=view.inquiry.state))
     if (again := view.inquiry.again) is not None:
-        told = f"{address} did not tell all that it was asked: {sentence(again)}"
-        found.warnings.append(f"{told} {again.remedy or messages.FIX_AS_TOLD}")
+        summary = f"{address} did not tell all that it was asked: {sentence(again)}"
+        found.warnings.append(f"{summary} {again.remedy or messages.FIX_AS_TOLD}")
     if server.replica:
         problem(messages.REDIS_IS_REPLICA(address=address))
     view.scripts = settings.policy(server).runs_scripts

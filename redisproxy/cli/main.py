@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import click
 import yaml
+from click.shell_completion import CompletionItem
 
 from ..net import reactor as _reactor
 
@@ -62,13 +63,25 @@ def _settings(*names: str) -> Callable[[_Command], _Command]:
             if names and setting.name not in names:
                 continue
             option = f"--{option_name(setting.name)}"
-            kind: dict[str, Any] = {"metavar": setting.metadata["takes"], "multiple": setting.name == "listen"}
-            if not setting.metadata["takes"]:
+            takes = setting.metadata["takes"]
+            kind: dict[str, Any] = {
+                "metavar": f"[{takes}]" if "|" in takes else takes,
+                "multiple": setting.name == "listen",
+                "shell_complete": partial(_complete, takes),
+            }
+            if not takes:
                 option, kind = f"{option}/--no-{option_name(setting.name)}", {"default": None}
             command = click.option(option, setting.name, help=described(setting), **kind)(command)
         return command
 
     return add
+
+
+def _complete(takes: str, _: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The completions of a setting's value: its words, or paths. takes: see `settings`."""
+    if "|" in takes:
+        return [CompletionItem(word) for word in takes.split("|") if word.startswith(incomplete)]
+    return [CompletionItem(incomplete, type=takes.lower())] if takes in ("FILE", "DIR") else []
 
 
 def _read_settings(given: dict[str, _Given]) -> Settings:
@@ -86,9 +99,9 @@ def _read_settings(given: dict[str, _Given]) -> Settings:
 
 
 def _output(*forms: str) -> Callable[[_Command], _Command]:
-    help_text = "Default: table on a terminal, json elsewhere."
+    help_text = "Form of the output. Default: table on a terminal, json elsewhere."
     if "yaml" in forms:
-        help_text = f"yaml: the manifest to write, password included, with --dry-run. {help_text}"
+        help_text += " yaml: the manifest to write, with the password; only with --dry-run."
     return click.option("--output", "-o", type=click.Choice(forms), help=help_text)
 
 
@@ -96,12 +109,12 @@ _namespace = click.argument("namespace")
 
 
 def _address(default: str) -> Callable[[_Command], _Command]:
-    text = f"Where clients find the proxy: HOST:PORT or rediss://HOST:PORT. Default: {default}."
+    text = f"Address of the proxy in the connection string: HOST, HOST:PORT or rediss://HOST:PORT. Default: {default}."
     return click.option("--address", metavar="ADDRESS", callback=_at, help=text)
 
 
-_dry_run = click.option("--dry-run", is_flag=True, help="Write nothing, and tell what would be written.")
-_show_password = click.option("--show-password", is_flag=True, help="Print the new connection string, password included.")
+_dry_run = click.option("--dry-run", is_flag=True, help="Write nothing. Print what would be written.")
+_show_password = click.option("--show-password", is_flag=True, help="Print the new connection string, with its password.")
 
 
 def _at(_: click.Context, __: click.Parameter, address: str | None) -> str | None:
@@ -133,26 +146,29 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 @click.group(context_settings=_CONTEXT, no_args_is_help=False)
 @click.version_option(__version__, message="redisproxy %(version)s")
 def command() -> None:
-    """Manages the tenants of Redis Proxy for Containers.
+    """Manage the tenants of Redis Proxy for Containers.
 
-    The proxy itself is `twistd -n redisproxy`. This command has the same settings as the proxy, as
-    environment variables or options. It finds the Kubernetes API by the service account in a pod,
-    and elsewhere by KUBECONFIG or ~/.kube/config.
+    The command takes the settings of the proxy, as options or as environment variables. In a pod,
+    it finds the Kubernetes API by the service account. Elsewhere, it reads KUBECONFIG or
+    ~/.kube/config.
 
-    The exit status is 0 if all is well, 1 if something is wrong or was refused, and 2 if the
-    command line or a setting is wrong.
+    Exit status: 0 if all is well, 1 if something is wrong or was refused, 2 if the command line or
+    a setting is wrong.
+
+    To start the proxy itself: twistd -n redisproxy. Shell completion and examples: docs/command.md.
     """
 
 
 @command.command()
-@_settings()
 @_output("table", "json")
+@_settings()
 def check(output: str | None, **given: _Given) -> None:
-    """Show what the proxy would find, and what is wrong.
+    """Report what the proxy would find, and what is wrong.
 
-    Checks the settings, the Kubernetes API, each namespace, conflicts between namespaces, Redis and
-    its sentinels. The exit status is 1 if there is a problem; a warning does not change it. Takes
-    all options of the proxy.
+    Checks the settings, the Kubernetes API, the secrets of each namespace, conflicts between
+    namespaces, Redis and its sentinels. Writes nothing. Takes all options of the proxy.
+
+    Exits with 1 if there is a problem. Warnings do not change the exit status.
     """
     settings = _read_settings(given)
 
@@ -169,12 +185,16 @@ def check(output: str | None, **given: _Given) -> None:
 
 
 @command.command()
-@_settings(*_WHERE)
 @_output("table", "json")
+@_settings(*_WHERE)
 def tenants(output: str | None, **given: _Given) -> None:
-    """List namespaces with their databases, credentials, expiry times and problems.
+    """List the namespaces: databases, passwords, problems.
 
-    Does not ask Redis: use check for that.
+    Prints when each password expires, but no password. Does not connect to Redis: redisproxy check
+    does.
+
+    Exits with 1 if a secret or a namespace could not be read. Problems do not change the exit
+    status.
     """
     settings = _read_settings(given)
 
@@ -191,18 +211,26 @@ def tenants(output: str | None, **given: _Given) -> None:
 
 @command.command()
 @_namespace
-@_settings(*_WHERE, *_REDIS)
 @click.option(
-    "--index", default="auto", callback=_index, metavar="N|auto", help="The database. auto: the lowest free one, never 0."
+    "--index",
+    default="auto",
+    callback=_index,
+    metavar="N|auto",
+    help="Database to give. auto: the lowest free one, never 0. Default: auto.",
 )
 @click.option(
-    "--databases", type=click.IntRange(1, 1_000_000), metavar="N", help="How many Redis has, where it cannot be asked."
+    "--databases",
+    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    help="Number of databases in Redis, if the command cannot reach Redis. The command then does not see whether the "
+    "database is empty.",
 )
-@click.option("--keep-data", is_flag=True, help="With --index: the database may hold keys, which the tenant will see.")
-@_address(f"{ADDRESS}; with temporary secrets left, where theirs lead")
+@click.option("--keep-data", is_flag=True, help="With --index: give a database that has keys. The tenant will see them.")
+@_address(f"the address in the temporary secrets of NAMESPACE if it has any, else {ADDRESS}")
 @_dry_run
 @_show_password
 @_output("table", "json", "yaml")
+@_settings(*_WHERE, *_REDIS)
 def enroll(
     namespace: str,
     output: str | None,
@@ -216,9 +244,11 @@ def enroll(
 ) -> None:
     """Give NAMESPACE a database and a password.
 
-    Creates the client secret. Never overwrites an existing one. Needs the rights to list
-    namespaces, and to list, create and delete secrets. It deletes only its own new secret, if
-    another command took the same database at the same moment.
+    Creates the client secret of NAMESPACE. Never overwrites a secret.
+
+    Needs the rights to list namespaces, to get the master secret, and to list, create and delete
+    secrets. It deletes only the secret that it has just created, if another namespace got the same
+    database at the same moment.
     """
     settings = _read_settings(given)
     _check_yaml(output, dry_run)
@@ -237,13 +267,17 @@ def enroll(
 
 @command.command()
 @_namespace
-@_settings(*_WHERE)
-@click.option("--hours", type=click.IntRange(1, _most_hours), required=True, metavar="N", help="How long it is good for.")
-@click.option("--name", default="", callback=_ending, metavar="NAME", help="The secret is called redis-secret-temp-NAME.")
-@_address("where the tenant's own URL leads")
+@click.option(
+    "--hours", type=click.IntRange(1, _most_hours), required=True, metavar="N", help="Hours until the password expires."
+)
+@click.option(
+    "--name", default="", callback=_ending, metavar="NAME", help="The secret is redis-secret-temp-NAME. Default: random."
+)
+@_address("the one in the tenant's own connection string")
 @_dry_run
 @_show_password
 @_output("table", "json", "yaml")
+@_settings(*_WHERE)
 def temp(
     namespace: str,
     output: str | None,
@@ -254,9 +288,10 @@ def temp(
     show_password: bool,
     **given: _Given,
 ) -> None:
-    """Give NAMESPACE an additional password, which expires.
+    """Give NAMESPACE a temporary password.
 
-    Creates a secret redis-secret-temp-…. Its URL is the tenant's own with another password.
+    Creates a secret redis-secret-temp-… in NAMESPACE. Its connection string is the tenant's own
+    with another password. The sessions that use the password end when it expires.
     """
     settings = _read_settings(given)
     _check_yaml(output, dry_run)
@@ -275,21 +310,22 @@ def temp(
 
 @command.command()
 @_namespace
-@_settings(*_WHERE)
 @click.option(
     "--grace-hours",
     type=click.IntRange(0, _most_hours),
     metavar="N",
-    help="How long the old password goes on. 0: it ends at once, and with it the sessions that use it. Default: 24.",
+    help="Hours for which the old password stays valid. 0: it ends at once, and so do the sessions that use it. Default: "
+    f"{_GRACE_HOURS}, or 0 with --revoke-all.",
 )
 @click.option(
     "--revoke-all",
     is_flag=True,
-    help="End all other passwords of NAMESPACE at once, too: delete its temporary secrets. The old one has no grace then.",
+    help="End the old password and all temporary passwords of NAMESPACE at once: delete its temporary secrets.",
 )
 @_dry_run
 @_show_password
 @_output("table", "json", "yaml")
+@_settings(*_WHERE)
 def rotate(
     namespace: str,
     output: str | None,
@@ -301,9 +337,11 @@ def rotate(
 ) -> None:
     """Give NAMESPACE a new password.
 
-    The old password stays valid for --grace-hours in a temporary secret, so that applications can
-    be restarted one by one. Names all other passwords that are still valid. Never overwrites a
-    change that somebody else made meanwhile.
+    The old password stays valid for --grace-hours, in a temporary secret, so that applications can
+    be restarted one by one. Lists all other passwords that are still valid. Never overwrites a
+    change that somebody else made at the same time.
+
+    Exits with 1 if --revoke-all could not delete all temporary secrets.
     """
     settings = _read_settings(given)
     _check_yaml(output, dry_run)

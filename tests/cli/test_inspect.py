@@ -31,10 +31,10 @@ from redisproxy.upstream.inquiry import Inquiry
 from ..support.apiserver import ANY, ApiServer, refusal, secrets_path
 from ..support.faults import FaultyRedis
 from ..support.proxy import PREFIX, Manifests, master, namespace, secret, tenant
+from ..support.punctuation import DOUBLED
 from ..support.redis_errors import PASSING
 from ..support.sentinels import NAME, Sentinels
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_5, redis_6, valkey
-from ..support.punctuation import DOUBLED
 from ..support.waiting import LIMIT, until
 
 NOW = 1_767_225_600.0  # 2026-01-01

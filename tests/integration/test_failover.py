@@ -141,7 +141,9 @@ class SentinelTests(FailoverCase):
         # Without any sentinel it stays where it is.
         for sentinel in group.sentinels:
             sentinel.kill()
-        proxy.logged(rf"(?m)none of the sentinels tells where {NAME} is; the proxy still takes Redis to be at \S+:{first.port}$")
+        proxy.logged(
+            rf"(?m)none of the sentinels tells where {NAME} is; the proxy still takes Redis to be at \S+:{first.port}$"
+        )
         self.assertTrue(blue.set("key", "third"))
         self.assertEqual(first.client(3).get("key"), b"third")
         self.assertEqual(proxy.log.count("none of the sentinels"), 1)
