@@ -25,6 +25,8 @@ import redis
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from redisproxy import messages
+
 from ..support.certificates import Authority
 from ..support.proxy import Installation, master, secret, tenant
 from ..support.servers import free_port
