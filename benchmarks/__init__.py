@@ -1,1 +1,1 @@
-"""The proxy side by side with what a user would pick instead: `make bench`."""
+"""Compares the proxy with what a user would choose instead: `make bench`."""

@@ -1,4 +1,4 @@
-"""What is measured, and what it has to show."""
+"""The cases that are measured, and their goals."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LIST_KEY, LARGE_KEY, LARGE = "bench:list", "bench:large", 1 << 20
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio of medians, the proxy's to a peer's: at least so much of its rate, or at most so many
-    times its p50.
+    """A goal for the ratio of two medians, the proxy's to a peer's: at least this much of the
+    peer's rate, or at most this many times its p50.
     """
 
     peer: str
@@ -34,9 +34,11 @@ class Goal:
 class Case:
     """One row of measurements: the same load for each peer.
 
-    case: what CASES= selects it by; without: peers that cannot serve it, and why; guess: requests
-    of the first, short try; longer: how many times as long as others it is measured, because its
-    start takes a share.
+    - case: the name that CASES= selects.
+    - without: the peers that cannot serve it, and the reason.
+    - guess: requests of the first, short try.
+    - longer: how many times as long as others it is measured, because its start takes a part of the
+      time.
     """
 
     case: str
@@ -61,8 +63,8 @@ def _get_set(case: str, title: str, *arguments: str, goals: tuple[Goal, ...]) ->
 
 
 def _transaction(pairs: int) -> ClosedLoop:
-    """MULTI, so many pairs of SET and GET, EXEC, in one write: what client libraries make of a
-    pipeline.
+    """Returns MULTI, this many pairs of SET and GET, and EXEC, in one write: client libraries send
+    a pipeline like that.
     """
     value = b"x" * SIZE
     bulk = b"$%d\r\n%s\r\n" % (SIZE, value)
@@ -141,14 +143,15 @@ CASES = (
     ),
 )
 
-#: The cases that are not a rate: see `run`.
+#: The cases without a rate: see `run`.
 IDLE, REFRESH = "idle", "refresh"
 NAMES = (*dict.fromkeys(case.case for case in CASES), IDLE, REFRESH)
 
 IDLE_SESSIONS = 5_000
-#: Bytes of resident memory for an idle session, and connections to Redis for its tenant, at most.
+#: The most bytes of resident memory per idle session, and the most connections to Redis for its
+#: tenant.
 IDLE_MEMORY, IDLE_CONNECTIONS = 12 * 1024, 10
 
 REFRESH_TENANTS = 2_000
-#: ms by which refreshes may raise the clients' p99.
+#: The most ms by which reloads may raise the clients' p99.
 REFRESH_GROWTH = 5.0

@@ -1,10 +1,9 @@
-"""What the framing costs: nanoseconds for each command or reply, compiled and interpreted, in
-turns.
+"""Measures the framing: nanoseconds per command or reply, compiled and interpreted, in turns.
 
     .venv/bin/python benchmarks/framing.py [another/framing.py ...]
 
-Each further file is another version of the framing's source, and runs interpreted. The figure is
-the best of many short rounds: what the machine's other work adds is left out.
+Each further file is another version of the framing's source, and runs interpreted. The result is
+the best of many short rounds, so that other work of the machine does not count.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ ROUND_SECONDS = 0.01
 
 
 def source(path: Path) -> ModuleType:
-    """The framing as the file has it, interpreted."""
+    """Returns the framing of a source file, interpreted."""
     spec = importlib.util.spec_from_file_location(f"redisproxy.resp.framing_{abs(hash(path))}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -32,7 +31,7 @@ def source(path: Path) -> ModuleType:
 
 
 def scanning(resp: ModuleType, data: bytes, commands: int) -> Callable[[], None]:
-    # As large as policy's table for a real server.
+    # As large as the policy's table for a real server.
     table = {b"COMMAND%d" % n: resp.FORWARD for n in range(400)} | {b"GET": resp.FORWARD, b"SET": resp.FORWARD}
     scanner = resp.RequestScanner(resp.AUTHENTICATED, table, resp.REFUSE)
 

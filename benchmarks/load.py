@@ -1,8 +1,7 @@
-"""Load: redis-benchmark where it can make it, and where not a generator of our own, which runs as
-another process.
+"""Makes the load: with redis-benchmark where possible, else with a generator in its own process.
 
 The generator is the same for all peers, speaks over raw sockets, and compares every reply with the
-one it expects.
+expected one.
 
     python -m benchmarks.load closed|open|idle JSON
 """
@@ -29,20 +28,20 @@ from tests.support.servers import debian
 
 from .peers import ROOT, Peer
 
-#: Seconds after which a measurement that was to take a few is given up.
+#: Seconds after which a measurement that should take a few seconds is given up.
 LIMIT = 90.0
 #: Seconds of each piece of the timeline of an open-loop measurement.
 SLICE = 0.1
 
 
 class LoadError(Exception):
-    """A measurement that came to nothing. The text says why."""
+    """A measurement without a result. The text gives the reason."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement. rate: requests a second; p50, p99: ms; cpu: µs of the peer's CPU time for
-    each request.
+    """One measurement. rate: requests per second; p50, p99: ms; cpu: µs of the peer's CPU time per
+    request.
     """
 
     rate: float
@@ -56,15 +55,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class RedisBenchmark:
-    """Load that redis-benchmark makes. arguments: of redis-benchmark, and the command if it is not
-    one of its tests.
+    """Load that redis-benchmark makes. arguments: those of redis-benchmark, and the command if it
+    is not one of its tests.
     """
 
     arguments: tuple[str, ...]
     tls: bool = False
 
     def run(self, peer: Peer, requests: int, ca: Path) -> Sample:
-        """So many requests; what came of them."""
+        """Sends this many requests and returns the measurement."""
         command = [debian("redis-benchmark"), "-h", "127.0.0.1", "-a", peer.password, "--csv", "-n", str(requests)]
         if self.tls:
             command += ["-p", str(peer.tls_port), "--tls", "--cacert", str(ca)]
@@ -80,26 +79,26 @@ class RedisBenchmark:
 
 
 def parse_csv(text: str, errors: str = "", cpu: float = math.nan) -> Sample:
-    """What ``redis-benchmark --csv`` printed of one test. Raises LoadError: an error reply ends it
-    without a result.
+    """Reads the output of ``redis-benchmark --csv`` for one test. Raises LoadError, because an
+    error reply ends redis-benchmark without a result.
     """
     rows = list(csv.DictReader(text.splitlines()))
     if len(rows) != 1 or rows[0].get("p99_latency_ms") is None:
-        # Its warnings, about CONFIG among others, are no errors.
+        # Its warnings, for example about CONFIG, are no errors.
         told = [line for line in [*text.splitlines(), *errors.splitlines()] if line and not line.startswith("WARNING")]
         raise LoadError(f"redis-benchmark: {' '.join(told)[-300:] or 'no result'}")
     row = rows[0]
     return Sample(float(row["rps"]), float(row["p50_latency_ms"]), float(row["p99_latency_ms"]), cpu)
 
 
-# The generator, seen from here
+# The generator's caller
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
     """Connections that each send `request` as one write, wait for `reply`, and begin again.
 
-    commands: how many requests that is.
+    commands: the number of commands in `request`.
     """
 
     request: bytes
@@ -108,7 +107,7 @@ class ClosedLoop:
     connections: int
 
     def run(self, peer: Peer, requests: int, ca: Path) -> Sample:
-        """So many requests; what came of them."""
+        """Sends this many requests and returns the measurement."""
         trips = max(requests // self.commands, self.connections)
         before = peer.cpu()
         answer = _generate(
@@ -126,7 +125,7 @@ class ClosedLoop:
 
 @dataclass(frozen=True)
 class Timeline:
-    """An open-loop measurement. slices: p99 in ms of each tenth of a second."""
+    """An open-loop measurement. slices: the p99 of each 0.1 s, in ms."""
 
     p50: float
     p99: float
@@ -135,7 +134,9 @@ class Timeline:
 
 @contextmanager
 def open_loop(peer: Peer, rate: float, seconds: float, connections: int = 50) -> Iterator[list[Timeline]]:
-    """GETs at a steady rate, while the context runs. The result is in the list after it."""
+    """Sends GETs at a steady rate while the context runs. The list has the result after the
+    context.
+    """
     found: list[Timeline] = []
     process = _start("open", port=peer.port, password=peer.password, rate=rate, seconds=seconds, connections=connections)
     try:
@@ -148,9 +149,7 @@ def open_loop(peer: Peer, rate: float, seconds: float, connections: int = 50) ->
 
 @contextmanager
 def idle_sessions(peer: Peer, count: int) -> Iterator[None]:
-    """So many clients that have logged in and done one GET, and do nothing more while the context
-    runs.
-    """
+    """Keeps this many clients that have logged in and sent one GET, idle while the context runs."""
     process = _start("idle", port=peer.port, password=peer.password, count=count)
     try:
         if not process.stdout.readline():
@@ -195,12 +194,14 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Of values in order: the smallest one that so large a share of them does not exceed."""
+    """Returns the smallest of the ordered values that this share of them does not exceed."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
 
 
 def _connect(port: int, password: str) -> socket.socket:
-    """Logged in. The loops below read its socket themselves: they are what is measured."""
+    """Returns the socket of a connection that has logged in. The loops below read the socket
+    themselves, because they are what is measured.
+    """
     return RawClient(port, b"AUTH", password.encode(), timeout=30).socket
 
 
@@ -246,8 +247,8 @@ def _closed(port: int, password: str, request: str, reply: str, connections: int
 
 
 def _open(port: int, password: str, rate: float, seconds: float, connections: int) -> dict[str, object]:
-    """Sends when it is time, whatever is still unanswered: a stall counts for all that came due
-    meanwhile.
+    """Sends each request when it is due, even if earlier ones are unanswered: a stall counts for
+    all requests that became due meanwhile.
     """
     request, expected = b"*2\r\n$3\r\nGET\r\n$10\r\nbench:open\r\n", b"$64\r\n%s\r\n" % (b"x" * 64)
     size = len(expected)
@@ -276,7 +277,8 @@ def _open(port: int, password: str, rate: float, seconds: float, connections: in
             queue.append(clock())
             connection.sendall(request)
             count += 1
-        # Python's epoll waits for whole milliseconds; those that are due meanwhile go together.
+        # Python's epoll waits for whole milliseconds. Requests that become due meanwhile are sent
+        # together.
         events = epoll.poll(0.001 if count < total else 30)
         if not events and count == total:
             raise SystemExit("no reply for 30 s")
@@ -312,7 +314,7 @@ def _idle(port: int, password: str, count: int) -> None:
 
 
 def main() -> None:
-    """The generator's process."""
+    """Runs the process of the generator."""
     kind, options = sys.argv[1], json.loads(sys.argv[2])
     answer = {"closed": _closed, "open": _open, "idle": _idle}[kind](**options)
     print(json.dumps(answer))

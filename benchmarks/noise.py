@@ -1,12 +1,14 @@
-"""What a noisy tenant does to a quiet one: the quiet one's p99 alone, and beside 50 connections
-that send pipelines of 1,000 commands as fast as they are answered; without a limit, with one, and
+"""Measures what a noisy tenant does to the p99 of a quiet one.
+
+  python -m benchmarks.noise [--limit COMMANDS] [--rounds N] [--seconds N] [--rate N]
+    [--variant NAME=[CHECKOUT] [OPTION …]] …
+
+The noise is 50 connections that send pipelines of 1,000 commands as fast as they are answered. The
+quiet tenant's p99 is measured alone and beside the noise: without a limit, with a limit, and
 without a proxy.
 
-python -m benchmarks.noise [--limit COMMANDS] [--rounds N] [--seconds N] [--rate N] [--variant
-NAME=[CHECKOUT] [OPTION …]] …
-
-The noise also goes straight to Redis while the quiet one goes through the proxy: what that does is
-Redis's part, and that of the machine, which all of these processes share.
+The noise also goes directly to Redis while the quiet tenant uses the proxy. That shows the part of
+Redis and of the machine, which all of these processes share.
 """
 
 from __future__ import annotations
@@ -27,17 +29,19 @@ from .peers import TENANT, TENANT_PASSWORD, Bench, Moment, Peer, Variant, instal
 from .run import ends_with_us, tell
 
 NOISY, NOISY_PASSWORD = f"{PREFIX}noisy", "password-of-the-noisy-one"
-#: Connections of the noisy one, and commands that each sends at once.
+#: Connections of the noisy tenant, and commands that each sends at once.
 CONNECTIONS, PIPELINE = 50, 1000
-#: Connections of the quiet one.
+#: Connections of the quiet tenant.
 QUIET_CONNECTIONS = 10
-#: The p99 beside a noisy neighbour may be so many times that without.
+#: The p99 beside the noise may be at most this many times the p99 alone.
 GOAL = 2.0
 
 
 @dataclass
 class Result:
-    """alone, beside: of the quiet one; noise: commands a second of the noisy one."""
+    """alone, beside: measurements of the quiet tenant; noise: commands per second of the
+    noisy one.
+    """
 
     name: str
     alone: list[Timeline] = field(default_factory=list)
@@ -45,18 +49,18 @@ class Result:
     noise: list[float] = field(default_factory=list)
 
     def p(self, which: str, of: str) -> float:
-        """Median of the rounds, in ms."""
+        """Returns the median of the rounds, in ms."""
         return median(getattr(each, of) for each in getattr(self, which))
 
     @property
     def ratio(self) -> float:
-        """Of the p99."""
+        """The ratio of the two p99."""
         return self.p("beside", "p99") / self.p("alone", "p99")
 
 
 @contextmanager
 def noise(port: int, password: str) -> Iterator[None]:
-    """As much as is answered, while the context runs."""
+    """Sends as many commands as are answered, while the context runs."""
     command = [debian("redis-benchmark"), "-h", "127.0.0.1", "-p", str(port), "-a", password, "-l", "-q"]
     command += ["-c", str(CONNECTIONS), "-P", str(PIPELINE), "-n", "100000000", "-d", "64", "-t", "set", "-r", "10000"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -68,7 +72,9 @@ def noise(port: int, password: str) -> Iterator[None]:
 
 
 def documents(bench: Bench, limit: int) -> list[dict]:
-    """A quiet tenant and a noisy one. limit: commands a second of that; 0: none."""
+    """Returns a quiet tenant and a noisy one. limit: commands per second of the noisy tenant; 0: no
+    limit.
+    """
     noisy = tenant(NOISY, 1, NOISY_PASSWORD)
     if limit:
         noisy[0]["metadata"]["annotations"] = {"redisproxy/commands-per-second": str(limit)}
@@ -76,7 +82,7 @@ def documents(bench: Bench, limit: int) -> list[dict]:
 
 
 def measure(bench: Bench, options: argparse.Namespace) -> list[Result]:
-    """In turns: what else the machine does meanwhile hits all alike."""
+    """Measures all cases in turns, so that other work of the machine affects all of them alike."""
     cases: list[tuple[Result, Peer, int, str]] = []
     for variant in options.variant:
         for limit in (0, options.limit):
@@ -105,7 +111,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> list[Result]:
 
 
 def commands(bench: Bench) -> int:
-    """How many Redis has run."""
+    """Returns how many commands Redis has run."""
     with bench.redis.client() as client:
         return client.info("stats")["total_commands_processed"]
 
@@ -117,7 +123,7 @@ def _window(peer: Peer, options: argparse.Namespace) -> Timeline:
 
 
 def table(results: list[Result]) -> str:
-    """As Markdown."""
+    """Returns the results as a Markdown table."""
     lines = [
         "| | p50 alone | p50 beside | p99 alone | p99 beside | ratio | noise |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -130,7 +136,7 @@ def table(results: list[Result]) -> str:
 
 
 def main() -> int:
-    """The whole run."""
+    """Runs the whole benchmark."""
     parser = argparse.ArgumentParser(prog="benchmarks.noise", description=__doc__.splitlines()[0])
     parser.add_argument("--limit", type=int, default=20_000, help="commands a second of the noisy one")
     parser.add_argument("--rounds", type=int, default=3)

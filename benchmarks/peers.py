@@ -1,8 +1,8 @@
-"""What is compared: variants of the proxy, HAProxy in TCP mode, twemproxy, and Redis itself, as
-processes on loopback.
+"""Starts what is compared: variants of the proxy, HAProxy in TCP mode, twemproxy, and Redis itself,
+as processes on loopback.
 
-Owns their configuration, their start and end, and what the kernel tells of them (CPU time, memory).
-Every one of them serves database 0 of the same Redis, so that all are asked for the same keys.
+Owns their configuration, their start and end, and the kernel's numbers about them (CPU time,
+memory). Each of them serves database 0 of the same Redis, so that all are asked for the same keys.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from tests.support.servers import MASTER_PASSWORD, RedisServer, debian, free_por
 from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Debian's packages, by the program that is looked for.
+#: Debian's packages, by the program that they contain.
 PROGRAMS = {
     "redis-server": "redis-server",
     "redis-benchmark": "redis-tools",
     "haproxy": "haproxy",
     "nutcracker": "nutcracker",
 }
-#: The tenant under load, whose database is 0.
+#: The tenant under load, with database 0.
 TENANT, TENANT_PASSWORD = f"{PREFIX}bench", "password-of-the-tenant"
-#: Client connections that every proxy here has to take, and Redis.
+#: Client connections that every proxy here must accept, and connections that Redis must accept.
 MOST_CONNECTIONS, REDIS_CONNECTIONS = 6_000, 15_000
-#: What the image sets for the C library: docs/decisions/free-memory.md.
+#: The image's settings for the C library: docs/decisions/free-memory.md.
 IMAGE_ENVIRON = {"MALLOC_MMAP_THRESHOLD_": "8388608", "MALLOC_TRIM_THRESHOLD_": "8388608"}
-#: As many as the refresh case has tenants, and some.
+#: More than the tenants of the refresh case.
 DATABASES = 2_100
-#: Seconds for a proxy to read its tenants: 2,000 of them, on a busy machine.
+#: Seconds for a proxy to read its 2,000 tenants on a busy machine.
 START_LIMIT = 120.0
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def install_programs() -> None:
-    """Installs from Debian what is missing. Raises SystemExit, naming the packages, where it may
+    """Installs missing programs from Debian. Raises SystemExit, which names the packages, if it may
     not.
     """
     missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
@@ -65,9 +65,7 @@ def install_programs() -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """One kind of the proxy to measure: a checkout, options for it, and the name it has in the
-    tables.
-    """
+    """One kind of the proxy to measure: a checkout, options, and a name for the tables."""
 
     name: str
     checkout: Path = ROOT
@@ -75,7 +73,7 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> Variant:
-        """``NAME=[CHECKOUT] [OPTION …]``. Raises ValueError."""
+        """Reads ``NAME=[CHECKOUT] [OPTION …]``. Raises ValueError."""
         name, sign, rest = text.partition("=")
         words = shlex.split(rest)
         if not sign or not name:
@@ -89,19 +87,21 @@ class Variant:
 
     @property
     def python(self) -> str:
-        """The checkout's own, if it has one: what is compiled is compiled for it."""
+        """The checkout's own interpreter, if it has one: the compiled framing is compiled for
+        it.
+        """
         own = self.checkout / ".venv" / "bin" / "python"
         return str(own) if own.is_file() else sys.executable
 
     def describe(self) -> str:
-        """Commit and options, without the checkout's path."""
+        """Returns commit and options, without the checkout's path."""
         commit = _output("git", "-C", str(self.checkout), "rev-parse", "--short", "HEAD") or "no commit"
         changed = _output("git", "-C", str(self.checkout), "status", "--porcelain", "--", "redisproxy")
         return " ".join([commit + (" with changes" if changed else ""), *self.options])
 
 
 class Peer:
-    """One server that clients can be pointed at. tls_port: None where it has no TLS; stop: ends it,
+    """One server that clients can connect to. tls_port: None if it has no TLS; stop: ends it, and
     may be called twice.
     """
 
@@ -116,11 +116,11 @@ class Peer:
         self.tls_port = tls_port
 
     def cpu(self) -> float:
-        """Seconds of CPU that it and its child processes have used."""
+        """Returns the seconds of CPU time of the server and its child processes."""
         return sum(_cpu(pid) for pid in _family(self.pid))
 
     def resident(self) -> int:
-        """Bytes of resident memory, its child processes' included."""
+        """Returns the bytes of resident memory of the server and its child processes."""
         return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE for pid in _family(self.pid))
 
 
@@ -135,7 +135,7 @@ class ProxyPeer(Peer):
 
 
 class Bench:
-    """Redis, a scratch directory, and whatever is started of the peers. All of it ends with the
+    """Redis, a scratch directory, and the peers that are started. All of them end with the
     context.
     """
 
@@ -143,8 +143,8 @@ class Bench:
         self._stack = ExitStack()
 
     def __enter__(self) -> Bench:
-        # 5,000 idle sessions are twice as many descriptors in a proxy that gives each a connection
-        # to Redis.
+        # 5,000 idle sessions need twice as many descriptors in a proxy that opens a connection to
+        # Redis for each of them.
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         with ExitStack() as stack:
@@ -175,7 +175,7 @@ class Bench:
         self._stack.close()
 
     def callback(self, call: Callable[[], object]) -> None:
-        """Called at the end."""
+        """Registers a call for the end of the context."""
         self._stack.callback(call)
 
     def proxy(
@@ -184,8 +184,8 @@ class Bench:
         source: Iterable[str] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> ProxyPeer:
-        """Starts a proxy. source: options that say where its tenants are, by default in
-        manifests.
+        """Starts a proxy. source: options for the source of its tenants; default: manifests with
+        one tenant.
         """
         ssl = f"ssl:0:interface=127.0.0.1:privateKey={self._key}:certKey={self._certificate}"
         process = ProxyProcess(
@@ -201,7 +201,7 @@ class Bench:
         return ProxyPeer(variant, process)
 
     def haproxy(self) -> Peer:
-        """HAProxy in TCP mode with one thread, which takes TLS off on a second port."""
+        """Starts HAProxy in TCP mode with one thread. It terminates TLS on a second port."""
         pem = self.directory / "haproxy.pem"
         pem.write_bytes(self._certificate.read_bytes() + self._key.read_bytes())
         plain, tls = free_port(), free_port()
@@ -217,7 +217,9 @@ class Bench:
         return Peer("haproxy", process.pid, partial(_end, process), plain, MASTER_PASSWORD, tls)
 
     def twemproxy(self) -> Peer:
-        """twemproxy, as it is commonly deployed: one connection to Redis, opened at the start."""
+        """Starts twemproxy as it is commonly deployed: one connection to Redis, opened at the
+        start.
+        """
         port, statistics = free_port(), free_port()
         configuration = self.directory / f"nutcracker-{port}.yml"
         configuration.write_text(
@@ -247,7 +249,7 @@ class Bench:
         return process
 
     def connections(self) -> int:
-        """How many there are to Redis."""
+        """Returns the number of connections to Redis."""
         with self.redis.client() as client:
             return len(client.client_list())
 
@@ -262,7 +264,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _family(pid: int) -> list[int]:
-    """A process and what descends from it."""
+    """Returns the ids of a process and its descendants."""
     found = [pid]
     for parent in found:
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -271,16 +273,14 @@ def _family(pid: int) -> list[int]:
 
 
 def _cpu(pid: int) -> float:
-    # The program's name, in parentheses, may hold spaces.
+    # The program's name, in parentheses, may contain spaces.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What the machine's processors have done so far, in seconds. own: for this process and what
-    descends from it.
-    """
+    """CPU time of the machine so far, in seconds. own: of this process and its descendants."""
 
     busy: float
     total: float
@@ -295,7 +295,7 @@ class Moment:
         return cls(busy / _TICK, (busy + idle + iowait) / _TICK, own)
 
     def others_since(self, before: Moment) -> float:
-        """The share of the machine's CPU time that went to somebody else."""
+        """Returns the share of the machine's CPU time that other processes used."""
         busy, own = self.busy - before.busy, self.own - before.own
         return max(0.0, (busy - own) / (self.total - before.total))
 
@@ -309,7 +309,7 @@ def _output(*command: str) -> str:
 
 
 def versions(variant: Variant) -> dict[str, str]:
-    """What was compared, by name."""
+    """Returns the versions of the compared programs, by name."""
     wanted = {
         "Redis": _output("redis-server", "--version"),
         "HAProxy": _output("haproxy", "-v"),
@@ -323,7 +323,7 @@ def versions(variant: Variant) -> dict[str, str]:
 
 
 def machine() -> str:
-    """The machine in one line, without its name."""
+    """Describes the machine in one line, without its name."""
     model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     memory = re.search(r"^MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text(), re.M)
     return (

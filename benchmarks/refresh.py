@@ -1,10 +1,14 @@
-"""How much of a refresh, and of what a watch tells, the reactor feels: 2,000 tenants behind the
-small Kubernetes API.
+"""Measures how much the reactor notices a reload and the events of a watch.
 
-Runs the real reload service in a real reactor that echoes what some clients send at a steady rate,
-and prints, for each phase, how long it took, what CPU time, how late the reactor's timers were (in
-all, and by what this process did itself), the clients' round trips, and the longest run of the
-garbage collector; all but the first in milliseconds.
+Runs the real reload service with 2,000 tenants behind the small Kubernetes API server. Its real
+reactor also echoes what clients send at a steady rate. For each phase the script prints:
+
+- the duration in seconds, and the CPU time as a share of it in per cent;
+- how late the reactor's timers were: in all, and because of this process's own work;
+- the round trips of the clients;
+- the longest run of the garbage collector.
+
+All times but the duration are in milliseconds.
 
     python benchmarks/refresh.py [--tenants N] [--secrets N] [--rate N] [--watch]
 
@@ -34,11 +38,11 @@ from tests.support.apiserver import ApiServer
 from tests.support.proxy import PREFIX, master, secret, tenant
 
 MASTER = ("kube-system", "redis-secret-master")
-#: Seconds between two looks at how late a timer is.
+#: Seconds between two checks of how late a timer is.
 TICK = 0.001
-#: How many connections the clients' commands come on.
+#: Connections of the clients.
 CONNECTIONS = 50
-#: What a typical object of a real cluster has beside what matters here.
+#: Other content that a typical object of a real cluster has.
 BALLAST = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 400}
 
 
@@ -57,8 +61,8 @@ def documents(tenants: int, secrets: int) -> Iterator[dict]:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Tells where its kubeconfig is; each line on the standard input, a number and a word, gives
-    that many tenants another password.
+    """Prints the path of its kubeconfig. For each line on the standard input, a number and a word,
+    that many tenants get another password.
     """
     api = ApiServer(tls=True)
     for document in documents(options.tenants, options.secrets):
@@ -82,8 +86,8 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def send(options: argparse.Namespace) -> None:
-    """Round trips at a steady rate, a connection's next one a while after its last; each line asks
-    for their figures.
+    """Makes round trips at a steady rate: a connection sends its next request a random time after
+    the last reply. Each line on the standard input asks for the numbers so far.
     """
     waiting = select.epoll()
     waiting.register(sys.stdin, select.EPOLLIN)
@@ -117,7 +121,7 @@ def send(options: argparse.Namespace) -> None:
 
 
 def stats(values: list[float]) -> dict[str, float]:
-    """Of seconds, in milliseconds."""
+    """Returns the p50, p99 and maximum in milliseconds, of values in seconds."""
     values = sorted(values) or [0.0]
     at = {"p50": 0.5, "p99": 0.99}
     return {name: 1000 * values[int(len(values) * part)] for name, part in at.items()} | {"max": 1000 * values[-1]}
@@ -127,11 +131,11 @@ def stats(values: list[float]) -> dict[str, float]:
 
 
 class Lateness:
-    """How late the reactor's timers are, in seconds; and in seconds of CPU time that this process
-    used meanwhile.
+    """How late the reactor's timers are, in seconds; and how much CPU time this process used
+    meanwhile, in seconds.
 
-    The second leaves out what other processes did to it, so that it means something on a busy
-    machine as well.
+    The CPU time does not include the work of other processes, so that it also has a meaning on a
+    busy machine.
     """
 
     def __init__(self, reactor: object) -> None:
@@ -148,7 +152,7 @@ class Lateness:
 
 
 class Peer:
-    """A process of this script that answers a line with a line, asked in a thread."""
+    """A process of this script that answers each line with a line. It is asked in a thread."""
 
     def __init__(self, role: str, *options: str) -> None:
         self._process = subprocess.Popen(
@@ -169,7 +173,7 @@ class Peer:
 
 
 def resident() -> int:
-    """MiB of resident memory."""
+    """Returns the resident memory in MiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
@@ -224,8 +228,8 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
             return False
 
     async def phase(name: str, start: object, until: str | None = None) -> None:
-        """start: begins a refresh; None for a phase without one. until: the password with which the
-        phase ends, instead.
+        """start: begins a reload, or None for a phase without one. until: a password; the phase
+        then ends when this password is in force.
         """
         await threads.deferToThread(clients.ask)
         lateness.values.clear()
@@ -239,7 +243,7 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
             start()
             while not holds(until) if until else service.reloaded_at == before:
                 await task.deferLater(reactor, 0.01, lambda: None)
-            # what the refresh delayed is to be in the figures
+            # the delay that the reload causes must be in the numbers
             await task.deferLater(reactor, 0.3, lambda: None)
         took, cpu = time.perf_counter() - began, time.process_time() - spent
         late, own = stats(lateness.values), stats(lateness.own)

@@ -1,4 +1,4 @@
-"""From samples to medians, tables, verdicts, RESULTS.md and its pictures."""
+"""Turns samples into medians, tables, verdicts, RESULTS.md and its pictures."""
 
 from __future__ import annotations
 
@@ -25,29 +25,31 @@ from .load import SLICE, LoadError, Sample, Timeline
 from .peers import Variant, machine, versions
 
 NONE = "-"
-#: The share of the machine that others may take without a word about it.
+#: The share of the machine's CPU time above which the report warns that other processes used it.
 MOST_OTHERS = 0.05
 
 
 @dataclass
 class Rates:
-    """One case: each peer's samples, and why a peer has none."""
+    """One case: each peer's samples, or the reason why a peer has none."""
 
     case: Case
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     def median(self, peer: str, of: str) -> float:
-        """NaN where there is none."""
+        """Returns the median, or NaN if there are no samples."""
         values = [getattr(sample, of) for sample in self.samples.get(peer, ())]
         return median(values) if values else math.nan
 
     def ratio(self, proxy: str, peer: str, of: str = "rate") -> float:
-        """Of medians."""
+        """Returns the ratio of two medians."""
         return self.median(proxy, of) / self.median(peer, of)
 
     def shown_ratio(self, proxy: str, peer: str) -> str:
-        """The ratio of medians, and between which the rounds' own are: how far it is noise."""
+        """Returns the ratio of medians with the range of the rounds' own ratios, which shows how
+        much of it is noise.
+        """
         pairs = zip(self.samples.get(proxy, ()), self.samples.get(peer, ()), strict=False)
         own = sorted(one.rate / other.rate for one, other in pairs)
         return f"{self.ratio(proxy, peer):.2f} ({own[0]:.2f}..{own[-1]:.2f})" if own else NONE
@@ -55,7 +57,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Idle:
-    """memory: bytes for each session; connections: that Redis had because of them."""
+    """memory: bytes per session; connections: those that Redis had because of the sessions."""
 
     peer: str
     memory: float
@@ -64,8 +66,8 @@ class Idle:
 
 @dataclass
 class Refresh:
-    """One variant. rate: of the clients; requests: to the API for one reading; readings: in each
-    window with refreshes.
+    """The measurements of one variant. rate: requests per second of the clients; requests: to the
+    API for one read; reads: per window with reloads.
     """
 
     peer: str
@@ -77,27 +79,27 @@ class Refresh:
 
     @property
     def growth(self) -> float:
-        """How much larger the median p99 is with refreshes, in ms."""
+        """How much larger the median p99 is with reloads, in ms."""
         return median(each.p99 for each in self.busy) - median(each.p99 for each in self.quiet)
 
 
 @dataclass
 class Results:
-    """One run."""
+    """The results of one run."""
 
     variants: Sequence[Variant]
     rounds: int
     rates: list[Rates] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
     refresh: list[Refresh] = field(default_factory=list)
-    #: the share of the machine's CPU time that others took meanwhile
+    #: The share of the machine's CPU time that other processes used meanwhile.
     others: float = 0.0
-    #: what came to nothing
+    #: The parts that failed, with the reason.
     failed: list[str] = field(default_factory=list)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Measures one part: if that fails, what else was measured is not lost."""
+        """Measures one part. If it fails, the results of the other parts are kept."""
         try:
             yield
         except (LoadError, AssertionError) as error:
@@ -120,7 +122,7 @@ class Verdict:
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """All goals of the cases that ran."""
+    """Returns the verdicts on all goals of the cases that ran."""
     found = []
     for proxy in results.proxies:
         for rates in results.rates:
@@ -161,7 +163,7 @@ def verdicts(results: Results) -> list[Verdict]:
 
 
 def _number(value: float) -> str:
-    """Three digits, or whole ones."""
+    """Returns a number with three significant digits, or as a whole number from 100 on."""
     if math.isnan(value):
         return NONE
     if value == 0 or abs(value) >= 100:
@@ -170,7 +172,7 @@ def _number(value: float) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table that can be read as it is. left: how many columns are text."""
+    """Returns a Markdown table that is readable as plain text. left: how many columns are text."""
     lines = [list(head), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
 
@@ -201,7 +203,7 @@ def _rates_table(results: Results) -> str:
 
 
 def tables(results: Results) -> str:
-    """All that was measured, and the verdicts."""
+    """Returns all measurements and the verdicts, as Markdown."""
     parts = []
     if results.others > MOST_OTHERS:
         parts.append(
@@ -246,7 +248,7 @@ def tables(results: Results) -> str:
 
 
 def write(results: Results, directory: Path) -> None:
-    """RESULTS.md and the pictures beside it."""
+    """Writes RESULTS.md and the pictures beside it."""
     directory.mkdir(parents=True, exist_ok=True)
     known = versions(results.variants[0])
     pictures = []
@@ -288,7 +290,7 @@ def _figure(width: float, height: float):
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
-    # The viewer's letters may be wider than those that the layout was made with.
+    # The viewer's font may be wider than the one of the layout.
     figure.get_layout_engine().set(w_pad=0.15)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -300,8 +302,8 @@ def _save(figure: object, path: Path) -> None:
 
 
 def _plot_rates(results: Results, path: Path) -> None:
-    """Bars, a group for each case, as shares of straight: the cases' own rates differ by orders of
-    magnitude.
+    """Draws bars, a group for each case, as shares of Redis without a proxy: the cases' own rates
+    differ by orders of magnitude.
     """
     peers = [*results.proxies, HAPROXY, TWEMPROXY]
     colours = dict(zip(results.proxies, _COLOURS * len(results.proxies), strict=False)) | _GREYS
@@ -325,13 +327,13 @@ def _plot_rates(results: Results, path: Path) -> None:
 
 
 def _plot_refresh(results: Results, path: Path) -> None:
-    """Lines of the p99 of each tenth of a second, medians of the rounds."""
+    """Draws the p99 of each 0.1 s as lines, medians of the rounds."""
     figure, axes = _figure(8, 2.8)
     for refresh, colour in zip(results.refresh, _COLOURS * len(results.refresh), strict=False):
         for windows, style, text in ((refresh.quiet, ":", "no refresh"), (refresh.busy, "-", "a refresh each second")):
             drawn = []
             for number, slices in enumerate(zip(*(window.slices for window in windows), strict=True)):
-                # Where the generator itself was not let run, nothing was sent.
+                # Nothing was sent while the generator itself did not run.
                 known = [value for value in slices if not math.isnan(value)]
                 if known:
                     drawn.append((number * SLICE, median(known)))

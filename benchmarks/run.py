@@ -1,8 +1,8 @@
-"""`make bench`: starts everything, measures in interleaved rounds, prints the tables and writes
-them down.
+"""`make bench`: starts everything, measures in interleaved rounds, and prints and writes the
+tables.
 
-python -m benchmarks.run [--cases NAMES] [--rounds N] [--seconds N] [--variant NAME=[CHECKOUT]
-[OPTION …]] …
+  python -m benchmarks.run [--cases NAMES] [--rounds N] [--seconds N]
+    [--variant NAME=[CHECKOUT] [OPTION …]] …
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ from .load import LoadError, Timeline, idle_sessions, open_loop
 from .peers import ROOT, Bench, Moment, Peer, ProxyPeer, Variant, install_programs
 from .report import Idle, Rates, Refresh, Results
 
-#: Seconds that a try has to take, to tell how many requests a measurement takes.
+#: The least seconds of a try from which the number of requests of a measurement is computed.
 SHORTEST_TRY = 0.3
-#: Seconds of load without refreshes, and as many with one after the other: longer than one takes.
+#: Seconds of load without reloads, and as many with one after the other: longer than one reload
+#: takes.
 WINDOW = 10.0
-#: Seconds without a request to the API after which a refresh is over.
+#: Seconds without a request to the API after which a reload is over.
 QUIET = 1.0
-#: How many times it is looked whether there was none.
+#: The most checks for such a pause.
 SETTLE = 60
 
 
 def tell(text: str) -> None:
-    """Progress, beside the tables."""
+    """Prints progress on the standard error, apart from the tables."""
     print(text, file=sys.stderr, flush=True)
 
 
 def fill(bench: Bench) -> None:
-    """What the clients read."""
+    """Writes the values that the clients read."""
     with bench.redis.client() as client:
         client.mset({f"key:{number:012}": b"x" * SIZE for number in range(KEYS)})
         client.rpush(LIST_KEY, *[b"x" * SIZE] * ELEMENTS)
@@ -65,7 +66,7 @@ def fill(bench: Bench) -> None:
 
 
 def calibrate(case: Case, peer: Peer, seconds: float, ca: Path) -> int:
-    """How many requests take so many seconds. Also a warm-up."""
+    """Returns how many requests take this many seconds. It is also a warm-up."""
     requests = case.guess
     while True:
         rate = case.load.run(peer, requests, ca).rate
@@ -77,10 +78,10 @@ def calibrate(case: Case, peer: Peer, seconds: float, ca: Path) -> int:
 def measure_rates(
     bench: Bench, cases: Sequence[Case], variants: Sequence[Variant], rounds: int, seconds: float
 ) -> list[Rates]:
-    """Each round has all cases, each case all peers: what else the machine does meanwhile hits all
-    alike.
+    """Measures all cases in each round, and all peers in each case, so that other work of the
+    machine affects all alike.
 
-    Every other round goes the other way: of two checkouts, whichever was measured first came out
+    Every other round has the reverse order: of two checkouts, the one that was measured first was
     some per cent slower.
     """
     peers: list[Peer] = [bench.proxy(variant) for variant in variants]
@@ -111,14 +112,14 @@ def measure_rates(
 
 
 def measure_idle(bench: Bench, variants: Sequence[Variant]) -> list[Idle]:
-    """Of each peer a fresh process: one that has served many has memory to spare, which would hide
-    the need.
+    """Starts a fresh process of each peer: a process that has served many clients has free memory,
+    which would hide the need.
     """
     found = []
     for start in (*(lambda v=v: bench.proxy(v) for v in variants), bench.haproxy, bench.twemproxy, lambda: bench.straight):
         peer = start()
         connections = bench.connections()
-        with idle_sessions(peer, 50):  # for what is made once
+        with idle_sessions(peer, 50):  # warms up what is made only once
             pass
         memory = peer.resident()
         with idle_sessions(peer, IDLE_SESSIONS):
@@ -135,7 +136,7 @@ def measure_idle(bench: Bench, variants: Sequence[Variant]) -> list[Idle]:
 
 
 class TenantsApi:
-    """The Kubernetes API of `tenants`, as a process."""
+    """The Kubernetes API server of `tenants`, as a process."""
 
     def __init__(self, redis_url: str) -> None:
         command = [sys.executable, "-m", "benchmarks.tenants", str(REFRESH_TENANTS), redis_url]
@@ -155,14 +156,14 @@ class TenantsApi:
         self._process.stdout.close()
 
     def requests(self) -> int:
-        """How many there were so far."""
+        """Returns the number of requests so far."""
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
     def settle(self) -> None:
-        """Waits until nobody asks any more, within reason: a source may watch, and ask again each
-        time that ends.
+        """Waits until no request arrives for QUIET seconds, at most SETTLE times as long: a source
+        may watch, and asks again each time that a watch ends.
         """
         before = -1
         for _ in range(SETTLE):
@@ -174,11 +175,11 @@ class TenantsApi:
 
 
 def measure_refresh(bench: Bench, variants: Sequence[Variant], rounds: int) -> list[Refresh]:
-    """Half of what it can do at P=1 from 50 connections: the clients' p99 without refreshes, and
-    with one each second.
+    """Measures at half of the rate that the variant reaches at P=1 with 50 connections: the
+    clients' p99 without reloads, and with one per second.
     """
     with TenantsApi(bench.redis.url) as api:
-        # How many requests one reading takes is told by the first.
+        # The start shows how many requests one read takes.
         found: list[tuple[ProxyPeer, Refresh]] = []
         full = next(case for case in CASES if case.case == "p1-50")
         for variant in variants:
@@ -217,7 +218,7 @@ def _window(peer: ProxyPeer, rate: float, refreshes: bool) -> Timeline:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command's options."""
+    """Returns the command's options."""
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__.splitlines()[0])
     parser.add_argument("--cases", default="", help=f"with commas between, of: {', '.join(NAMES)}; default: all")
     parser.add_argument("--rounds", type=int, default=5)
@@ -252,7 +253,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 @contextmanager
 def ends_with_us():
-    """SIGTERM ends the context as an exception, so that what was started is ended, too."""
+    """SIGTERM ends the context with an exception, so that the processes that it started end,
+    too.
+    """
 
     def leave(*_: object) -> None:
         raise SystemExit("stopped by a signal")
@@ -265,7 +268,7 @@ def ends_with_us():
 
 
 def main() -> int:
-    """The whole run."""
+    """Runs the whole benchmark."""
     options = parse()
     install_programs()
     results = Results(options.variant, options.rounds)
@@ -273,7 +276,7 @@ def main() -> int:
     with ends_with_us(), Bench() as bench:
         fill(bench)
         cases = [case for case in CASES if case.case in options.cases]
-        # First the idle sessions, while nobody else is connected to Redis.
+        # The idle sessions come first, while no other client is connected to Redis.
         if IDLE in options.cases:
             with results.part(IDLE):
                 results.idle = measure_idle(bench, options.variant)

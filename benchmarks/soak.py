@@ -1,14 +1,14 @@
-"""A long run under mixed load, with what goes wrong in production in it: is memory flat, and every
-error expected?
+"""A long run under mixed load with the faults of production: is memory flat, and every error
+expected?
 
-Starts Redis, the proxy, and the small Kubernetes API of `tests/support`. Sessions of two tenants do
-what applications do, and compare what they get with what it has to be. Meanwhile a password is
-rotated, Redis is killed and started again, the API is away, and its answers are errors. An error
-that no such event explains is a failure.
+Starts Redis, the proxy, and the small Kubernetes API server of `tests/support`. Sessions of two
+tenants work like applications, and check every answer. Meanwhile a password is rotated, Redis is
+killed and started again, the API is away, and the API answers with errors. An error that no such
+event explains is a failure.
 
-    python -m benchmarks.soak [--minutes N] [--proxy OPTION]…
+    python -m benchmarks.soak [--minutes N] [--proxy OPTIONS]
 
-Exits with 1 where an answer was wrong, an error was not expected, or memory, descriptors or
+Exits with 1 if an answer was wrong, an error was not expected, or memory, descriptors or
 connections grew.
 """
 
@@ -36,18 +36,18 @@ from tests.support.raw import RawClient
 from tests.support.servers import RedisServer
 from tests.support.waiting import until
 
-#: Seconds after an event for which errors that it explains are expected.
+#: Seconds after an event during which the errors that it explains are expected.
 EXPLAINED = 15.0
-#: Seconds between two looks at the proxy's figures.
+#: Seconds between two samples of the proxy's resources.
 SAMPLE = 5.0
-#: The first part of the run, in which memory may still grow: pools fill, and code is run for the
+#: The first part of the run, in which memory may still grow: pools fill, and code runs for the
 #: first time.
 WARM = 0.15
-#: By how much the median of the last quarter may be above that of the first after it: MiB of
-#: resident memory.
+#: MiB of resident memory by which the median of the last quarter of the run may exceed that of the
+#: first quarter after WARM.
 GROWTH = 6.0
 
-#: What a client may be told after an event, besides that its connection is lost.
+#: The errors that a client may get after an event, in addition to a lost connection.
 CLEAR = (
     "Redis cannot be reached from the proxy right now",
     "the connection to Redis was lost",
@@ -57,18 +57,18 @@ CLEAR = (
 )
 GONE = (redis.ConnectionError, redis.TimeoutError, OSError)
 
-#: What a session does: yields after each piece of work.
+#: The work of a session: yields after each piece of work.
 Work = Callable[["Soak", redis.Redis, str], Iterator[None]]
 
 
 class Passwords:
-    """Those in force; a rotation replaces one while sessions are connected."""
+    """The passwords in force. A rotation replaces one while sessions are connected."""
 
     def __init__(self) -> None:
         self.of = {"team-blue": ("blue-0", 3), "team-green": ("green-0", 5)}
 
     def rotate(self, namespace: str) -> list[dict]:
-        """The manifests with the next one."""
+        """Returns the manifests with the next password."""
         password, index = self.of[namespace]
         stem, _, number = password.partition("-")
         self.of[namespace] = (f"{stem}-{int(number) + 1}", index)
@@ -76,7 +76,7 @@ class Passwords:
 
 
 class Soak:
-    """The installation, what its clients were told, and what happened when."""
+    """The installation, the results of its clients, and the events with their times."""
 
     def __init__(self, options: list[str]) -> None:
         self.passwords = Passwords()
@@ -108,7 +108,7 @@ class Soak:
         return redis.Redis(host="127.0.0.1", port=self.proxy.port, password=password, db=index, **options)
 
     def failed(self, kind: str, error: BaseException) -> None:
-        """An error: explained by what happened a moment ago, or wrong."""
+        """Records an error: explained by a recent event, or wrong."""
         recent = any(time.monotonic() - at < EXPLAINED for at, _ in self.events)
         if recent and (isinstance(error, GONE) or any(text in str(error) for text in CLEAR)):
             self.explained[f"{kind}: {type(error).__name__}"] += 1
@@ -120,7 +120,7 @@ class Soak:
             self.wrong.append(f"{kind}: {str(found)[:80]!r} is not {str(wanted)[:80]!r}")
 
     def session(self, kind: str, work: Work, namespace: str, protocol: int) -> None:
-        """Works over one connection, and over the next one when that is lost."""
+        """Works over one connection, and opens the next one if that is lost."""
         number = 0
         while not self.over.is_set():
             number += 1
@@ -136,7 +136,7 @@ class Soak:
                 self.over.wait(0.2)
 
 
-# What sessions do. Each yields after a piece of work.
+# The sessions' work. Each function yields after a piece of work.
 
 
 def plain(soak: Soak, client: redis.Redis, name: str) -> Iterator[None]:
@@ -240,8 +240,8 @@ def messages(soak: Soak, client: redis.Redis, name: str) -> Iterator[None]:
 
 
 def churn(soak: Soak) -> None:
-    """Clients that come, and leave in every way."""
-    # a wrong password is answered late
+    """Clients that connect, and leave in every possible way."""
+    # A wrong password is answered late, so it is rare.
     ways = ("close", "quit", "half") * 10 + ("reset", "silent", "wrong")
     while not soak.over.wait(0.02):
         namespace = random.choice(list(soak.passwords.of))
@@ -278,7 +278,7 @@ WORK = {
 }
 
 
-# What happens meanwhile: at which part of the run, and what.
+# The events, and the part of the run at which each happens.
 
 
 def rotate(soak: Soak) -> None:
@@ -336,14 +336,16 @@ SCHEDULE = (
 
 
 class Stats:
-    """What the proxy used, over time."""
+    """The resources that the proxy used, over time."""
 
     def __init__(self, soak: Soak) -> None:
         self._soak = soak
         self.samples: list[tuple[float, float, int, int]] = []
 
     def take(self) -> tuple[float, int, int]:
-        """(MiB resident, descriptors, connections to Redis), of all processes of the proxy."""
+        """Returns (MiB resident, descriptors, connections to Redis) of all processes of the
+        proxy.
+        """
         pids = [self._soak.proxy.process.pid, *_children(self._soak.proxy.process.pid)]
         resident = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * 4 / 1024
         descriptors = sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
@@ -361,7 +363,7 @@ class Stats:
                 self.samples.append((time.monotonic() - started, *self.take()))
 
     def median(self, column: int, begin: float, end: float) -> float:
-        """Of the samples between two parts of the run."""
+        """Returns the median of the samples between two parts of the run."""
         last = self.samples[-1][0]
         return statistics.median(s[column] for s in self.samples if begin * last <= s[0] <= end * last)
 
@@ -371,7 +373,7 @@ def _children(pid: int) -> list[int]:
 
 
 def run(soak: Soak, minutes: float) -> bool:
-    """Whether all was well."""
+    """Returns whether everything passed."""
     stats = Stats(soak)
     until(lambda: stats.take()[2] > 0, "the proxy is connected")
     before = stats.take()

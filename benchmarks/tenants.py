@@ -1,10 +1,9 @@
-"""A Kubernetes API with many tenants, as a process of its own, so that its CPU time is not the
-proxy's.
+"""A Kubernetes API server with many tenants, in its own process: the proxy's CPU time stays apart.
 
     python -m benchmarks.tenants COUNT REDIS_URL
 
-prints where its kubeconfig is, and for each line on its standard input how many requests there were
-so far. It ends with its standard input.
+Prints the path of its kubeconfig. For each line on its standard input it prints the number of
+requests so far. It ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from tests.support.proxy import PREFIX, master, secret, tenant
 
 from .peers import TENANT, TENANT_PASSWORD
 
-#: Temporary credentials of each tenant, beside its own.
+#: Temporary credentials of each tenant, in addition to its own one.
 TEMPORARY = 2
-#: What an object of a real cluster has beside what matters here.
+#: Other content that an object of a real cluster has.
 BALLAST = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 400}
 
 
 def documents(count: int, url: str) -> list[dict]:
-    """The master secret, and so many tenants with three secrets each. The first is the one under
-    load.
+    """Returns the master secret, and this many tenants with three secrets each. The first tenant is
+    the one under load.
     """
     found = [master(url)]
     for index in range(count):
@@ -44,7 +43,7 @@ def documents(count: int, url: str) -> list[dict]:
 
 
 class UnchangingApi(ApiServer):
-    """Makes each answer once: it is to cost little CPU time here."""
+    """Computes each answer only once, so that it takes little CPU time here."""
 
     def __init__(self, *documents: dict) -> None:
         super().__init__(*documents, tls=True)
@@ -62,8 +61,8 @@ class UnchangingApi(ApiServer):
 
 
 def main() -> None:
-    """The API server's process."""
-    os.nice(5)  # a real one has a machine of its own
+    """Runs the process of the API server."""
+    os.nice(5)  # a real one runs on another machine
     api = UnchangingApi(*documents(int(sys.argv[1]), sys.argv[2])).start()
     try:
         print(api.kubeconfig, flush=True)

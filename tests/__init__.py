@@ -1,8 +1,8 @@
-"""The tests. Importing them corrects trial's ``-j`` (a failed subTest fails its test), and sets up
-hypothesis.
+"""The tests of the project. Importing this package sets up hypothesis, and fixes trial's ``-j``: a
+failed subTest then fails its test.
 
-TEST_DURATIONS names a file: a line for each test, ``SECONDS ID``, appended by the worker that ran
-it.
+If the environment variable TEST_DURATIONS names a file, each worker appends a line ``SECONDS ID``
+to that file for each test that it ran.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from twisted.trial._dist.workerreporter import WorkerReporter
 
 
 def _add_sub_test(self: WorkerReporter, test: unittest.TestCase, _: unittest.TestCase, error: tuple | None) -> None:
-    """What unittest's own does keeps the failure in the worker's process, where nobody looks."""
+    """Sends the failure of a subTest to the main process. unittest's own method leaves the failure
+    in the worker's process, where nobody sees it.
+    """
     if error is None:
         return
     if issubclass(error[0], test.failureException):
@@ -45,11 +47,11 @@ if "TEST_DURATIONS" in os.environ:
 
 
 def _set_up_hypothesis() -> None:
-    """For all tests: what it finds must not depend on how fast a machine is, on what an earlier run
-    has found, or on chance.
+    """Makes hypothesis repeatable for all tests: a result must not depend on the machine's speed,
+    on an earlier run, or on chance.
 
-    Shrinking takes minutes where an example takes a server: with TEST_SHRINK=1, for whoever looks
-    for the cause.
+    TEST_SHRINK=1 turns shrinking on, to look for the cause of a failure. Shrinking is off by
+    default, because it takes minutes if each example starts a server.
     """
     from hypothesis import HealthCheck, Phase, settings
 
@@ -66,6 +68,6 @@ def _set_up_hypothesis() -> None:
     settings.load_profile("redisproxy")
 
 
-# the benchmarks, which have the servers of `support` in common with the tests, need none
+# The benchmarks import this package for the servers of `support`, and need no hypothesis.
 if find_spec("hypothesis"):
     _set_up_hypothesis()

@@ -1,5 +1,5 @@
-"""The one table of limits: that it says what it should, that the page about it has each, and that
-no limit is copied.
+"""Tests the one table of limits: its values are plausible, its page lists each limit, and no limit
+is copied.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def shown(name: str, value: float) -> str:
-    """A limit's value, as the page has it."""
+    """Returns a limit's value in the form of the page."""
     if name.endswith("_SECONDS"):
         return f"{value:g} s"
     if name.endswith("_BYTES"):
@@ -68,7 +68,7 @@ class TableTests(unittest.TestCase):
 
 
 class UseTests(unittest.TestCase):
-    """A test or a simulation that patches `bounds` changes a limit everywhere."""
+    """A test or a simulation that patches `bounds` must change the limit everywhere."""
 
     def setUp(self) -> None:
         self.sources = {

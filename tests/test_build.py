@@ -1,5 +1,5 @@
-"""What is built: the sdist, and wheels of it with and without a compiler, made by the backend that
-pip would call.
+"""Tests the build: the sdist, and wheels of it with and without a compiler, made by the backend
+that pip calls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .support.proxy import Manifests, ProxyProcess, master, tenant
 from .support.servers import RedisServer
 
 ROOT = Path(__file__).parents[1]
-#: What the project consists of, and so its sdist.
+#: The parts of the project, which its sdist must contain.
 FOLDERS = (".ci", "benchmarks", "deploy", "docs", "redisproxy", "tests", "twisted")
 FILES = (
     *("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "LICENSE"),
@@ -31,7 +31,7 @@ class BuildTests(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.directory)
 
     def build(self, what: str, source: Path, **environ: str) -> Path:
-        """A sdist or wheel of a source tree."""
+        """Builds an sdist or a wheel of a source tree, and returns its path."""
         code = f"import setuptools.build_meta as b; print(b.build_{what}({str(self.directory)!r}))"
         result = subprocess.run(
             [sys.executable, "-c", code], cwd=source, env=os.environ | environ, capture_output=True, text=True, timeout=300
@@ -40,7 +40,7 @@ class BuildTests(unittest.TestCase):
         return self.directory / result.stdout.split()[-1]
 
     def source(self) -> Path:
-        """What is in an sdist of this tree."""
+        """Returns the unpacked sdist of this tree."""
         tree = self.directory / "tree"
         ignored = shutil.ignore_patterns("__pycache__", "*.so", "dropin.cache")
         for name in FOLDERS:
@@ -69,7 +69,7 @@ class BuildTests(unittest.TestCase):
         pages = dict(re.findall(r"Project-URL: (\w+), (\S+)", metadata.read_text()))
         self.assertEqual(pages["Homepage"], home)
         self.assertEqual(pages["Changelog"], f"{home}/CHANGELOG.md")
-        # A type checker that finds this takes the annotations for true.
+        # This file makes a type checker use the annotations.
         self.assertTrue((metadata.parents[1] / "redisproxy/py.typed").exists())
         # The status endpoint shows these.
         shown = {path.name: path.read_bytes() for path in (metadata.parents[1] / "redisproxy/runbooks").iterdir()}
@@ -93,8 +93,8 @@ class BuildTests(unittest.TestCase):
         self.assertTrue(said[1].startswith(str(installed)), said)
 
     def test_without_a_compiler(self) -> None:
-        """The wheel is built all the same, and the proxy says once that it is slower than it need
-        be.
+        """Without a compiler the wheel is still built, and the proxy logs once that it is slower
+        than it could be.
         """
         wheel = self.build("wheel", self.source(), CC="/nonexistent/cc")
         installed = self.unpacked(wheel)

@@ -1,8 +1,8 @@
-"""The environment that the Makefile makes: what is missing is named first, and one that was not
-finished is made anew.
+"""Tests the environment that the Makefile creates: a missing program is named first, and an
+unfinished environment is made again.
 
-`python` is a script here that notes what it is asked for, in a project of no more than the Makefile
-and what it looks at.
+`python` is a script here that records its arguments. The project consists of the Makefile and the
+files that the Makefile checks.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-#: Makes an environment of itself. pip is cut off as long as there is a file `cut-off`, after it has
-#: begun.
+#: Makes an environment out of itself. While there is a file `cut-off`, pip is interrupted after its
+#: start.
 PYTHON = """#!/bin/sh
 echo "$*" >>"$HERE/asked"
 case "$*" in
@@ -43,20 +43,20 @@ class EnvironmentTests(unittest.TestCase):
 
     def make(self, *targets: str, python: str | None = None) -> subprocess.CompletedProcess[str]:
         command = ["make", f"PYTHON={python or self.python}", *targets]
-        # Not what this make was told, nor its job server; nor trial's PYTHONPATH, which another
-        # Python cannot start with.
+        # Without the settings and the job server of a make around this one, and without trial's
+        # PYTHONPATH, which would break another Python.
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTHON"))}
         environ["HERE"] = str(self.root)
         return subprocess.run(command, cwd=self.root, env=environ, capture_output=True, text=True, timeout=180, check=False)
 
     def made(self, *targets: str, python: str | None = None) -> str:
-        """What it printed; it succeeded."""
+        """Runs make, asserts that it succeeds, and returns its output."""
         ran = self.make(*targets, python=python)
         self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
         return ran.stdout
 
     def asked(self) -> list[str]:
-        """What python was asked for since, but for its version."""
+        """Returns python's calls since the last time, without the checks with -c."""
         path = self.root / "asked"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
@@ -65,7 +65,7 @@ class EnvironmentTests(unittest.TestCase):
     def test_an_environment_is_made_once(self) -> None:
         ran = self.make(".venv/installed")
         self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
-        # Whoever waits for a minute and a half is told what for.
+        # A person who waits 90 s needs the reason.
         self.assertRegex(ran.stdout, "(?s)Making a Python environment .*Installing the proxy .*a minute or two")
         self.assertEqual(self.asked(), ["-m venv --clear .venv", "-m pip install"])
         self.made(".venv/installed", ".venv/installed-test")

@@ -1,4 +1,4 @@
-"""What is shown of names that are anybody's."""
+"""Tests how names that anybody may choose are shown."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ class ServerErrorTests(unittest.TestCase):
 
 
 class PunctuationTests(unittest.TestCase):
-    """Another's text within a sentence of ours: no full stop is doubled, and none is missing."""
+    """A foreign text within a sentence of the proxy's: no full stop is doubled, and none is
+    missing.
+    """
 
     def test_a_clause_has_no_full_stop(self) -> None:
         for text, shown in (("refused.", "refused"), ("refused", "refused"), ("and so on...", "and so on..."), ("", "")):

@@ -1,4 +1,4 @@
-"""What the whole proxy does with its process."""
+"""Tests what the whole proxy does with its process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ProcessTests(unittest.SynchronousTestCase):
         self.assertEqual(subprocess.check_output([sys.executable, "-c", program]), b"False\n")
 
     def test_no_other_thread_keeps_the_reactor_waiting_for_long(self) -> None:
-        self.proxy.reading.disownServiceParent()  # which would read the Kubernetes API
+        self.proxy.reading.disownServiceParent()  # it would read the Kubernetes API
         self.proxy.startService()
         self.assertAlmostEqual(sys.getswitchinterval(), SWITCH_INTERVAL)
         return self.proxy.stopService()

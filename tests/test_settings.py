@@ -1,4 +1,4 @@
-"""The table of settings: what each takes, and what it says when it does not."""
+"""Tests the table of settings: the values that each setting takes, and the errors for others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class ReadTests(unittest.TestCase):
         self.assertEqual(self.read(REDISPROXY_ALLOW_COMMANDS="script|flush").allow_commands, {b"SCRIPT|FLUSH"})
 
     def test_config_can_not_be_opened_and_the_error_says_what_to_do(self) -> None:
-        """It shows the master password, and a runbook advised to open it once."""
+        """CONFIG shows the master password, so the error says what works without it. A runbook once
+        advised to open CONFIG.
+        """
         for text in ("CONFIG", "config", "CONFIG|GET", "Config|get", "config|set", "CONFIG GET", "GET,config|nosuch"):
             with self.assertRaisesRegex(
                 SettingsError,

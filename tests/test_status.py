@@ -1,4 +1,6 @@
-"""The status endpoint as a service: what it keeps, and that a page leaves clients their turns."""
+"""Tests the status endpoint as a service: its history, and that a page leaves turns of the reactor
+to clients.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ from .support.stats import redis_seconds, stats, tenant_stats
 
 
 class Reactor(MemoryReactorClock):
-    """Whose clock goes on by itself, if told: a page takes its time."""
+    """A reactor whose clock advances by `takes` seconds at each reading, as if a page took time."""
 
     takes = 0.0
 
@@ -55,7 +57,7 @@ class StatusServiceTests(unittest.SynchronousTestCase):
         self.assertEqual([call for call in self.reactor.getDelayedCalls() if call.active()], [])
 
     def get(self, path: bytes, method: bytes = b"GET", headers: bytes = b"") -> tuple[bytes, bytes]:
-        """Head and body of an answer, as far as they have come."""
+        """Returns head and body of an answer, as far as they have arrived."""
         transport = self.ask(path, method, headers)
         head, _, body = transport.value().partition(b"\r\n\r\n")
         return head, body
@@ -85,7 +87,7 @@ class StatusServiceTests(unittest.SynchronousTestCase):
         set_fault(self.stats["state"]["redis"], fault, connected=False)
         self.reactor.advance(status.LOOK)
         self.reactor.pump([1.0] * 42)
-        # Another reason is no other beginning.
+        # Another reason does not change the beginning.
         set_unready(self.stats["state"], messages.REDIS_NOT_PROBED())
         self.assertIn("Not ready, since 1970-01-01 00:15:58 UTC (42 s): Redis has not told yet", self.page())
         set_unready(self.stats["state"], None)
@@ -138,7 +140,7 @@ class StatusServiceTests(unittest.SynchronousTestCase):
         self.reactor.advance(0)
         self.assertEqual(transport.value(), b"")
         self.assertEqual(len(self.reactor.getDelayedCalls()), before)
-        gc.collect()  # a failure that nobody saw is logged with its Deferred's end
+        gc.collect()  # a failure that nobody handled is logged when its Deferred is collected
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_a_page_that_cannot_be_made_is_an_error(self) -> None:
@@ -164,7 +166,7 @@ class StatusServiceTests(unittest.SynchronousTestCase):
         self.assertTrue(body.startswith(b"# RedisProxyRedisUnreachable\n"))
         for path in (b"/runbooks/", b"/runbooks/Nothing", b"/runbooks/RedisProxyDown/x", b"/runbooks/..%2f..%2fREADME"):
             self.assertIn(b" 404 ", self.get(path)[0], path)
-        # As the page, they are for who is here.
+        # The runbooks have the same protection as the page.
         self.host = IPv4Address("TCP", "10.0.0.1", 9180)
         for path in (b"/", b"/runbooks", b"/runbooks/RedisProxyDown"):
             self.assertIn(b" 403 ", self.get(path)[0], path)
@@ -198,7 +200,9 @@ class SnapshotStatesTests(unittest.SynchronousTestCase):
         self.assertEqual(self.tenants(99.0)["blue"]["credentials"], 3)
 
     def test_it_is_made_again_where_it_has_changed(self) -> None:
-        """With thousands of tenants it takes as long as some hundred commands."""
+        """The state is made again only after a change: with thousands of tenants that takes as long
+        as some hundred commands.
+        """
         soon = replace(BLUE, secret="redis-secret-temp-a", digest=b"1", expires=100.0)
         self.reading.snapshot = self.snapshot(BLUE, soon)
         found = self.tenants(50.0)

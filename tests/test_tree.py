@@ -1,5 +1,5 @@
-"""Rules of the tree: what several test modules need is in `tests/support/`; what the proxy makes in
-one place, in that place.
+"""Tests rules of the tree: code that several test modules need is in `tests/support/`, and code
+that the proxy needs once is in one place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 
 
 def imported(source: str, package: str) -> Iterator[str]:
-    """The full dotted names that a module of this package may import, in functions, too."""
+    """Yields the full dotted names that a module of this package may import, in functions, too."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -25,7 +25,7 @@ def imported(source: str, package: str) -> Iterator[str]:
 
 
 def modules_of_tests(source: str, package: str) -> list[str]:
-    """Which of these names are test modules, or are in one."""
+    """Returns those of the imported names that are test modules, or are in one."""
     return [
         name
         for name in imported(source, package)
@@ -35,8 +35,8 @@ def modules_of_tests(source: str, package: str) -> list[str]:
 
 class ImportsTests(unittest.TestCase):
     def test_no_module_imports_a_test_module(self) -> None:
-        """`support.forms.interpreted` loads some by name, on purpose: those are no import
-        statements.
+        """No module imports a test module. `support.forms.interpreted` loads some by name, on
+        purpose, without an import statement.
         """
         for path in sorted(TESTS.rglob("*.py")):
             package = ".".join(path.relative_to(TESTS.parent).parent.parts)
@@ -59,7 +59,7 @@ class ImportsTests(unittest.TestCase):
             self.assertEqual(modules_of_tests(source, "tests.session"), [], source)
 
 
-#: What is made in one place, as a pattern of code, and where that may stand, the place itself
+#: Code that exists in one place: a pattern of it, and the files that may contain it, its own place
 #: first.
 ONE_OF_EACH = (
     (

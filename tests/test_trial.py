@@ -1,4 +1,4 @@
-"""The way in which the suite is run: what fails must be seen to fail."""
+"""Tests how the suite is run: a failure must be visible."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The field's words are used, and the words of the first version's own dialect are not.
+"""Tests that the project uses the words of its field, and not the jargon of its first version.
 
-`GONE` may be nowhere, prose included, but in the changelog's table of names that changed. `NO_NAME`
-are plain English and stay so in prose; as names of code, settings and metrics they say nothing to a
-reader who knows Redis, Twisted or Kubernetes, or mean several things.
+The words of `GONE` may be nowhere, prose included, except in the changelog's table of names that
+changed. The words of `NO_NAME` are plain English and may stay in prose. As names of code, settings
+and metrics they are forbidden: they tell a reader who knows Redis, Twisted or Kubernetes nothing,
+or mean several things.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parents[1]
 
-#: Word by word, whatever stands around it, and each part of a name: what to write instead.
+#: Words that are forbidden anywhere, also as a part of a name: what to write instead.
 GONE = {
     "lane": "upstream connection",
     "lanes": "upstream connections",
@@ -49,9 +50,9 @@ GONE = {
     "allowances": "limits",
     "shaper": "rate limiter",
 }
-#: The same, where all letters are capitals: the scanner's verdicts had these names.
+#: The same for words in capitals: former names of the scanner's verdicts.
 GONE_NAMES = {"KEEP": "FORWARD", "TAKE": "INSPECT", "DROP": "REFUSE"}
-#: Whole names.
+#: Whole names that are forbidden.
 NO_NAME = frozenset(
     [
         "at_home",
@@ -86,17 +87,17 @@ NO_NAME = frozenset(
         "penalty",
     ]
 )
-#: Where the changelog tells who upgrades what names became.
+#: The part of the changelog that lists the changed names for an upgrade.
 RENAMED = re.compile(r"^### Names that changed.*?(?=^##)", re.MULTILINE | re.DOTALL)
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 _BINARY = frozenset((".png", ".svg", ".ico", ".gz"))
 
 
 def tracked() -> Iterator[Path]:
-    """The files of the project, but for this one."""
+    """Yields the files of the project, without this one."""
     try:
         names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):  # of an sdist
+    except (OSError, subprocess.CalledProcessError):  # in an unpacked sdist there is no git
         found = [path for path in ROOT.rglob("*") if path.is_file()]
     else:
         found = [ROOT / name for name in names.split("\0") if name]
@@ -118,7 +119,7 @@ def _words(line: str) -> Iterator[str]:
 
 
 def jargon(text: str) -> list[str]:
-    """``line number: word`` for each word that is in GONE or GONE_NAMES."""
+    """Returns ``line number: word`` for each word that is in GONE or GONE_NAMES."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         words = list(_words(line))
@@ -131,8 +132,8 @@ def jargon(text: str) -> list[str]:
 
 
 def names(source: str) -> Iterator[tuple[int, str]]:
-    """(line, name) of what Python code defines: classes, functions, arguments, attributes and
-    variables.
+    """Yields (line, name) of what Python code defines: classes, functions, arguments, attributes
+    and variables.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -146,7 +147,7 @@ def names(source: str) -> Iterator[tuple[int, str]]:
 
 
 class WordsTests(SynchronousTestCase):
-    """Each test names the file, the line and what to write."""
+    """A failure names the file, the line and the word to write."""
 
     def test_no_line_has_the_old_dialect(self) -> None:
         found = []

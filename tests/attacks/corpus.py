@@ -1,7 +1,7 @@
-"""Attempts of one tenant to see, change, slow or stop another: what is sent, and in which forms.
+"""Attempts of one tenant to see, change, slow or stop another: the bytes to send, in several forms.
 
-The attacker is team-blue, database 3. The victim is team-green, database 5. Whatever is sent,
-nothing of the victim's may change, and none of its SECRETS may be in an answer.
+The attacker is team-blue, database 3. The victim is team-green, database 5. Whatever the attacker
+sends, nothing of the victim's may change, and no answer may contain one of its SECRETS.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ VICTIM_KEY = b"victims-key"
 VICTIM_VALUE = b"victims-value"
 VICTIM_CHANNEL = b"victims-channel"
 VICTIM_NAME = b"victims-connection"
-#: None of these may ever reach the attacker. (It may name them: an echo of its own words is told
-#: apart in `spoken`.)
+#: None of these may ever reach the attacker. It may name them itself: `spoken` removes an echo of
+#: its own words.
 SECRETS = (VICTIM_VALUE, b"team-green", b"victims-second-key")
 
-#: One command each, in words.
+#: One command per line, in words.
 COMMANDS = [
     line.split()
     for line in b"""
@@ -189,7 +189,7 @@ COMMANDS = [
     .splitlines()
 ]
 
-#: Scripts, where there are scripts.
+#: Scripts, for servers on which tenants may run scripts.
 SCRIPTS = [
     b"return redis.call('SELECT', 5)",
     b"redis.call('select', 5) return redis.call('GET', 'victims-key')",
@@ -217,7 +217,7 @@ SCRIPTS = [
     b"return redis.call('SLOWLOG', 'GET')",
     b"return redis.call('KEYS', '*')",
     b"return redis.call('GET', 'victims-key')",
-    # What all users' scripts have in common, where it is not sealed.
+    # Objects that all users' scripts share, on a server that does not seal them.
     b"getmetatable('').__index = function() return 'owned' end return 1",
     b"getmetatable('').__add = function() return 'owned' end return 1",
     b"string.rep = function() return 'owned' end return 1",
@@ -235,8 +235,8 @@ SCRIPTS = [
     b"redis.setresp(3) return redis.call('HGETALL', 'none')",
 ]
 
-#: Framing tricks, sent as they are. {get} reads the victim's key in database 5, if a boundary is
-#: missed.
+#: Framing tricks, sent as they are. _INNER reads the victim's key in database 5 if the proxy misses
+#: a boundary.
 _INNER = encode([b"SELECT", b"5"]) + encode([b"GET", VICTIM_KEY])
 FRAMING = [
     b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(_INNER), _INNER),
@@ -297,7 +297,7 @@ def _inline(words: list[bytes]) -> bytes:
 
 
 def attempts(scripts: bool = True) -> Iterator[tuple[str, bytes]]:
-    """(form and what, bytes to send on a connection that has logged in)."""
+    """Yields (form and command, bytes to send on a connection that has logged in)."""
     hello = encode([b"HELLO", b"3"])
     for words in COMMANDS:
         told = b" ".join(words).decode()

@@ -1,5 +1,5 @@
-"""The corpus against the real proxy and real servers; then against Redis itself, with the first
-layer taken away.
+"""Runs the corpus against the real proxy and real servers, and then against Redis itself, without
+the first isolation layer.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ from .corpus import SECRETS, VICTIM_CHANNEL, VICTIM_KEY, VICTIM_NAME, VICTIM_VAL
 
 BLUE = Tenant("team-blue", 3)
 END = b"end-of-attempt"
-#: For a server that does not know the `-::1` of the usual setting: before Redis 6.2.
+#: For a server before Redis 6.2, which does not know the usual setting's `-::1`.
 IPV4_ONLY = "bind 127.0.0.1"
 _numbers = itertools.count()
 
 
 class Peer:
-    """Bytes to a port, and what comes back. lines: sent at once, each of which has to succeed."""
+    """A connection that sends bytes to a port and reads the answer. lines: sent first; each must
+    succeed.
+    """
 
     def __init__(self, port: int, *lines: bytes) -> None:
-        # Each from an address of its own: one address would be slowed down for the wrong passwords
-        # of all.
+        # Each connects from an address of its own. Otherwise the wrong passwords of all would slow
+        # that one address down.
         source = f"127.{next(_numbers) % 250 + 1}.{next(_numbers) % 250 + 1}.1" if sys.platform == "linux" else ""
         self.raw = RawClient(port, source=source)
         self.raw.send(b"".join(lines))
@@ -46,8 +48,8 @@ class Peer:
             assert answer == b"+OK\r\n", answer
 
     def read(self, end: bytes = b"", quiet: float = LIMIT) -> bytes:
-        """All until end has come (if there is one), or the connection was closed, or nothing came
-        for so many seconds.
+        """Returns the bytes until `end` has arrived (if given), the connection is closed, or
+        nothing has arrived for `quiet` seconds.
         """
         got = b""
         self.raw.socket.settimeout(quiet)
@@ -59,14 +61,16 @@ class Peer:
         return got
 
     def ask(self, data: bytes) -> bytes:
-        """What is answered to commands, which the connection outlives."""
+        """Returns the answer to commands that do not end the connection."""
         self.raw.send(data + encode([b"ECHO", END]))
         answer = self.read(END + b"\r\n")
         assert answer.endswith(END + b"\r\n"), answer
         return answer
 
     def attempt(self, data: bytes) -> bytes:
-        """All that is answered until the connection closes, which a QUIT behind it asks for."""
+        """Returns all answers until the connection closes, which a QUIT behind the commands asks
+        for.
+        """
         try:
             self.raw.send(data + encode([b"ECHO", END]) + encode([b"QUIT"]))
         except OSError:
@@ -78,10 +82,12 @@ class Peer:
 
 
 class Victim:
-    """team-green: a key, a subscriber, an open connection, through the proxy or not."""
+    """team-green: a key, a subscriber and an open connection through the proxy, and a direct
+    connection to Redis.
+    """
 
-    #: Read straight from Redis: all that an attacker must not change. Scripts, for the server runs
-    #: all in one interpreter.
+    #: Read directly from Redis: all that an attacker must not change. Scripts are part of it,
+    #: because the server runs all scripts in one interpreter.
     STATE = b"".join(
         encode(words)
         for words in (
@@ -115,11 +121,11 @@ class Victim:
         self.state = self.now()
 
     def now(self) -> bytes:
-        """The answers to STATE, but for what they tell of the attacker's database."""
+        """Returns the answers to STATE, without the facts about the attacker's database."""
         return re.sub(rb"\$\d+\r\n(# Keyspace)", rb"\1", re.sub(rb"db3:.*\r\n", b"", self.straight.ask(self.STATE)))
 
     def heard(self) -> bytes:
-        """What the subscriber was told since."""
+        """Returns what the subscriber received since the last call."""
         raw = self.subscriber.raw
         return b"" if raw.is_silent() else raw.some() or b"closed"
 
@@ -135,7 +141,7 @@ class Victim:
 
 
 def spoken(answer: bytes, sent: bytes) -> bytes:
-    """An answer without what it repeats of the attacker's own words."""
+    """Returns an answer without the words that repeat the attacker's own."""
     for word in (*SECRETS, *re.findall(rb"[A-Za-z:-]{8,}", sent)):
         if word in sent:
             answer = answer.replace(word, b"")
@@ -167,7 +173,7 @@ class CorpusCase(unittest.TestCase):
                     self.assertNotIn(secret, spoken(answer, data + told.encode()))
                 self.assertEqual(victim.now(), victim.state)
                 self.assertEqual(victim.heard(), b"")
-                # what is to stop Redis would stop it for longer
+                # an attempt to stop Redis would stop it for longer
                 self.assertLess(victim.served_within(), LIMIT)
         return count
 
@@ -202,7 +208,7 @@ class FirstLayerTests(CorpusCase):
 
 @on_every_server
 class SecondLayerTests(CorpusCase):
-    """No proxy: the attacker speaks to Redis itself, as the user of its dedicated connections."""
+    """The attacker connects to Redis without a proxy, as the user of its dedicated connections."""
 
     def straight(self, installation: Installation) -> Peer:
         name = acl.username(BLUE)
@@ -216,20 +222,20 @@ class SecondLayerTests(CorpusCase):
 
     def each_second_layer(self, binary: Callable[[], str]) -> None:
         installation = self.installation(binary)
-        installation.blue().set("attackers-key", "x")  # so that its user exists
-        # The framing is Redis's own business here.
+        installation.blue().set("attackers-key", "x")  # creates the attacker's user
+        # Framing is Redis's own responsibility here.
         corpus = ((told, data) for told, data in attempts() if not told.startswith("framing"))
         self.attack(installation, lambda: self.straight(installation), corpus)
 
     def each_both_layers_say_the_same(self, binary: Callable[[], str]) -> None:
-        """Every command of the server: what policy forwards and what the user may do are the
-        same.
+        """For every command of the server, the policy forwards exactly what the ACL user may
+        run.
         """
         installation = self.installation(binary)
         with installation.blue() as blue:
-            blue.ping()  # so that its user exists
+            blue.ping()  # creates the user
         name = acl.username(BLUE)
-        client = installation.server.client(3)  # DRYRUN asks for the right to the own database
+        client = installation.server.client(3)  # DRYRUN checks the right to the own database
         connection = client.connection_pool.get_connection()
 
         def ask(*words: str | bytes) -> object:
@@ -252,15 +258,16 @@ class SecondLayerTests(CorpusCase):
         def may(words: list[str]) -> bool:
             if dry:
                 return "has no permissions" not in _text(ask("ACL", "DRYRUN", name, *words))
-            # Before Redis 7: inside MULTI, where Redis asks for the right and then does nothing.
+            # Before Redis 7 the command is sent inside MULTI: Redis then checks the right and runs
+            # nothing.
             self.assertEqual(ask("MULTI"), b"OK")
             answer = ask(*words)
             ask("DISCARD")
             return not isinstance(answer, redis.exceptions.NoPermissionError)
 
         def walk() -> Iterator[tuple[str, int]]:
-            """Names and how many words each takes at least; before Redis 7 COMMAND tells no
-            subcommands.
+            """Yields each name, and the least number of words that it takes. Before Redis 7 COMMAND
+            lists no subcommands.
             """
             for entry in reply:
                 command = _text(entry[0]).lower()
@@ -272,7 +279,7 @@ class SecondLayerTests(CorpusCase):
 
         for told, arity in walk():
             if told in ("auth", "hello", "quit", "reset"):
-                continue  # Redis asks no rights for these
+                continue  # Redis checks no rights for these
             words = told.split("|")
             words += ["1"] * (arity - len(words))
             if told.endswith(("subscribe", "publish")):
@@ -291,7 +298,9 @@ def _text(word: object) -> str:
 @on_every_server
 class ProvisioningTests(CorpusCase):
     def each_the_user_is_made_again(self, binary: Callable[[], str]) -> None:
-        """After ACL DELUSER, a restart, and a new master password."""
+        """The proxy creates the user again after ACL DELUSER, after a restart of Redis, and with a
+        new master password.
+        """
         installation = self.installation(binary)
         with installation.blue() as blue:
             blue.set("a", 1)
@@ -317,7 +326,9 @@ class ProvisioningTests(CorpusCase):
         self.assertNotIn("Traceback", installation.proxy.log)
 
     def each_scripts_where_one_users_cannot_change_anothers(self, binary: Callable[[], str]) -> None:
-        """Elsewhere they are refused, and the log says why; an operator can allow them."""
+        """On other servers scripts are refused and the log gives the reason. An operator can allow
+        them.
+        """
         installation = self.installation(binary)
         straight = installation.server.client()
         shared = "local shared = getmetatable('') shared.__index = shared.__index return 1"
@@ -358,15 +369,15 @@ class ProvisioningTests(CorpusCase):
 
 
 class OneLayerTests(CorpusCase):
-    """Servers that hold nobody's limits: without ACLs, or where the master may not use them. And
-    one that was told not to.
+    """Servers without ACL users for tenants: servers without ACLs, servers whose master may not use
+    them, and a proxy with --acl off.
     """
 
     NO_ACL = 'rename-command ACL ""'
     MAY_NOT = f"user default on >{MASTER_PASSWORD} ~* &* +@all -acl"
 
     def auto(self, binary: Callable[[], str], setting: str) -> None:
-        """It serves, says that there is one isolation layer, and refuses scripts."""
+        """The proxy serves, logs that there is one isolation layer, and refuses scripts."""
         installation = self.installation(binary, settings=(setting,))
         blue = installation.blue(protocol=2)
         self.addCleanup(blue.close)
@@ -383,7 +394,7 @@ class OneLayerTests(CorpusCase):
         self.assertNotIn("Traceback", installation.proxy.log)
 
     def require(self, binary: Callable[[], str], setting: str) -> None:
-        """It serves nobody, and says why."""
+        """The proxy serves nobody, and logs the reason."""
         installation = self.installation(binary, "--acl", "require", settings=(setting,))
         with (
             installation.blue(protocol=2) as blue,
@@ -413,7 +424,7 @@ class OneLayerTests(CorpusCase):
         self.require(valkey, self.MAY_NOT)
 
     def test_off(self) -> None:
-        """No user is made though they could be."""
+        """The proxy creates no ACL user, although it could."""
         installation = self.installation(valkey, "--acl", "off")
         installation.proxy.logged("one isolation layer, the proxy's policy: .* scripts are refused")
         blue = installation.blue()

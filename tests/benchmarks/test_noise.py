@@ -1,4 +1,4 @@
-"""What the benchmark of a noisy tenant makes of its measurements."""
+"""Tests how the benchmark of a noisy tenant evaluates its measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the benchmark makes of what it measured. That it runs is shown by running it."""
+"""Tests how the benchmark evaluates its measurements. Only a run shows that the benchmark itself
+works.
+"""
 
 from __future__ import annotations
 

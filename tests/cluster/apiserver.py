@@ -1,7 +1,7 @@
-"""A real kube-apiserver over a real etcd, as child processes on 127.0.0.1, with RBAC enforced.
+"""A real kube-apiserver with a real etcd, as child processes on 127.0.0.1, with RBAC enforced.
 
-No controllers and no nodes: what is applied is stored, judged and shown, and no pod is ever
-started.
+It has no controllers and no nodes: documents are stored, authorised and shown, and no pod ever
+starts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ADMIN_TOKEN = "token-of-the-admin"
 
 
 def wanted() -> None:
-    """Raises SkipTest where the tests with a real API server were not asked for, or cannot run."""
+    """Raises SkipTest if the tests with a real API server were not asked for, or cannot run."""
     if os.environ.get("REDISPROXY_TEST_APISERVER") != "1":
         raise SkipTest("needs a real kube-apiserver: make test-cluster")
     for program, package in (("etcd", "etcd-server"), ("kubectl", "kubernetes-client")):
@@ -45,7 +45,9 @@ def binary() -> Path:
 
 
 def ask(port: int, method: str, path: str, document: object = None, token: str = ADMIN_TOKEN) -> tuple[int, dict]:
-    """Asks an API server of the tests. (status, the JSON answer)."""
+    """Asks an API server of the tests. Returns (status, the JSON answer, or {} if the answer is no
+    JSON).
+    """
     context = believing()
     connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
     try:
@@ -59,8 +61,8 @@ def ask(port: int, method: str, path: str, document: object = None, token: str =
 
 
 class KubeApiServer:
-    """One API server with a store of its own. kill() and start() may be called again and again:
-    port and store stay.
+    """One API server with its own store. kill() and start() may be called repeatedly: port and
+    store stay.
     """
 
     def __init__(self) -> None:
@@ -81,7 +83,7 @@ class KubeApiServer:
         self.kubeconfig = self.write_kubeconfig("admin", ADMIN_TOKEN)
 
     def write_kubeconfig(self, name: str, token: str) -> Path:
-        """A kubeconfig of who has that token."""
+        """Writes a kubeconfig with this token, and returns its path."""
         path = self.directory / f"{name}.kubeconfig"
         cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(self.directory / "ca.pem")}
         config = {
@@ -95,10 +97,10 @@ class KubeApiServer:
         path.write_text(json.dumps(config))
         return path
 
-    # Running.
+    # Start and stop.
 
     def start(self) -> KubeApiServer:
-        """Returns when it is ready."""
+        """Returns when the server is ready."""
         if self._etcd is None:
             self._etcd = self._start_etcd()
         at = self.directory
@@ -117,11 +119,11 @@ class KubeApiServer:
             f"--service-account-key-file={at / 'accounts.pub'}",
             f"--service-account-signing-key-file={at / 'accounts.key'}",
             "--service-cluster-ip-range=10.96.0.0/24",
-            # Nobody makes the default account of a namespace here, and nobody's endpoint is to be
-            # published.
+            # Without controllers, no namespace gets its default account. There is also no endpoint
+            # to publish.
             "--disable-admission-plugins=ServiceAccount",
             "--endpoint-reconciler-type=none",
-            # So that the continue tokens of a list expire while a test waits.
+            # Makes the continue tokens of a list expire while a test waits.
             "--etcd-compaction-interval=1s",
         )
         until(self._ready, "kube-apiserver is ready", 60)
@@ -151,7 +153,7 @@ class KubeApiServer:
                 log = (self.directory / f"{name}.log").read_text(errors="replace")
                 raise AssertionError(f"{name} ended with status {process.returncode}:\n{log[-3000:]}")
         try:
-            # The namespace of the master secret is made a moment after the rest is ready.
+            # The master secret's namespace is created a moment after the server is ready otherwise.
             return all(self.request("GET", path)[0] == 200 for path in ("/readyz", "/api/v1/namespaces/kube-system"))
         except (OSError, http.client.HTTPException):
             return False
@@ -161,7 +163,7 @@ class KubeApiServer:
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL: nothing is said to its clients. What it stored stays."""
+        """Ends the server with SIGKILL: its clients get no message. Its store stays."""
         self._process.kill()
         self._process.wait()
 
@@ -172,10 +174,10 @@ class KubeApiServer:
                 process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    # Its administrator.
+    # Requests of an administrator.
 
     def request(self, method: str, path: str, document: object = None) -> tuple[int, dict]:
-        """See `ask`."""
+        """Asks this server as its administrator: see `ask`."""
         return ask(self.port, method, path, document)
 
     def put(self, document: dict) -> None:
@@ -189,12 +191,12 @@ class KubeApiServer:
             raise AssertionError(f"{status} for {path}: {answer}")
 
     def delete(self, namespace: str, secret: str | None = None) -> None:
-        """A secret of a namespace, or the namespace with its secrets. Returns when it is gone."""
+        """Deletes a secret, or a namespace with its secrets. Waits until the namespace is gone."""
         path = f"/api/v1/namespaces/{namespace}"
         if secret is not None:
             self.request("DELETE", f"{path}/secrets/{secret}")
             return
-        # There is no controller that would empty and end it.
+        # No controller would empty the namespace and end it.
         self.request("DELETE", f"{path}/secrets")
         self.request("DELETE", path)
         status, document = self.request("GET", path)
@@ -204,12 +206,14 @@ class KubeApiServer:
         until(lambda: self.request("GET", path)[0] == 404, f"the namespace {namespace} is gone")
 
     def kubectl(self, *arguments: str, stdin: str = "", kubeconfig: Path | None = None) -> subprocess.CompletedProcess:
-        """As an operator types it. HOME is a directory of its own: kubectl keeps a cache there."""
+        """Runs kubectl as an operator does. HOME is a directory of its own, because kubectl keeps a
+        cache there.
+        """
         environ = {**os.environ, "KUBECONFIG": str(kubeconfig or self.kubeconfig), "HOME": str(self.directory)}
         return subprocess.run(["kubectl", *arguments], input=stdin, text=True, capture_output=True, timeout=60, env=environ)
 
     def account_token(self, namespace: str, name: str) -> str:
-        """A token of a ServiceAccount, as a pod gets it."""
+        """Returns a token of a ServiceAccount, as a pod gets it."""
         document = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
         status, answer = self.request("POST", path, document)
@@ -220,7 +224,9 @@ class KubeApiServer:
 
 @functools.cache
 def shared_api_server() -> KubeApiServer:
-    """One that all tests use. Each has namespaces of its own, and leaves it running."""
+    """Returns one server for all tests. Each test uses namespaces of its own, and leaves the server
+    running.
+    """
     wanted()
     server = KubeApiServer()
     atexit.register(server.stop)

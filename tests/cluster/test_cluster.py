@@ -1,8 +1,7 @@
-"""The manifests of deploy/ and the proxy as a real process, against a real kube-apiserver that
+"""Tests the manifests of deploy/, and the proxy as a real process, with a real kube-apiserver that
 enforces RBAC.
 
-Run by `make test-cluster`. The contract suite runs over the same server:
-`tests.sources.test_contract`.
+`make test-cluster` runs it. `tests.sources.test_contract` runs over the same server.
 """
 
 from __future__ import annotations
@@ -54,12 +53,12 @@ class ClusterCase(unittest.TestCase):
         return ran.stdout
 
     def deploy(self) -> Path:
-        """Applies the base. A kubeconfig with the token that its pods would get."""
+        """Applies the base. Returns a kubeconfig with the token that its pods would get."""
         self.apply()
         return self.api.write_kubeconfig("redisproxy", self.api.account_token("redisproxy", "redisproxy"))
 
     def apply(self) -> list[str]:
-        """What kubectl says of each document of the base."""
+        """Applies the base. Returns kubectl's line about each document."""
         return self.kubectl("apply", "-f", "-", stdin=known_to_1_20()).splitlines()
 
     def source(self, kubeconfig: Path) -> ClusterSource:
@@ -67,7 +66,7 @@ class ClusterCase(unittest.TestCase):
 
 
 class RightsTests(ClusterCase):
-    """What the applied manifests let the proxy's own account do."""
+    """Tests what the applied manifests let the proxy's own account do."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -75,7 +74,7 @@ class RightsTests(ClusterCase):
 
     def can(self, verb: str, what: str, where: str) -> bool:
         ran = self.api.kubectl("auth", "can-i", verb, what, "-n", where, kubeconfig=self.kubeconfig)
-        # It warns on the standard error that namespaces are not namespaced.
+        # kubectl warns on the standard error that namespaces are not namespaced.
         self.assertIn(ran.stdout.strip(), ("yes", "no"), ran.stderr)
         return ran.stdout.strip() == "yes"
 
@@ -113,7 +112,9 @@ class RightsTests(ClusterCase):
             self.assertFalse(self.can(verb, what, where), f"{verb} {what} in {where}")
 
     def test_the_narrowed_form_serves_who_gave_it_the_right(self) -> None:
-        """As components/narrow-rbac has it: a Role and a RoleBinding in each tenant's namespace."""
+        """With components/narrow-rbac, which is a Role and a RoleBinding in each tenant's
+        namespace, the proxy serves the tenants that have them.
+        """
         self.addCleanup(self.apply)
         self.kubectl("delete", "clusterrolebinding,clusterrole", "redisproxy-secrets")
         self.put(master("redis://:pw@redis:6379/0"), *tenant("team-blue", 3, BLUE), *tenant("team-green", 5, GREEN))
@@ -125,7 +126,7 @@ class RightsTests(ClusterCase):
         self.assertEqual([secret.name for secret in reading.secrets["team-blue"]], ["redis-secret-master"])
         self.assertEqual(reading.secrets["team-green"], ReadFailure("403 Forbidden"))
         self.assertEqual(reading.master.name, "redis-secret-master")
-        # The rest can be watched all the same: the master secret by its name alone.
+        # The rest can still be watched: the master secret by its name alone.
         watches = ClusterWatches(source.api, PREFIX, "redis-secret-master", MASTER)
         for what in (Watched.NAMESPACES, Watched.MASTER):
             watches.watch(what, watches.version(what), 5).close()
@@ -134,10 +135,10 @@ class RightsTests(ClusterCase):
 
 
 class ProcessTests(ClusterCase):
-    """twistd, with the rights that deploy/ gives it."""
+    """twistd with the rights that deploy/ gives it."""
 
     options = ("--refresh", "2")
-    # What the log says when the API is away, and when it is back.
+    # The log lines when the API is away, and when it is back.
     away = "all namespaces and the master secret: not read: no answer from http.*: .*Connection refused"
     back = "the Kubernetes API can be read again"
 
@@ -208,7 +209,7 @@ class ProcessTests(ClusterCase):
 
 
 class WatchingProcessTests(ProcessTests):
-    """The same without refreshes: whatever takes effect does so by a watch."""
+    """The same without reloads: only a watch can cause the effects."""
 
     options = ("--refresh", "86400")
     away = "cannot be watched: no answer from http.*: .*Connection refused"
@@ -219,8 +220,8 @@ class WatchingProcessTests(ProcessTests):
         self.proxy.logged("namespaces and secrets are watched")
 
     def at_once(self, change: Callable[[], object], probe: Callable[[], object], what: str) -> None:
-        """Within the second that is promised, and another for a machine that runs a control plane
-        beside the tests.
+        """A change takes effect within the promised 1 s, plus 1 s because the machine runs a
+        control plane beside the tests.
         """
         change()
         until(probe, what, 2.0)
@@ -276,7 +277,7 @@ class InPodTests(ClusterCase):
 
 
 class TruthTests(ClusterCase):
-    """The small API of the other tests answers as the real one does."""
+    """The small API server of the other tests answers as the real one does."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -286,7 +287,7 @@ class TruthTests(ClusterCase):
         self.addCleanup(self.small.remove)
 
     def both(self, path: str, token: str | None = None) -> list[tuple[int, dict]]:
-        """(status, answer) of the real one, and of the small one."""
+        """Returns (status, answer) of the real server and of the small one."""
         return [
             ask(self.api.port, "GET", path, token=token or ADMIN_TOKEN),
             ask(self.small.port, "GET", path, token=token or TOKEN),
@@ -334,7 +335,7 @@ class TruthTests(ClusterCase):
         stored: list[dict] = []
 
         def both(method: str, path: str, *documents: dict) -> None:
-            """documents: one for both, or for each its own."""
+            """documents: one for both servers, or one for each."""
             answers = [
                 ask(server.port, method, path, document, token=token)
                 for server, token, document in zip(
@@ -353,11 +354,11 @@ class TruthTests(ClusterCase):
         first = list(stored)
         changed = [{**document, "data": {"valid_hours": "Mg=="}} for document in stored]
         both("PUT", f"{path}/made", *changed)
-        both("PUT", f"{path}/made", *first)  # a resourceVersion that is no longer
+        both("PUT", f"{path}/made", *first)  # an old resourceVersion
         both("DELETE", f"{path}/made", {"preconditions": {"uid": "another"}})
         both("DELETE", f"{path}/made", *({"preconditions": {"uid": d["metadata"]["uid"]}} for d in stored))
         both("DELETE", f"{path}/made", {})
-        both("PUT", f"{path}/made", *changed)  # a uid that is no longer
+        both("PUT", f"{path}/made", *changed)  # an old uid
         both("PUT", f"{path}/made", made)
         both("POST", secrets_path("team-that-does-not-exist"), secret("team-that-does-not-exist", "made"))
         both("POST", path, secret("team-blue", "Not_A_Name"))
@@ -366,8 +367,8 @@ class TruthTests(ClusterCase):
         both("DELETE", f"{path}/made", {})
 
     def watched(self, path: str, version: str = "") -> list[list[dict]]:
-        """The events of a watch that ends after a while, bookmarks left out: of the real one, and
-        of the small one.
+        """Returns the events of a watch that ends after 1 s, without bookmarks: of the real server
+        and of the small one.
         """
         found = []
         for server, token, where in ((self.api, ADMIN_TOKEN, "real"), (self.small, TOKEN, "small")):
@@ -379,7 +380,7 @@ class TruthTests(ClusterCase):
             self.assertEqual((response.status, response.getheader("Transfer-Encoding")), (200, "chunked"))
             lines = response.read().splitlines()
             connection.close()
-            # Read by the short way, and by the whole parser.
+            # The short parser and the whole parser give the same result.
             for line in lines:
                 if b'"ERROR"' not in line:
                     self.assertEqual(read_event(line), read_event(b" " + line))
@@ -418,7 +419,7 @@ class TruthTests(ClusterCase):
 
     def test_a_watch_from_what_is_too_old(self) -> None:
         self.small.compact()
-        # What a real one keeps for watches begins where it was started.
+        # A real server keeps events for watches from its own start on.
         self.api.kill()
         self.api.start()
         real, small = self.watched(secrets_path("team-blue"), "1")
@@ -446,7 +447,7 @@ class TruthTests(ClusterCase):
         self.small.expire_continues()
 
         def expired() -> list[dict] | None:
-            # What is written meanwhile is what etcd's compaction can leave behind.
+            # Writes give etcd's compaction something to remove.
             self.put(secret("team-blue", "other-1", valid_hours="2"))
             real = self.api.request("GET", f"{path}&continue={pages[0]}")
             return [real] if real[0] == 410 else None

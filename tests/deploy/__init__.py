@@ -1,3 +1,3 @@
-"""What is under deploy/, and the Dockerfile: checked without a cluster and without a container
+"""Tests of the files under deploy/ and of the Dockerfile, without a cluster and without a container
 engine.
 """

@@ -1,7 +1,7 @@
-"""Schemas of what the Prometheus Operator adds to Kubernetes: of its fields those that are used
-here, and no others.
+"""Schemas of the kinds that the Prometheus Operator adds to Kubernetes, with only the fields that
+are used here.
 
-The operator's own are in no package. What is here was written after its API reference
+No package has the operator's own schemas. These follow its API reference
 (monitoring.coreos.com/v1).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 def _object(required: str = "", **properties: dict) -> dict:
-    """Has these fields and no others."""
+    """Returns the schema of an object with these fields and no others."""
     return {
         "type": "object",
         "additionalProperties": False,

@@ -1,5 +1,5 @@
-"""What is deployed, as data: manifests of a directory, what kubectl and Helm render, and the checks
-that each has to pass.
+"""Deployed documents as data: manifests of a directory, the output of kubectl and Helm, and the
+checks that each must pass.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EXAMPLE = KUBERNETES / "example"
 LOCAL = DEPLOY / "local"
 CHART = DEPLOY / "helm/redisproxy"
 
-#: The name of each component.
+#: The names of all components.
 CHOICES = sorted(path.name for path in COMPONENTS.iterdir())
 
 #: The oldest and the newest release of Kubernetes that the manifests are checked against.
@@ -47,7 +47,7 @@ def load(text: str) -> list[dict]:
 
 
 def documents(directory: Path) -> list[dict]:
-    """The manifests of one directory's files."""
+    """Returns the manifests in one directory's files."""
     return [
         document
         for path in sorted(directory.glob("*.yaml"))
@@ -57,7 +57,9 @@ def documents(directory: Path) -> list[dict]:
 
 
 def known_to_1_20() -> str:
-    """The base's manifests, without what is newer than the one API server that can be had here."""
+    """Returns the base's manifests, without the fields and kinds that are newer than the API server
+    of the tests.
+    """
     found = [document for document in documents(BASE) if document["apiVersion"] != "policy/v1"]
     for document in found:
         if document["kind"] == "Deployment":
@@ -67,19 +69,21 @@ def known_to_1_20() -> str:
 
 
 def name(document: dict) -> tuple[str, str, str]:
-    """(kind, namespace, name); no namespace is an empty one."""
+    """Returns (kind, namespace, name). The namespace is empty if there is none."""
     metadata = document["metadata"]
     return document["kind"], metadata.get("namespace", ""), metadata["name"]
 
 
 def only(kind: str, found: list[dict] | None = None) -> dict:
-    """The one document of a kind, the base's by default."""
+    """Returns the one document of a kind. found: the documents to search; default: the base's."""
     (document,) = (document for document in found or documents(BASE) if document["kind"] == kind)
     return document
 
 
 def tool(program: str, package: str) -> str:
-    """Path of a program, that of this Python's environment first."""
+    """Returns the path of a program, preferring this Python's environment. Skips the test if it is
+    not installed.
+    """
     beside = Path(sys.executable).parent / program
     path = str(beside) if beside.is_file() else shutil.which(program)
     if path is None:
@@ -102,19 +106,19 @@ def kubectl() -> str:
 
 def _kustomized(directory: Path) -> str:
     rendered = run(kubectl(), "kustomize", str(directory))
-    if rendered.returncode or rendered.stderr:  # a warning is that something is deprecated
+    if rendered.returncode or rendered.stderr:  # a warning says that something is deprecated
         raise AssertionError(f"kubectl kustomize {directory}: {rendered.stderr}")
     return rendered.stdout
 
 
 @functools.cache
 def kustomized(directory: Path) -> list[dict]:
-    """What kubectl renders."""
+    """Returns kubectl's output for a directory."""
     return load(_kustomized(directory))
 
 
 def with_components(*names: str) -> list[dict]:
-    """The base with these components, as an overlay of a site's own would have them."""
+    """Returns the base with these components, as a site's own overlay would combine them."""
     with tempfile.TemporaryDirectory(prefix="redisproxy-test-") as directory:
         there = os.path.relpath(KUBERNETES, Path(directory).resolve())
         overlay = {
@@ -128,15 +132,15 @@ def with_components(*names: str) -> list[dict]:
 
 
 def settings_of(found: list[dict]) -> Settings:
-    """What the proxy makes of a rendered Deployment's environment, but for the files that it
-    names.
+    """Returns the settings that the proxy reads from a rendered Deployment's environment, without
+    those that name files.
     """
     variables = environment(only("Deployment", found))
     return Settings.read({}, {key: value for key, value in variables.items() if not value.startswith("/etc/")})
 
 
-#: In a process of its own, for Helm is a library of Go's with threads and signal handlers of its
-#: own.
+#: Runs in a process of its own, because Helm is a Go library with its own threads and signal
+#: handlers.
 _HELM = """
 import json, sys
 from helm_python import HelmError
@@ -153,15 +157,15 @@ print(json.dumps([rendered, report]))
 
 
 class HelmRefusal(Exception):
-    """Helm does not render the chart with these values. The text says why."""
+    """Helm does not render the chart with these values. The text gives the reason."""
 
 
 def helm(
     values: dict | None = None, release: str = "redisproxy", namespace: str = "redisproxy"
 ) -> tuple[dict[str, str], list[str]]:
-    """(texts by template, what lint finds wrong) of the chart. Raises HelmRefusal."""
+    """Returns (texts by template, findings of lint) for the chart. Raises HelmRefusal."""
     try:
-        import helm_python  # noqa: F401 - whether it is there
+        import helm_python  # noqa: F401 - tests whether it is installed
     except ImportError:
         raise unittest.SkipTest("helm-python-sdk has no wheel for this machine") from None
     ran = run(sys.executable, "-c", _HELM, str(CHART), json.dumps(values or {}), release, namespace)
@@ -173,7 +177,7 @@ def helm(
 
 
 def charted(values: dict | None = None, **options: str) -> list[dict]:
-    """The manifests of the chart."""
+    """Returns the manifests of the chart. Raises AssertionError if lint finds something."""
     rendered, findings = helm(values, **options)
     if findings:
         raise AssertionError(f"helm lint: {findings}")
@@ -181,8 +185,8 @@ def charted(values: dict | None = None, **options: str) -> list[dict]:
 
 
 def validate(document: dict) -> None:
-    """Kubernetes' own schemas, strict: an unknown field is an error. Raises ValidationError, of the
-    library in question.
+    """Validates a document with Kubernetes' own schemas. They are strict: an unknown field is an
+    error. Raises ValidationError of the library that validates.
     """
     schema = SCHEMAS.get((document["apiVersion"], document["kind"]))
     try:
@@ -190,8 +194,8 @@ def validate(document: dict) -> None:
             jsonschema.Draft202012Validator(schema).validate(document)
             return
         for release in RELEASES:
-            # The newest schemas that are not newer: an answer with another release would test
-            # nothing.
+            # The library takes the newest schemas up to this release: those of another release
+            # would test nothing.
             if kubernetes_validate.validate(document, release, strict=True) != release:
                 raise AssertionError(f"there are no schemas of {release}")
     except Exception as error:
@@ -200,7 +204,9 @@ def validate(document: dict) -> None:
 
 
 def environment(document: dict) -> dict[str, str]:
-    """What a Deployment sets, and what Kubernetes adds to every pod."""
+    """Returns the environment that a Deployment sets, with the variables that Kubernetes adds to
+    every pod.
+    """
     (container,) = document["spec"]["template"]["spec"]["containers"]
     return {variable["name"]: variable["value"] for variable in container["env"]} | {
         "KUBERNETES_PORT": "tcp://10.0.0.1:443",
@@ -209,5 +215,5 @@ def environment(document: dict) -> dict[str, str]:
 
 
 def plain_environment() -> dict[str, str]:
-    """What programs of others are started with."""
+    """Returns an environment for programs of others."""
     return {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}

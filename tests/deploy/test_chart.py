@@ -1,5 +1,5 @@
-"""The Helm chart: the same as kustomize's form, valid whatever is set, and clear about what cannot
-be set.
+"""Tests the Helm chart: it equals the kustomize form, is valid with all values, and refuses wrong
+values with a clear error.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from .documents import (
 
 
 class ChartTests(unittest.TestCase):
-    """Helm's form is kustomize's, rendered otherwise."""
+    """Helm renders the same documents as kustomize."""
 
-    #: Values that stand for each component, where it takes more than `enabled`.
+    #: The values that correspond to each component, if those are more than `enabled`.
     VALUES = {
         "autoscaling": {"autoscaling": {"enabled": True}},
         "monitoring": {"monitoring": {"enabled": True}},
@@ -47,7 +47,9 @@ class ChartTests(unittest.TestCase):
     }
 
     def plain(self, found: list[dict]) -> dict[tuple[str, str, str], dict]:
-        """By name; without what Helm adds to each, and without order where there is none."""
+        """Returns the documents by name, without Helm's own labels. Lists whose order does not
+        matter are sorted.
+        """
         by_name = {}
         for document in copy.deepcopy(found):
             if document["kind"] == "Namespace":

@@ -1,5 +1,5 @@
-"""What an overlay chooses from, the overlay that is there to be copied, and whom the network
-policies let through.
+"""Tests the components that an overlay chooses from, the overlay to copy, and the connections that
+the network policies allow.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .documents import (
 
 
 class ComponentTests(unittest.TestCase):
-    """What an overlay may choose, and the overlay that is there to be copied."""
+    """The components that an overlay may choose, and the overlay to copy."""
 
     def test_each_alone_and_all_together_are_valid(self) -> None:
         for chosen in (*((choice,) for choice in CHOICES), tuple(CHOICES)):
@@ -50,7 +50,7 @@ class ComponentTests(unittest.TestCase):
         self.assertEqual(container["image"], f"registry.example.com/redisproxy:{__version__}")
         self.assertEqual(container["resources"]["requests"]["cpu"], "500m")
         self.assertEqual(settings_of(found).ns_prefix, "tenant-")
-        # The base's variables are still there, for a patch of a list could replace it.
+        # The base's variables are still there, although a patch of a list could replace them.
         self.assertLessEqual(environment(only("Deployment")).keys(), environment(only("Deployment", found)).keys())
         kinds = {document["kind"] for document in found}
         self.assertLessEqual(
@@ -63,8 +63,7 @@ class ComponentTests(unittest.TestCase):
         self.assertNotIn("replicas", deployment["spec"])
         scaler = only("HorizontalPodAutoscaler", found)
         self.assertEqual(scaler["spec"]["scaleTargetRef"]["name"], deployment["metadata"]["name"])
-        # One that may go down to a single pod would have none for a moment, when its node is
-        # drained.
+        # With a minimum of one pod, none would run for a moment while its node is drained.
         self.assertGreaterEqual(scaler["spec"]["minReplicas"], 2)
 
     def test_the_token_is_one_for_who_asks_and_who_answers(self) -> None:
@@ -80,7 +79,7 @@ class ComponentTests(unittest.TestCase):
         self.assertEqual(
             endpoint["authorization"]["credentials"], {"name": volume["secret"]["secretName"], "key": path.name}
         )
-        # It is never among the manifests.
+        # The token is never in the manifests.
         self.assertEqual([document for document in found if document["kind"] == "Secret"], [])
 
     def test_prometheus_finds_the_pods_and_the_job_has_its_name(self) -> None:
@@ -98,7 +97,7 @@ class ComponentTests(unittest.TestCase):
         pod = only("Deployment", found)["spec"]["template"]
         self.assertEqual(service["spec"]["selector"], pod["metadata"]["labels"])
         self.assertIn(port["targetPort"], [exposed["name"] for exposed in pod["spec"]["containers"][0]["ports"]])
-        # A pod that is not ready is of most interest; and `namespace` is the tenant's.
+        # Pods that are not ready matter most. The label `namespace` is the tenant's.
         self.assertIs(service["spec"]["publishNotReadyAddresses"], True)
         self.assertIs(monitor["endpoints"][0]["honorLabels"], True)
 
@@ -112,7 +111,7 @@ class ComponentTests(unittest.TestCase):
         role, binding = load((COMPONENTS / "narrow-rbac/tenant.yaml").read_text())
         for document in (role, binding):
             validate(document)
-            self.assertNotIn("namespace", document["metadata"])  # kubectl -n says it
+            self.assertNotIn("namespace", document["metadata"])  # kubectl -n sets it
         self.assertEqual(role["rules"], [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}])
         self.assertEqual((binding["roleRef"]["kind"], binding["roleRef"]["name"]), ("Role", role["metadata"]["name"]))
         self.assertEqual(binding["subjects"][0]["namespace"], only("ServiceAccount")["metadata"]["namespace"])
@@ -142,9 +141,9 @@ class ComponentTests(unittest.TestCase):
 
 
 class NetworkPolicyTests(unittest.TestCase):
-    """Whom the policies let through, by the rules of Kubernetes."""
+    """Which connections the policies allow, by the rules of Kubernetes."""
 
-    #: Labels of namespaces, and of pods in them.
+    #: Labels of namespaces, and of the pods in them.
     PLACES = {
         "tenant": ({"kubernetes.io/metadata.name": "tenant-example", "redisproxy/tenant": "true"}, {"app": "web"}),
         "other": ({"kubernetes.io/metadata.name": "other"}, {"app.kubernetes.io/name": "redisproxy"}),
@@ -172,8 +171,8 @@ class NetworkPolicyTests(unittest.TestCase):
         return self.matches(peer["namespaceSelector"], namespace) and self.matches(peer.get("podSelector"), pod)
 
     def allows(self, direction: str, of: str, place: str, port: int, protocol: str = "TCP") -> bool:
-        """Whether a pod at `of` may be connected to from (Ingress), or may connect to (Egress), a
-        place.
+        """Returns whether a pod at `of` accepts connections from a place (Ingress), or may connect
+        to it (Egress).
         """
         namespace, pod = self.PLACES[of]
         own = namespace["kubernetes.io/metadata.name"]
@@ -231,8 +230,8 @@ class NetworkPolicyTests(unittest.TestCase):
         self.assertFalse(reached("169.254.169.254"))
 
     def test_the_label_of_tenants_is_one_everywhere(self) -> None:
-        """In the policy, in the chart, in the example, in what `redisproxy enroll` says, and in the
-        documents.
+        """The policy, the chart, the example, `redisproxy enroll` and the documents all use the
+        same label.
         """
         label = dict([TENANT_LABEL])
         (tenant,) = (d for d in documents(EXAMPLE) if d["kind"] == "Namespace")

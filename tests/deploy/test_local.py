@@ -1,4 +1,4 @@
-"""deploy/local/compose.yaml: what docker compose makes of it, and what its command lines do as
+"""Tests deploy/local/compose.yaml: what docker compose reads from it, and its command lines as
 processes of this machine.
 """
 
@@ -74,8 +74,8 @@ class ComposeTests(unittest.TestCase):
 
 
 class RunTests(unittest.TestCase):
-    """The same command lines and variables, but for where things are: ports, the host `redis`, and
-    mounted directories.
+    """The same command lines and variables, but with other ports, another host than `redis`, and
+    other directories.
     """
 
     def setUp(self) -> None:
@@ -115,7 +115,7 @@ class RunTests(unittest.TestCase):
         self.assertIsNone(green.get("key"))
         with self.assertRaises(redis.AuthenticationError):
             self.proxy.client("wrong").ping()
-        self.assertNotIn("compose.yaml", self.proxy.log)  # beside the manifests, and none of them
+        self.assertNotIn("compose.yaml", self.proxy.log)  # that file lies beside the manifests, and is none
 
     def test_the_health_check_and_the_page(self) -> None:
         check = yaml.safe_load(COMPOSE.read_text())["services"]["redisproxy"]["healthcheck"]["test"]

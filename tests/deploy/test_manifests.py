@@ -1,5 +1,5 @@
-"""The manifests, the image's recipe and the examples: valid, as narrow as they claim, and readable
-by the proxy itself.
+"""Tests the manifests, the Dockerfile and the examples: they are valid, as narrow as they claim,
+and readable by the proxy itself.
 
 Nothing here needs a cluster or a container engine. `make image-check` builds and starts the image.
 """
@@ -54,7 +54,7 @@ from .documents import (
 
 
 class SchemaTests(unittest.TestCase):
-    """What the files say, and what is rendered of them."""
+    """The files, and the documents that are rendered from them."""
 
     def test_every_document_is_valid(self) -> None:
         for directory in (BASE, EXAMPLE, LOCAL):
@@ -64,7 +64,7 @@ class SchemaTests(unittest.TestCase):
                 validate(document)
 
     def test_no_manifest_is_left_out(self) -> None:
-        """Each file is one of those that are checked here, or named by a kustomization."""
+        """Each file is either checked here or named by a kustomization."""
         covered = {path for directory in (BASE, EXAMPLE, LOCAL) for path in directory.glob("*.yaml")}
         covered |= {path for path in CHART.rglob("*") if path.suffix in (".yaml", ".json")}
         for path in (*COMPONENTS.glob("*/kustomization.yaml"), PRODUCTION / "kustomization.yaml"):
@@ -75,7 +75,7 @@ class SchemaTests(unittest.TestCase):
         self.assertEqual({path for path in covered if not path.exists()}, set())
 
     def named(self, path: Path) -> list[str]:
-        """The files that a kustomization names."""
+        """Returns the files that a kustomization names."""
         kustomization = yaml.safe_load(path.read_text())
         files = [patch["path"] for patch in kustomization.get("patches", []) if "path" in patch]
         for generator in kustomization.get("configMapGenerator", []):
@@ -97,7 +97,7 @@ class SchemaTests(unittest.TestCase):
             kustomization = yaml.safe_load((directory / "kustomization.yaml").read_text())
             beside = {path.name for path in directory.glob("*.yaml")} - {"kustomization.yaml"}
             self.assertEqual(set(kustomization["resources"]), beside)
-            # `namespace:` would move the Role for the master secret out of kube-system.
+            # `namespace:` would move the master secret's Role out of kube-system.
             self.assertEqual(set(kustomization), {"apiVersion", "kind", "resources"})
 
     def test_kubectl_renders_what_the_files_say(self) -> None:
@@ -108,7 +108,7 @@ class SchemaTests(unittest.TestCase):
 
 
 class RightsTests(unittest.TestCase):
-    """RBAC: exactly what sources/kubernetes.py and kubernetes_watch.py call."""
+    """RBAC allows exactly the calls of sources/kubernetes.py and kubernetes_watch.py."""
 
     NAMESPACES = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]}
     SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}
@@ -201,12 +201,13 @@ class PodTests(unittest.TestCase):
         settings = Settings.read({}, environment(only("Deployment")))
         self.assertEqual((settings.ns_prefix, settings.log_format), ("tenant-", "json"))
         self.assertEqual((settings.listen, settings.kubernetes_port), (("tcp:6379",), 443))
-        # Without a token, so that only probes are answered on that address.
+        # There is no token, so only probes are answered on that address.
         self.assertEqual((settings.status, settings.status_token_file), ("tcp:9180:interface=0.0.0.0", None))
 
     def test_the_service_adds_no_variables_of_ours(self) -> None:
         self.assertIs(self.pod["enableServiceLinks"], False)
-        # Without that they would still only be useless: none may be a setting.
+        # Without that setting the variables would still do nothing: none may have the name of a
+        # setting.
         prefix = only("Service")["metadata"]["name"].upper().replace("-", "_")
         for setting in fields(Settings):
             self.assertNotRegex(setting.metadata["variable"], rf"^{prefix}_(SERVICE_(HOST|PORT)|PORT)(_|$)")
@@ -238,8 +239,8 @@ class PodTests(unittest.TestCase):
     def test_a_roll_out_takes_no_pod_away_before_its_successor_serves(self) -> None:
         self.assertEqual(self.deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0)
         settings = Settings.read({}, environment(self.deployment))
-        # Nodes get the delay, and clients a while for what they have begun; then the process needs
-        # a moment.
+        # Nodes need the delay, clients need time for the work that they have begun, and the process
+        # needs a moment to end.
         self.assertGreaterEqual(settings.drain_delay, 5)
         self.assertGreaterEqual(settings.drain_seconds, 15)
         needed = settings.drain_delay + settings.drain_seconds + bounds.WORKER_END_SECONDS + 2
@@ -252,7 +253,7 @@ class PodTests(unittest.TestCase):
 
 
 class ExampleTests(unittest.TestCase):
-    """The examples, read by the proxy's own parser."""
+    """The proxy's own parser reads the examples."""
 
     def enrol(self, directory: Path, backend: BackendAddress | None = None) -> Snapshot:
         settings = Settings.read({}, environment(only("Deployment")))
@@ -269,7 +270,7 @@ class ExampleTests(unittest.TestCase):
         self.assertEqual(found.tenants, {Tenant("tenant-blue", 3), Tenant("tenant-green", 5)})
 
     def test_the_example_enrols_its_tenant(self) -> None:
-        # The API server says when each was created.
+        # The API server sets each document's creation time.
         made = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
         self.addCleanup(made.cleanup)
         for path in EXAMPLE.glob("*.yaml"):
@@ -302,7 +303,7 @@ class ExampleTests(unittest.TestCase):
             for document in documents(directory):
                 if document["kind"] != "Secret":
                     continue
-                # In the clear, so that everybody sees what they are.
+                # The secrets are in plain text, so that everybody sees that they are examples.
                 self.assertNotIn("data", document)
                 self.assertLessEqual(set(document["stringData"]), set(KEYS))
                 passwords.append(urlsplit(document["stringData"][CONNECTION_STRING]).password)
@@ -317,14 +318,14 @@ class ExampleTests(unittest.TestCase):
 
 
 class ImageTests(unittest.TestCase):
-    """The Dockerfile and what goes into it."""
+    """The Dockerfile and the files that go into the image."""
 
     def instructions(self) -> list[tuple[str, str]]:
         text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
         return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in text.splitlines()) if word]
 
     def last(self, word: str) -> str:
-        """The argument of the last instruction of a kind."""
+        """Returns the argument of the last instruction of a kind."""
         return [rest for found, rest in self.instructions() if found == word][-1]
 
     def test_hadolint_has_nothing_to_say(self) -> None:
@@ -350,7 +351,7 @@ class ImageTests(unittest.TestCase):
         self.assertEqual(froms, ["${BUILD_IMAGE}", "${PYTHON_IMAGE}"])
         final, build = (" ".join(instruction) for instruction in self.instructions()[:2])
         dedicated = re.fullmatch(r"ARG PYTHON_IMAGE=(\S+/python:3\.\d+)-slim(-[a-z]+)", final)
-        # What is compiled on the one runs on the other.
+        # A program that is compiled on one image runs on the other.
         self.assertEqual(build, "ARG BUILD_IMAGE=" + dedicated[1] + dedicated[2])
 
     def test_the_last_stage_fetches_nothing(self) -> None:

@@ -1,8 +1,8 @@
-"""Alerts, their runbooks and the dashboard: they ask for what the proxy tells, and say what it
-means.
+"""Tests the alerts, their runbooks and the dashboard: they query metrics that exist, and explain
+them.
 
-What there is to ask for is taken from a real proxy. promtool judges the rules, and a real
-Prometheus scrapes, evaluates and answers every query, where Debian's package is installed.
+A real proxy shows which metrics exist. promtool checks the rules. If Debian's package is installed,
+a real Prometheus scrapes the proxy, evaluates the rules and answers every query.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RUNBOOKS = ROOT / "docs/runbooks"
 ALERT_TESTS = Path(__file__).parent / "alerts.yaml"
 PACKAGE = "apt-get install prometheus"
 
-#: What Prometheus itself adds.
+#: Labels that Prometheus itself adds.
 TARGET = {"job", "instance"}
 
 
@@ -55,27 +55,27 @@ def panels() -> list[dict]:
 
 
 def queries() -> list[tuple[str, str]]:
-    """(title, query) of the dashboard, with Grafana's variables as they are at first."""
+    """Returns (title, query) of the dashboard, with the first values of Grafana's variables."""
     variables = {"$job": "redisproxy", "$instance": ".*", "$namespace": ".*", "$__rate_interval": "1m"}
     found = [(panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]]
     return [(title, functools.reduce(lambda q, v: q.replace(*v), variables.items(), query)) for title, query in found]
 
 
 def asked(query: str) -> Iterator[object]:
-    """All parts of a query."""
+    """Returns all parts of a query."""
     parts: list[object] = []
     promql_parser.walk(promql_parser.parse(query), lambda part: parts.append(part))
     return iter(parts)
 
 
 def selectors(query: str) -> list[promql_parser.VectorSelector]:
-    # A MatrixSelector's own is a part of it, and is not walked to.
+    # `walk` does not visit the selector inside a MatrixSelector.
     found = [getattr(part, "vector_selector", part) for part in asked(query)]
     return [part for part in found if isinstance(part, promql_parser.VectorSelector)]
 
 
 def grouped(query: str) -> set[str]:
-    """The labels that a query groups or matches by."""
+    """Returns the labels that a query groups or matches by."""
     found: set[str] = set()
     for part in asked(query):
         modifier = getattr(part, "modifier", None)
@@ -86,12 +86,12 @@ def grouped(query: str) -> set[str]:
     return found
 
 
-#: By name of each metric, and name of each label, the values that were seen.
+#: The values that were seen, by the name of the metric and the name of the label.
 Metrics = dict[str, dict[str, set[str]]]
 
 
 class Busy(Installation):
-    """One that has something to tell of everything: a malformed secret, a temporary credential,
+    """An installation that has values for all metrics: a malformed secret, a temporary credential,
     refusals, wrong passwords.
     """
 
@@ -121,7 +121,7 @@ class Busy(Installation):
         ]
 
     def use(self) -> None:
-        """Some of all that is counted."""
+        """Does some of everything that is counted."""
         blue = self.blue()
         blue.set("key", "value")
         blue.publish("channel", "message")
@@ -150,7 +150,7 @@ class Busy(Installation):
 
 @functools.cache
 def told() -> Metrics:
-    """What a real proxy tells, of one process and of several."""
+    """Returns the metrics of a real proxy, with one process and with several."""
     found: Metrics = {}
     for options in ((), ("--processes", "2")):
         installation = Busy(*options)
@@ -162,9 +162,7 @@ def told() -> Metrics:
 
 
 class QueryTests(unittest.TestCase):
-    """Every metric, label and value that an alert or the dashboard asks for is one that the proxy
-    tells.
-    """
+    """An alert or the dashboard may query only metrics, labels and values that the proxy has."""
 
     def setUp(self) -> None:
         self.metrics = told()
@@ -184,7 +182,7 @@ class QueryTests(unittest.TestCase):
                 self.assertIn(matcher.name, set(known) | TARGET, f"{title} {selector.name}")
                 if matcher.op in (promql_parser.MatchOp.Equal, promql_parser.MatchOp.NotEqual) and matcher.name != "job":
                     self.assertIn(matcher.value, known[matcher.name], f"{selector.name}: {matcher.name}")
-            # Of other jobs nothing may be counted.
+            # A query must not count other jobs.
             self.assertIn("job", [matcher.name for matcher in selector.matchers.matchers], query)
         self.assertLessEqual(grouped(query), labels, query)
 
@@ -285,7 +283,7 @@ class RunbookTests(unittest.TestCase):
         for path in RUNBOOKS.iterdir():
             for quote in re.findall(r"^- `([a-z][^`]*(?: …| NS|N belongs[^`]*))`", path.read_text(), re.MULTILINE):
                 pattern = ".*".join(map(re.escape, re.split(r"…|\b(?:NS|N)\b", quote)))
-                self.assertTrue(any(re.match(pattern, text) for text in texts), f"{path.name}: {quote}")
+                self.assertTrue(any(re.search(pattern, text) for text in texts), f"{path.name}: {quote}")
 
 
 class DashboardTests(unittest.TestCase):
@@ -353,8 +351,8 @@ class PromtoolTests(unittest.TestCase):
 
 
 class PrometheusTests(unittest.TestCase):
-    """A Prometheus that scrapes a proxy as the ServiceMonitor says, has the rules, and is asked
-    what the dashboard asks.
+    """A Prometheus scrapes a proxy as the ServiceMonitor says, evaluates the rules, and answers the
+    dashboard's queries.
     """
 
     def setUp(self) -> None:
@@ -373,7 +371,7 @@ class PrometheusTests(unittest.TestCase):
                 "type": endpoint["authorization"]["type"],
                 "credentials_file": f"{self.installation.files.name}/token",
             },
-            # The pod's namespace, as the operator labels each target.
+            # The operator labels each target with the pod's namespace.
             "static_configs": [
                 {"targets": [f"127.0.0.1:{status_port(self.installation)}"], "labels": {"namespace": "redisproxy"}}
             ],
@@ -418,7 +416,7 @@ class PrometheusTests(unittest.TestCase):
         return bool(found) and float(found[0]["value"][1]) >= 2 and bool(self.query("redisproxy_ready == 1"))
 
     def states(self) -> dict[str, str]:
-        """Of each alert."""
+        """Returns the state of each alert."""
         groups = self.get("rules").get("groups", [])
         return {rule["name"]: rule["state"] for group in groups for rule in group["rules"] if rule["health"] == "ok"}
 
@@ -429,11 +427,11 @@ class PrometheusTests(unittest.TestCase):
         def told() -> set[str]:
             return {name for name, state in self.states().items() if state != "inactive"}
 
-        # One secret is malformed, and a temporary credential ends within the hour. All else is
-        # well.
+        # One secret is malformed, and a temporary credential ends within an hour. Nothing else is
+        # wrong.
         until(lambda: len(told()) >= 2, "what is wrong is noticed")
         self.assertEqual(told(), {"RedisProxyProblems", "RedisProxyCredentialExpiring"})
-        # `namespace` is the tenant's.
+        # The label `namespace` is the tenant's.
         self.assertEqual(self.query('redisproxy_problem{job="redisproxy"}')[0]["metric"]["namespace"], "team-green")
 
         blue = self.installation.blue()
@@ -458,7 +456,7 @@ class PrometheusTests(unittest.TestCase):
 
     def test_another_token_is_noticed(self) -> None:
         (Path(self.installation.files.name) / "token").write_text("another")
-        # Prometheus reads the same file: it goes on with the new one.
+        # Prometheus reads the same file, and continues with the new token.
         time_of = 'timestamp(up{job="redisproxy"} == 1)'
         now = time.time()
         until(lambda: (found := self.query(time_of)) and float(found[0]["value"][1]) > now + 2, "it is scraped on")

@@ -22,14 +22,14 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
 
-def sources_of_the_core(path: str) -> FileFinder:
+def sources_of_resp(path: str) -> FileFinder:
     """Finds only sources, no compiled framing: atheris would see no branch of the compiled form."""
-    if Path(path) != ROOT / "redisproxy" / "core":
+    if Path(path) != ROOT / "redisproxy" / "resp":
         raise ImportError
     return FileFinder(path, (SourceFileLoader, SOURCE_SUFFIXES))
 
 
-sys.path_hooks.insert(0, sources_of_the_core)
+sys.path_hooks.insert(0, sources_of_resp)
 with atheris.instrument_imports(
     include=["redisproxy.resp", "redisproxy.tenants", "redisproxy.policy", "redisproxy.session"]
 ):

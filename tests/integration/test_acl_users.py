@@ -1,5 +1,5 @@
-"""The proxy's ACL users in a real Redis: what becomes of them when the master password is rotated,
-and when tenants leave.
+"""Tests the proxy's ACL users in a real Redis: after a rotation of the master password, and after
+tenants leave.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ..support.servers import MASTER_PASSWORD, RedisServer, redis_6, valkey
 from ..support.waiting import until
 
 OLD, NEW = MASTER_PASSWORD, "another-master-password"
-#: Seconds between two reads of the manifests, the shortest that there is.
+#: Seconds between two reads of the manifests: the shortest interval that the proxy takes.
 INTERVAL = 1.0
 
 
 class UsersCase(unittest.TestCase):
-    """server: the Redis; each test starts the proxies that it needs."""
+    """server: the Redis. Each test starts the proxies that it needs."""
 
     def start_redis(self, binary: Callable[[], str] = valkey) -> RedisServer:
         self.server = RedisServer(binary).start()
@@ -45,7 +45,7 @@ class UsersCase(unittest.TestCase):
         return proxy.ready(), manifests
 
     def logs_in(self, name: str, master_password: str) -> bool:
-        """Whether a user's password that follows from a master password opens Redis."""
+        """Returns whether a user's password, derived from this master password, opens Redis."""
         try:
             with self.client_as(name, master_password):
                 return True
@@ -53,12 +53,14 @@ class UsersCase(unittest.TestCase):
             return False
 
     def client_as(self, name: str, master_password: str) -> redis.Redis:
-        """A client straight to Redis, which has logged in as one of the proxy's users."""
+        """Returns a client that connects directly to Redis and has logged in as one of the proxy's
+        users.
+        """
         secret = acl.password(master_password.encode(), name).decode()
         return client_once(port=self.server.port, username=name, password=secret, protocol=2, single_connection_client=True)
 
     def make_user(self, name: str, *passwords: bytes) -> None:
-        """A user as the proxy makes it, with these passwords."""
+        """Creates a user as the proxy does, with these passwords."""
         self.admin.execute_command("ACL", "SETUSER", name, "on", "~*", "+ping", *(b">" + each for each in passwords))
 
     def make_old_user(self, name: str) -> str:
@@ -84,7 +86,7 @@ class RotationTests(UsersCase):
         ]
 
     def rotate(self) -> None:
-        """In Redis both are good from now on."""
+        """Redis accepts both passwords from now on."""
         self.admin.execute_command("ACL", "SETUSER", "default", f">{NEW}")
 
     def assert_rotates(self, *options: str, binary: Callable[[], str] = valkey) -> None:
@@ -97,7 +99,7 @@ class RotationTests(UsersCase):
         with proxy.client(Installation.GREEN, 5) as green:
             green.ping()
         self.make_old_user(OTHER)
-        # Their connections keep them from being removed: what is removed is the password.
+        # Open connections keep these users from being removed: only the old password is removed.
         held = []
         for name in (GREEN, self.make_old_user(GONE), OTHER):
             held.append(self.client_as(name, OLD))
@@ -111,7 +113,7 @@ class RotationTests(UsersCase):
         self.assertTrue(self.logs_in(GREEN, NEW))
         self.assertTrue(self.logs_in(BLUE, NEW))
         self.assertTrue(self.logs_in(OTHER, OLD), "that of another prefix is somebody else's")
-        # Sessions that were open stay, the proxy's and others.
+        # Open sessions stay, those of the proxy and others.
         self.assertEqual((blue.get("key"), blue.client_id()), (b"value", session))
         for client in held:
             self.assertTrue(client.ping())
@@ -128,8 +130,8 @@ class RotationTests(UsersCase):
         self.assert_rotates("--processes", "2")
 
     def test_a_proxy_that_learns_of_it_later(self) -> None:
-        """Nobody's log-in fails at any moment, at a proxy that knows the new one, at one that knows
-        the old one still, and at those that start in between with either.
+        """No log-in fails at any moment: some proxies know the new password, some still the old
+        one, and proxies start meanwhile with either.
         """
         self.start_redis()
         options = ("--connections", "dedicated")  # each session logs in to Redis
@@ -140,11 +142,11 @@ class RotationTests(UsersCase):
         self.addCleanup(lambda: [session.close() for session in sessions])
 
         def at(proxy: ProxyProcess) -> None:
-            # They stay: no connection to Redis is there that could be used again.
+            # The sessions stay open, so that there is no idle connection to Redis to use again.
             sessions.append(proxy.client(Installation.BLUE, 3, single_connection_client=True))
 
         def log_in(seconds: float) -> None:
-            """Some at once, at all proxies, again and again."""
+            """Logs in at all proxies, several clients at once, repeatedly."""
             for _ in range(int(seconds / 0.1)):
                 for logging_in in [threads.submit(at, proxy) for _ in range(5) for proxy, _ in proxies]:
                     logging_in.result()
@@ -168,8 +170,8 @@ class RotationTests(UsersCase):
             self.assertNotIn("does not know the user", proxy.log)
 
     def test_a_restart_before_it_is_over(self) -> None:
-        """Nobody remembers that there was an old one. So it is with one that Redis has brought back
-        from its configuration.
+        """After a restart no proxy remembers the old password, and it still ends. The same is so
+        for a password that Redis restored from its configuration.
         """
         self.start_redis()
         for name in (GREEN, GONE):
@@ -201,7 +203,7 @@ class RemovalTests(UsersCase):
                 client.ping()
         until(lambda: not {GONE, OLD_INDEX} & self.users(), "those that nobody needs are removed")
         self.assertTrue(used.ping(), "one that a connection uses stays")
-        # A deletion is believed only from a read that succeeded.
+        # A tenant counts as deleted only after a successful read.
         (manifests.path / "all.yaml").write_text("{")
         proxy.logged("what was last read of it stays in force")
         time.sleep(3 * INTERVAL)
@@ -222,8 +224,8 @@ class RemovalTests(UsersCase):
             "default",
         }
         self.assertEqual(self.users(), others)
-        # It moves to another database: the upstream connection that was kept for it does not keep
-        # its former user.
+        # The tenant moves to another database. The connection to Redis that was kept for it does
+        # not keep its former user.
         manifests.write(self.documents(tenant("team-blue", 4, Installation.BLUE), longer))
         until(lambda: BLUE not in self.users(), "the user of its former database is removed", 60)
         with proxy.client(Installation.BLUE, 4) as client:

@@ -1,5 +1,5 @@
-"""Ways to Redis: names, IPv4, IPv6, Unix sockets, TLS that is verified; and the servers of the
-matrix.
+"""Tests the ways to reach Redis (names, IPv4, IPv6, Unix sockets, verified TLS) and the servers of
+the matrix.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class AddressTests(BackendCase):
 
 
 class TlsTests(BackendCase):
-    """Debian's Redis: none of the servers on PyPI is built with TLS."""
+    """Uses Debian's Redis, because no server on PyPI is built with TLS."""
 
     def setUp(self) -> None:
         temporary = tempfile.TemporaryDirectory()
@@ -103,7 +103,7 @@ class TlsTests(BackendCase):
         for host in ("localhost", "127.0.0.1"):
             proxy = self.proxy(self.url(host), "--redis-ca", str(self.authority.path))
             self.assertServes(proxy, server)
-            proxy.logged("Redis is Redis 7")  # the control connection, too
+            proxy.logged("Redis is Redis 7")  # of the control connection, too
 
     def test_large_values(self) -> None:
         server = self.tls_server("localhost")
@@ -136,7 +136,7 @@ class TlsTests(BackendCase):
 
 @on_every_server
 class MatrixTests(BackendCase):
-    """The same few steps on every server that the machine can have."""
+    """Each installed server of the matrix serves the same few commands."""
 
     def each_server_serves(self, binary: Callable[[], str]) -> None:
         server = self.server(binary)

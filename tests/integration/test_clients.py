@@ -1,4 +1,4 @@
-"""Clients as applications use them, through a real twistd process to a real server."""
+"""Tests clients as applications use them, through a real twistd process to a real server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..support.waiting import LIMIT
 
 
 class RedisPyTests(unittest.TestCase):
-    """redis-py, blocking."""
+    """Blocking redis-py."""
 
     def setUp(self) -> None:
         self.installation = shared()

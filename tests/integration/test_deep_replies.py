@@ -1,5 +1,5 @@
-"""Replies that are nested as deep as a script can make them: passed on as they are, and no other
-session notices.
+"""Tests replies that are nested as deep as a script can make them: they are forwarded unchanged,
+and other sessions are not affected.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from ..support.relay import Relay
 from ..support.servers import RedisServer, on_every_server, valkey
 from ..support.waiting import until
 
-#: A table within itself: as deep as Redis goes, which tells where it ends.
+#: A script that returns a table which contains itself. Redis nests the reply as deep as it can, and
+#: ends it with an error.
 ENDLESS = encode([b"EVAL", b"local t = {} t[1] = t return t", b"0"])
-#: Levels of it, on every server (LUAI_MAXCSTACK of Lua, less what is on its stack already).
+#: Levels of that reply on every server: Lua's LUAI_MAXCSTACK, minus what is already on its stack.
 DEEPEST = 7995
-#: What else a script can nest, in RESP3.
+#: The other types that a script can nest, in RESP3.
 MAPS = encode([b"EVAL", b"local t = {} t['map'] = {key = t} return t", b"0"])
 SETS = encode([b"EVAL", b"local t = {} t['set'] = {[t] = true} return t", b"0"])
 LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
@@ -53,8 +54,8 @@ class WhateverRedisSendsTests(DeepCase):
             scripts = (ENDLESS, MAPS, SETS)
             expected = [*map(straight.ask, scripts), *map(straight.ask, transaction)]
             self.assertEqual(expected[-1].count(b"*1\r\n"), DEEPEST + 1)
-            # In one write, between others; and one after the other, with another session's in
-            # between.
+            # First in one write between other commands; then one by one, with another session's
+            # commands in between.
             deep.send(b"".join([*scripts, encode([b"ECHO", b"own"]), *transaction]))
             other.send(b"".join(encode([b"ECHO", b"%d" % number]) for number in range(100)))
             self.assertEqual([deep.reply() for _ in range(7)], [*expected[:3], b"$3\r\nown\r\n", *expected[3:]])
@@ -69,7 +70,7 @@ class WhateverRedisSendsTests(DeepCase):
 
 
 class WhatNoRedisSendsTests(DeepCase):
-    """Should one ever, its connection ends, and it alone."""
+    """If a Redis ever sent a reply that deep, only its connection would end."""
 
     def test_others_get_a_clear_error_and_one_line_is_logged(self) -> None:
         installation = Installation("--connections", "multiplexed", server=RedisServer(valkey))

@@ -1,4 +1,6 @@
-"""The end of a real process: what becomes of each kind of session, and how long it takes."""
+"""Tests the end of a real process: the end of each kind of session, and how long the drain
+takes.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ LOGIN = (b"AUTH", b"blue-password")
 LOCAL = Path(__file__).parents[2] / "deploy" / "local"
 
 
-#: Seconds to drain that no test waits for: what ends within LIMIT has not waited until they were
-#: over.
+#: Seconds of a drain that no test waits for: a process that ends within LIMIT has not waited for
+#: them.
 LONG = 2 * LIMIT
 
 
@@ -43,21 +45,23 @@ class DrainCase(unittest.TestCase):
         return self.installation
 
     def connect(self, *commands: bytes) -> RawClient:
-        """A client that has logged in, and had its commands answered with a line each."""
+        """Returns a client that has logged in and whose commands had one-line replies."""
         connection = raw_client(self, self.proxy.port, *LOGIN)
         for command in commands:
             self.assertIn(connection.ask(command + b"\r\n")[:1], b"+:")
         return connection
 
     def signal(self, number: int = signal.SIGTERM) -> None:
-        """It begins to end."""
+        """Sends the signal, and waits until the proxy drains."""
         self.began = time.monotonic()
         self.proxy.process.send_signal(number)
         for worker in range(self.proxy.processes):
             until(lambda: self.proxy.log.count("draining: ") > worker, "it drains")  # noqa: B023
 
     def assertEnds(self, cut_off: int = 0) -> None:
-        """By itself, or when its time is up where `start` was told a short one."""
+        """Waits for the end of the proxy: by itself, or after the short drain that the test gave to
+        `start`. cut_off: the number of sessions that were cut off.
+        """
         self.assertEqual(self.proxy.process.wait(LIMIT), 0, self.proxy.log)
         self.proxy._reader.join(LIMIT)
         told = [int(line.split(" of them were cut off")[0].split()[-1]) for line in self.proxy.lines if "drained: " in line]
@@ -76,7 +80,7 @@ class SessionTests(DrainCase):
         self.signal(signal.SIGINT)
         for connection in idle:
             self.assertEqual(connection.rest(), b"")
-        # Although none of them closes its own end.
+        # The sessions end although no client closes its own end.
         self.assertEnds()
         self.assertRegex(self.proxy.log, "shutdown after")
 
@@ -221,7 +225,7 @@ class SessionTests(DrainCase):
 
 
 class BlockedTests(DrainCase):
-    """Nobody's item may be taken from its list, and reach nobody."""
+    """No item may be taken from its list without reaching a client."""
 
     def blocked(self, wanted: int) -> None:
         until(lambda: sum(c["cmd"] == "blpop" for c in self.redis.client_list()) == wanted, "Redis has the BLPOPs")
@@ -233,7 +237,7 @@ class BlockedTests(DrainCase):
         self.blocked(3)
         self.signal()
         for connection in connections:
-            # On a busy machine Redis gives it up too late for an orderly end.
+            # On a busy machine Redis unblocks the command too late for an orderly close.
             self.assertEqual(connection.rest(or_reset=True), b"", "it is not told, so that it tries again")
         self.redis.rpush("queue", "item")
         self.assertEqual(self.redis.llen("queue"), 1)
@@ -347,7 +351,7 @@ class TimeTests(DrainCase):
         later = self.connect(b"INCR a", b"INCR a")
         self.assertIn("<title>Redis Proxy: draining</title>", ask(port, "/")[2])
         self.assertNotIn("draining: ", self.proxy.log)
-        # Then nobody comes any more, and probes are still answered.
+        # Then no new client is accepted, and probes are still answered.
         self.assertEqual(later.rest(), b"")
         self.assertGreater(time.monotonic() - self.began, 1.9)
         until(self.refuses, "nobody listens")
@@ -370,13 +374,13 @@ class TimeTests(DrainCase):
         while left:
             served += sum(map(self.pings, left))
             left = [connection for connection in left if connection.socket.fileno() >= 0]
-        # 200 a second of each process, and until then they are served.
+        # Each process closes 200 sessions a second, and serves them until then.
         self.assertGreater(served, 0)
         self.assertGreater(time.monotonic() - self.began, 1.2 / self.proxy.processes)
         self.assertEnds()
 
     def pings(self, connection: RawClient) -> bool:
-        """Whether it is served. It is closed if it is not."""
+        """Returns whether the connection is served. Closes the connection if it is not."""
         try:
             connection.ask(b"PING\r\n")
         except (OSError, EOFError):
@@ -398,7 +402,7 @@ class TimeTests(DrainCase):
                 self.addCleanup(client.close)
                 client.execute_command("MULTI")
                 started = children(proxy.process.pid)
-                # Valkey, its watchdog, the workers
+                # Valkey, its watchdog, and the workers if there are several processes.
                 self.assertEqual(len(started), 2 if processes == "1" else 4)
                 proxy.process.send_signal(signal.SIGTERM)
                 proxy.logged("draining: [1-9]")

@@ -1,4 +1,6 @@
-"""Redis's master moves: sentinels are followed, replicas are recognised, and sessions stay."""
+"""Tests that Redis's master may move: the proxy follows sentinels and recognises replicas, and
+sessions stay.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from ..support.sentinels import NAME, SentinelProcess, Sentinels, sentinel_url
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_7, valkey
 from ..support.waiting import until
 
-#: What a client may be told while there is no master.
+#: The errors that a client may get while there is no master.
 CLEAR = re.compile(
     "Redis cannot be reached from the proxy right now, try again"
     "|the connection to Redis was lost: it may have run this command, or not"
@@ -31,7 +33,7 @@ CLEAR = re.compile(
 
 
 class Load(threading.Thread):
-    """One session that writes and reads its own key, and keeps count of what it was told."""
+    """A session that writes and reads its own key, and records the answers."""
 
     def __init__(self, proxy: ProxyProcess, name: str) -> None:
         super().__init__(daemon=True)
@@ -87,7 +89,7 @@ class FailoverCase(unittest.TestCase):
 
     def client(self, proxy: ProxyProcess) -> redis.Redis:
         client = proxy.client("blue-password", 3)
-        self.addCleanup(client.close)  # or the proxy would wait for it at its end
+        self.addCleanup(client.close)  # otherwise the proxy would wait for it at its end
         return client
 
 
@@ -96,7 +98,7 @@ class SentinelTests(FailoverCase):
         group = Sentinels(password="the-sentinels-own").start()
         self.addCleanup(group.stop)
         first, second = group.servers
-        # One of the sentinels that are named is away, for good.
+        # One of the named sentinels is permanently gone.
         url = group.url.replace("/" + NAME, f",127.0.0.1:{free_port()}/{NAME}")
         proxy = self.proxy(master(url, sentinel_password="the-sentinels-own"))
         loads = [Load(proxy, f"load-{number}") for number in range(4)]
@@ -106,14 +108,15 @@ class SentinelTests(FailoverCase):
         self.assertEqual(blue.eval("return redis.call('set', KEYS[1], 'first')", 1, "key"), b"OK")
 
         group.until_replicated()
-        os.kill(first.pid, signal.SIGSTOP)  # it hangs: what it has pending must not be waited for
+        os.kill(first.pid, signal.SIGSTOP)  # it hangs: the proxy must not wait for its pending replies
         proxy.logged(rf"(?m)failover: .* {NAME} is at \S+:{second.port}, no longer at \S+:{first.port}$")
         proxy.logged(rf"(?m)Redis is at redis://127.0.0.1:{second.port}$")
         moved = time.monotonic()
         until(
             lambda: all(load.acknowledged and load.acknowledged[-1][0] > moved for load in loads), "all sessions write again"
         )
-        # Its ACL users are not replicated: they were made there, and hold the limits.
+        # ACL users are not replicated. The proxy made them on the new master, and they enforce the
+        # rights.
         self.assertEqual(blue.eval("return redis.call('set', KEYS[1], 'second')", 1, "key"), b"OK")
         with self.assertRaisesRegex(redis.ResponseError, "(?i)permission"):
             blue.eval("return redis.call('select', 5)", 0)
@@ -121,8 +124,8 @@ class SentinelTests(FailoverCase):
 
         first.kill()
 
-        # The old master comes back, as a replica, and then, by a failover that kills nobody, as the
-        # master.
+        # The old master returns as a replica. Then a failover without a crash makes it the master
+        # again.
         first.start()
         group.until_replicated()
         self.assertEqual(first.client(3).get("key"), b"second")
@@ -138,7 +141,7 @@ class SentinelTests(FailoverCase):
             kept = set(map(int, first.client(3).lrange(load.name, 0, -1)))
             self.assertLessEqual({number for since, number in load.acknowledged if since > back}, kept)
 
-        # Without any sentinel it stays where it is.
+        # Without any sentinel the proxy stays with the last master.
         for sentinel in group.sentinels:
             sentinel.kill()
         proxy.logged(
@@ -150,8 +153,8 @@ class SentinelTests(FailoverCase):
         self.assertNotRegex(proxy.log, "a bug|Traceback|the-sentinels-own|" + MASTER_PASSWORD)
 
     def test_a_failover_is_noticed_within_two_seconds(self) -> None:
-        """The old master hangs, so nothing but the sentinels says that it is no longer the
-        master.
+        """The proxy follows a failover within 2 s of the first sentinel that knows of it. The old
+        master hangs, so only the sentinels can report that it is no longer the master.
         """
         group = Sentinels().start()
         self.addCleanup(group.stop)
@@ -173,8 +176,8 @@ class SentinelTests(FailoverCase):
         proxy.logged(rf"failover: .* {NAME} is at \S+:{second.port}, no longer at \S+:{first.port}", limit=2.0)
 
     def test_the_latest_failover_counts_and_a_replica_is_not_used(self) -> None:
-        # They do not replicate each other: over that the sentinels would find each other, and
-        # agree.
+        # The servers do not replicate each other. Otherwise the sentinels would find each other
+        # that way, and agree.
         old, new = RedisServer(valkey).start(), RedisServer(valkey, f"replicaof 127.0.0.1 {free_port()}").start()
         for server in (old, new):
             self.addCleanup(server.stop)
@@ -194,8 +197,8 @@ class SentinelTests(FailoverCase):
         self.assertTrue(self.client(proxy).set("key", "there"))
         self.assertEqual(new.client(3).get("key"), b"there")
 
-        # Another secret, with a name that no sentinel knows: Redis stays where it was, and the
-        # reason is told.
+        # A new master secret has a name that no sentinel knows: Redis stays where it was, and the
+        # log gives the reason.
         self.manifests.write([master(sentinel_url(*sentinels).replace(NAME, "another")), *self.TENANT])
         proxy.refresh()
         proxy.logged(rf"sentinel 127.0.0.1:{sentinels[0].port}: .*No such master with that name")
@@ -231,8 +234,8 @@ class SentinelTests(FailoverCase):
             proxy = self.proxy(master(url.format("localhost")), "--redis-ca", str(authority.path))
             self.assertTrue(self.client(proxy).set("key", "there"))
             self.assertEqual(redis_server.client(3).get("key"), b"there")
-            # The certificate does not have the address: neither the sentinel nor a password is
-            # given to whoever that is.
+            # The certificate does not have this address, so the proxy neither trusts this sentinel
+            # nor sends it a password.
             proxy = self.starting_proxy(master(url.format("127.0.0.1")), "--redis-ca", str(authority.path))
             proxy.logged(f"sentinel 127.0.0.1:{ports[1]}: it cannot be reached: .*(?i:verif|certificate)")
             self.assertNotIn("Traceback", proxy.log)
@@ -240,7 +243,7 @@ class SentinelTests(FailoverCase):
 
 class ReplicaTests(FailoverCase):
     def moved(self) -> tuple[RedisServer, RedisServer, Relay]:
-        """Two masters, and an address that leads to the first."""
+        """Starts two masters, and a relay to the first."""
         first, second = RedisServer(valkey), RedisServer(valkey)
         for server in (first, second):
             server.start()
@@ -251,8 +254,8 @@ class ReplicaTests(FailoverCase):
         return first, second, relay
 
     def test_an_address_that_leads_to_another_master(self) -> None:
-        """A Service without sentinels: open connections stay with the server that is a replica
-        now.
+        """Behind a Service without sentinels, a session moves to the new master. Its open
+        connections stay with the server that has become a replica.
         """
         first, second, relay = self.moved()
         proxy = self.proxy(master(f"redis://:{MASTER_PASSWORD}@127.0.0.1:{relay.port}/0"))
@@ -291,7 +294,9 @@ class ReplicaTests(FailoverCase):
             return False
 
     def test_a_script_that_says_so_costs_next_to_nothing(self) -> None:
-        """A tenant can make a reply like a replica's as often as it likes."""
+        """A tenant's script can return a replica's error as often as it likes: the proxy checks the
+        role no more often than once per DOUBT seconds.
+        """
         installation = Installation("--connections", "multiplexed")
         self.addCleanup(installation.stop)
         blue, green = installation.blue(), installation.green()
@@ -301,7 +306,7 @@ class ReplicaTests(FailoverCase):
         session = blue.client_id()
 
         def asked() -> int:
-            # By others than this: asking counts as well.
+            # Counts the INFO commands of others: this one counts as well.
             self.asking += 1
             return installation.server.client().info("commandstats")["cmdstat_info"]["calls"] - self.asking
 

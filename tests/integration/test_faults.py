@@ -1,5 +1,5 @@
-"""What breaks in production: Redis killed, away, slow, with another password; clients that send
-garbage.
+"""Tests faults of production: a Redis that is killed, away, slow or has another password, and
+clients that send garbage.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RedisGoneTests(unittest.TestCase):
         self.assertNotIn("Unhandled", proxy.log)
 
     def test_killed_and_started_again(self) -> None:
-        # Whoever waited for the connect timeout would wait longer than the raw client does.
+        # If the proxy waited for the connect timeout, the raw client would time out first.
         installation = Installation("--connections", "dedicated", "--connect-timeout", str(2 * LIMIT))
         self.addCleanup(installation.stop)
         idle, busy = raw_client(self, installation.proxy.port, *LOGIN), raw_client(self, installation.proxy.port, *LOGIN)
@@ -78,19 +78,21 @@ class RedisGoneTests(unittest.TestCase):
         self.assertNoTraceback(proxy)
 
     def test_a_redis_that_hangs_is_told_within_the_connect_timeout(self) -> None:
-        """However many idle upstream connections there are."""
+        """A log-in fails within the connect timeout, however many idle connections to Redis there
+        are.
+        """
         installation = Installation("--connect-timeout", "8", "--base-workers", "0")
         self.addCleanup(installation.stop)
         for raw in [raw_client(self, installation.proxy.port, *LOGIN) for _ in range(8)]:
             raw.ask(b"QUIT\r\n")
             self.assertEqual(raw.rest(), b"")
-        time.sleep(bounds.FRESH_SECONDS + 0.1)  # what was used a moment ago is not tried
+        time.sleep(bounds.FRESH_SECONDS + 0.1)  # a connection used a moment ago would be used without a PING
         os.kill(installation.server.pid, signal.SIGSTOP)
         self.addCleanup(os.kill, installation.server.pid, signal.SIGCONT)
         late = raw_client(self, installation.proxy.port)
         started = time.monotonic()
         self.assertIn(b"-ERR Redis cannot be reached", late.ask(AUTH))
-        self.assertLess(time.monotonic() - started, 15.5)  # two tries would take 16
+        self.assertLess(time.monotonic() - started, 15.5)  # two tries would take 16 s
 
     def test_a_redis_that_closes_every_connection_is_not_stormed(self) -> None:
         server = socket.socket()

@@ -1,4 +1,6 @@
-"""The proxy as a real process, with the small Kubernetes API over HTTP and a real Redis."""
+"""Tests the proxy as a real process, with the small Kubernetes API server over HTTP and a real
+Redis.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ class KubernetesTests(unittest.TestCase):
         return self.proxy.ready() if ready else self.proxy
 
     def check_log(self) -> None:
-        """Whatever happened: no traceback, no password, and every line is one of the proxy's own
-        log.
+        """No test's log may have a traceback or a password, and each line must have the form of the
+        proxy's log.
         """
         self.assertNotIn("Traceback", self.proxy.log)
         self.assertNotIn("-password", self.proxy.log)
@@ -42,13 +44,13 @@ class KubernetesTests(unittest.TestCase):
             self.assertRegex(line, r"^\d{4}-\d\d-\d\dT\S+ \[\S+\] ")
 
     def client(self, password: str, index: int) -> redis.Redis:
-        """One connection, kept, which is not made anew behind our back."""
+        """Returns a client with one connection, which redis-py does not reopen."""
         client = self.proxy.client(password, index, single_connection_client=True)
         self.addCleanup(client.close)
         return client
 
     def refusal_of(self, password: str) -> str:
-        """What a log-in is refused with, or nothing."""
+        """Returns the error of a log-in, or an empty string if it succeeds."""
         try:
             with self.proxy.client(password, single_connection_client=True) as client:
                 client.ping()
@@ -57,8 +59,8 @@ class KubernetesTests(unittest.TestCase):
         return ""
 
     def exchanged(self, old: str, new: str) -> None:
-        """One password is not good any more, another is: with several processes, not in all of them
-        in the same moment.
+        """Waits until the new password is accepted and the old one is refused. With several
+        processes, these do not change at the same moment.
         """
         until(lambda: not self.refusal_of(new), "the new password is taken")
         until(lambda: "invalid username-password pair" in self.refusal_of(old), "the old one is refused")
@@ -144,7 +146,7 @@ class KubernetesTests(unittest.TestCase):
         self.proxy.logged("all namespaces and the master secret: not read")
         self.assertEqual(self.refusal_of(BLUE), "the proxy has not read its credentials yet, try again in a moment")
         self.api.start()
-        # Nobody sends a signal: it tries again by itself.
+        # Nobody sends a signal: the proxy retries by itself.
         self.proxy.logged("2 tenants with 2 credentials, from the Kubernetes API")
         until(lambda: not self.refusal_of(BLUE), "it is ready")
 
@@ -167,8 +169,8 @@ class KubernetesTests(unittest.TestCase):
         self.assertTrue(blue.ping())
 
     def test_sigterm_while_the_api_hangs(self) -> None:
-        """The thread that waits for the API is waited for, by the reactor: for one time-out, not
-        for all calls to come.
+        """At the end the reactor waits for the thread that waits for the API: for one time-out, and
+        not for each of the calls that would follow.
         """
         self.start()
         self.api.fail(ANY, HANG)

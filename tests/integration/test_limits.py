@@ -1,4 +1,4 @@
-"""Capacity and time limits, each tripped for real."""
+"""Tests limits of capacity and time: each is reached in a real process."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Limited(unittest.TestCase):
         return raw_client(self, self.port, **options)
 
     def upstreams(self, installation: Installation) -> list[dict]:
-        """Redis's clients but the one that asks and the control connection."""
+        """Returns Redis's clients except this one and the proxy's control connections."""
         clients = installation.server.client(client_name="asks").client_list()
         return [c for c in clients if c["name"] not in ("asks", "redisproxy-control", "redisproxy-queries")]
 
     def assertSilent(self, connection: RawClient) -> None:
-        """Nothing has come: by then another connection was answered that was asked later."""
+        """Nothing has arrived, although another connection, which asked later, was answered."""
         self.assertTrue(connection.is_silent())
 
 
@@ -64,9 +64,11 @@ class CapacityTests(Limited):
         self.connect().close()
 
         def room() -> RawClient | None:
-            """Turned away as long as the proxy has not noticed."""
+            """Returns a connection that waits in the queue, or None: the proxy refuses new ones
+            until it notices that the other one left.
+            """
             connection = self.connect()
-            # what is answered the second time, was asked after the proxy had seen the connection
+            # The second PING was sent after the proxy had seen the connection.
             for _ in range(2):
                 self.assertEqual(first.ask(b"PING\r\n"), b"+PONG\r\n")
             return connection if connection.is_silent() else None
@@ -158,7 +160,7 @@ class ConnectionsTests(Limited):
 
 
 class LeavingTests(Limited):
-    """Clients that go away at odd moments leave nothing behind."""
+    """Clients that leave at odd moments leave nothing behind."""
 
     def test_a_client_that_leaves_while_it_waits_is_noticed(self) -> None:
         installation = self.start("--base-workers", "0", "--worker-idle-timeout", "1")
@@ -192,7 +194,7 @@ class LeavingTests(Limited):
         self.assertLess(time.monotonic() - started, LIMIT)  # not the 60 s
         told = b"-ERR no log-in within 3 seconds, and others wait for a place\r\n"
         self.assertIn(silent.rest(or_reset=True), (b"", told))
-        # One place was wanted: who came later keeps its own.
+        # One slot was needed: the later connection keeps its own.
         half.send(AUTH[-3:])
         self.assertEqual(half.reply(), b"+OK\r\n")
 
@@ -208,8 +210,7 @@ class LeavingTests(Limited):
         while data := connection.some():
             got += len(data)
             tail = (tail + data)[-5:]
-            # As fast as 1.5 MB a second: longer than any moment that is left to a closing client
-            # without progress.
+            # At most 1.5 MB a second: longer than a closing client may stay without progress.
             time.sleep(max(0.0, got / 1_500_000 - (time.monotonic() - started)))
         self.assertEqual((got, tail), (size + len(b"$6291456\r\n\r\n+OK\r\n"), b"+OK\r\n"))
 
@@ -232,8 +233,8 @@ class GuessingTests(Limited):
         while answers.count(b"-WRONGPASS") < 8:
             answers += connection.reply()
         self.assertGreater(time.monotonic() - started, 0.5)
-        # Other clients, with the right password, are not slowed down. A wrong one would be: by 0.8
-        # s and more, each of them.
+        # Clients with the right password are not slowed down. A wrong password would be delayed, by
+        # 0.8 s or more each.
         took = []
         for _ in range(10):
             started = time.monotonic()
@@ -244,7 +245,7 @@ class GuessingTests(Limited):
 
 
 class ControlQueriesTests(Limited):
-    """What Redis is asked about channels: a tenant decides how much it has to say."""
+    """A tenant decides how large Redis's answer about channels is."""
 
     def test_of_more_channels_than_are_told(self) -> None:
         installation = self.start()
@@ -262,7 +263,7 @@ class ControlQueriesTests(Limited):
         self.assertEqual(blue.pubsub_numsub(f"1:{7:028}"), [(f"1:{7:028}".encode(), 1)])
         self.assertEqual(green.pubsub_channels(), [])
         self.assertEqual(green.info("clients")["connected_clients"], 1)
-        # The connection for it broke: the next one is another.
+        # The control connection broke: the next query opens another.
         for upstream in self.upstreams(installation):
             if upstream["user"] == "default":
                 installation.server.client(client_name="asks").client_kill_filter(_id=upstream["id"])

@@ -1,4 +1,6 @@
-"""Much at once, large, slow, and again and again: what the proxy holds stays bounded."""
+"""Tests large values, many connections and repeated ones: the proxy's memory and descriptors stay
+bounded.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ LOGIN = (b"AUTH", b"blue-password")
 
 
 class LargeValueTests(unittest.TestCase):
-    """The limit of the issue is 16 MiB more of resident memory, for a value of 512 MB."""
+    """The project's limit: a value of 512 MB adds at most 16 MiB of resident memory."""
 
     SIZE = 512 * MIB
 
@@ -71,7 +73,7 @@ class LargeValueTests(unittest.TestCase):
         self.assertLess(grown, 16 * MIB)
 
     def test_a_client_that_sends_faster_than_redis_takes(self) -> None:
-        """Redis sleeps; what the proxy has taken meanwhile is bounded."""
+        """While Redis sleeps, the proxy buffers a bounded amount."""
         connection = self.connect()
         self.proxy.reset_peak()
         before = self.proxy.resident()
@@ -102,7 +104,7 @@ class ManyConnectionsTests(unittest.TestCase):
             self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
 
     def test_opened_at_once_are_all_served(self) -> None:
-        seconds = str(4 * LIMIT)  # a loaded machine takes long for all of them
+        seconds = str(4 * LIMIT)  # a loaded machine needs this long for all of them
         limits = ("--connect-timeout", seconds, "--login-timeout", seconds)
         installation = Installation("--max-workers", str(self.COUNT), *limits)
         self.addCleanup(installation.stop)

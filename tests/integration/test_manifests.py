@@ -1,7 +1,7 @@
-"""A directory of manifests as people leave it: a file that is none, one that is half written,
-secrets in odd words.
+"""Tests a directory of manifests as people leave it: files that are no manifests, a half-written
+file, secrets with odd values.
 
-Over a real `twistd` and a real Redis: who is served, and what the log says of it.
+A real `twistd` and a real Redis show which tenants are served, and what the log reports.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..support.proxy import Manifests, ProxyProcess, has_ended, secret, tenant
 from ..support.servers import RedisServer
 from ..support.waiting import until
 
-#: YAML's own idea of it is 83, and 83 is another password.
+#: YAML would read this number as 83, which is another password.
 OCTAL = "0123"
 
 
@@ -34,7 +34,7 @@ class ManifestsTests(unittest.TestCase):
         )
 
     def put(self, name: str, text: str) -> None:
-        """Where it is, as an editor does it."""
+        """Writes the file in place, as an editor does."""
         (self.manifests.path / name).write_text(text)
 
     def start(self) -> ProxyProcess:
@@ -56,8 +56,7 @@ class ManifestsTests(unittest.TestCase):
             "odd.yaml",
             "kind: Secret\nmetadata: {name: !x y, note: =, <<: 3}\nstringData: {redis-password: !!bool hunter2}\n",
         )
-        # One of these is the owner of database 3, another one claims it with a URL that cannot be
-        # read.
+        # The namespace claims database 3, which has an owner, with a URL that cannot be read.
         self.put("claims.yaml", yaml.safe_dump_all(tenant("team-red", 3, "red-hunter2/x", "2026-02-01T00:00:00Z")))
         proxy = self.start()
         for password in ("blue-password", "green-password"):
@@ -80,7 +79,7 @@ class ManifestsTests(unittest.TestCase):
         with proxy.client("green-password", 12, single_connection_client=True) as green:
             green.set("mine", "12")
             end = whole.index("/12\n") + len("/1")
-            # and the writer is held up, for longer than between two looks
+            # The writer stops here for longer than the time between two reads.
             path.write_text(whole[:end])
             for _ in range(8):
                 proxy.refresh()
@@ -88,7 +87,7 @@ class ManifestsTests(unittest.TestCase):
                 until(lambda: self.works(proxy, "green-password"), "new sessions, too")
             path.write_text(whole)
             self.assertEqual(green.get("mine"), b"12")
-            # What lasts is believed.
+            # A change that lasts is accepted.
             path.write_text(yaml.safe_dump_all(tenant("team-blue", 3, "blue-password")))
             until(lambda: has_ended(green), "the session of what was taken away ends")
         self.assertFalse(self.works(proxy, "green-password"))

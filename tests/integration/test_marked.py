@@ -1,5 +1,5 @@
-"""Real processes that are given secrets with wrong values: of all that is written, logged or
-answered, nothing has a value.
+"""Tests that real processes never write, log or answer a value of a secret, even if the secret is
+wrong.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ..support.waiting import until
 
 
 class MarkedCase(unittest.TestCase):
-    #: of the master's values every so many, of the tenants' more; test_marked of core and of
-    #: directory have them all
+    #: Every EVERY-th of the master's values is used, and more of the tenants'.
+    #: tests/tenants/test_marked.py and tests/sources/test_marked.py use all of them.
     EVERY = 25
 
     def setUp(self) -> None:
@@ -35,7 +35,7 @@ class MarkedCase(unittest.TestCase):
         self.addCleanup(self.server.stop)
         self.manifests = Manifests()
         self.addCleanup(self.manifests.remove)
-        #: all that was answered or written by others than the proxy
+        #: All that was answered, or written by others than the proxy.
         self.said: list[str] = []
         self._checked = 0
 
@@ -61,14 +61,14 @@ class MarkedCase(unittest.TestCase):
 
     def refreshes(self) -> float:
         counts = re.findall(r"^redisproxy_snapshot_refreshes_total\{[^}]*\} (\S+)", self.ask("/metrics"), re.MULTILINE)
-        self.said.clear()  # it is asked for often
+        self.said.clear()  # called often, and the metrics are checked elsewhere
         return sum(map(float, counts))
 
     def read_again(self) -> None:
-        """Has it read everything once more, and look."""
+        """Makes the proxy read everything once more, and checks its output."""
         before, seen = self.refreshes(), len(self.proxy.lines)
         self.proxy.refresh()
-        # A reading that crashes is logged, and not counted.
+        # A read that crashes is logged, and not counted.
         crashed = "in a way that is a bug"
         until(lambda: any(crashed in line for line in self.proxy.lines[seen:]) or self.refreshes() > before, "it is read")
         for path in ("/", "/metrics", "/readyz"):
@@ -145,7 +145,7 @@ class ManifestTests(MarkedCase):
         self.check()
 
     def clients(self) -> None:
-        """What clients send: passwords, and what is none."""
+        """Sends what clients might: passwords, and commands that are malformed."""
         marker = MARKER.encode()
         first = [b"AUTH " + marker, b"AUTH default " + marker, b"AUTH a b " + marker, b"HELLO 3 AUTH default " + marker]
         first += [marker, b"GET " + marker, b"*1\r\n$" + marker, b"*" + marker, b"*1\r\n$4\r\n" + marker, b"HELLO " + marker]
@@ -176,7 +176,7 @@ class ManifestTests(MarkedCase):
             connection.rest()
 
     def requests(self) -> None:
-        """What is asked of the status endpoint."""
+        """Sends requests to the status endpoint."""
         for path in ("/", "/metrics", f"/{MARKER}", f"/metrics?token={MARKER}"):
             for headers in ({"Authorization": f"Bearer {MARKER}"}, {"Authorization": f"Basic {MARKER}"}, {"Host": MARKER}):
                 self.ask(path, **headers)
@@ -196,7 +196,9 @@ class ManifestsOfSeveralProcessesTests(ManifestTests):
 
 class RefusalTests(MarkedCase):
     def test_a_redis_that_repeats_what_it_does_not_know(self) -> None:
-        """As one does whose AUTH has another name."""
+        """The proxy hides its password in errors that repeat it, for example from a Redis whose
+        AUTH was renamed.
+        """
         server = RedisServer(valkey, 'rename-command AUTH ""', password="").start()
         self.addCleanup(server.stop)
         self.manifests.write(

@@ -1,4 +1,4 @@
-"""What a tenant sees of the server through a real proxy: the errors to what is not there, INFO,
+"""Tests what a tenant sees of the server through a real proxy: errors for unknown commands, INFO,
 CONFIG GET, and refused subscriptions.
 """
 
@@ -40,8 +40,7 @@ UNKNOWN = (
 )
 
 
-#: Arguments of CONFIG that are answered as the server itself answers them: none matches what
-#: tenants are not shown.
+#: CONFIG commands with the server's own answers: none matches a parameter that tenants may not see.
 CONFIG = (
     *([b"CONFIG", b"GET", name] for name in server_config.NAMES),
     [b"config", b"get", b"MaxMemory"],
@@ -56,9 +55,10 @@ CONFIG = (
     [b"CONFIG"],
     [b"CONFIG", b"NOSUCH"],
 )
-#: So many that what tells of them has more than 1 MiB. Redis 8 and Valkey stop counting at 128.
+#: With this many codes Redis's report of them has more than 1 MiB. Redis 8 and Valkey stop counting
+#: at 128.
 ERROR_CODES = 50_000
-#: Replies with many error codes that nobody had before.
+#: A script that returns many error codes which no reply had before.
 ERRORS = """
     local errors = {}
     for n = 1, 1000 do errors[n] = redis.error_reply('X' .. ARGV[1] .. 'Y' .. n .. ' x') end
@@ -67,7 +67,7 @@ ERRORS = """
 
 
 class Hosted(Installation):
-    """One whose master is not the default user."""
+    """An installation whose master user is not the default user."""
 
     def documents(self) -> list[dict]:
         url = self.server.url.replace("redis://:", "redis://operator:")
@@ -104,10 +104,10 @@ class OwnWorldTests(unittest.TestCase):
         self.assertNotIn("Maint_Notifications".lower(), installation.proxy.log.lower())
 
     def each_subscriptions_that_redis_refuses(self, binary: Callable[[], str]) -> None:
-        """A script keeps Redis busy: all that it refuses meanwhile is forgotten, and works
-        later.
+        """While a script keeps Redis busy, the proxy forgets the subscriptions that Redis refuses.
+        They work later.
         """
-        # Redis names it so from 7 on, and keeps the old name.
+        # Redis renamed this setting in 7, and still takes the old name.
         installation = self.installation(binary, "lua-time-limit 10")
         client = installation.blue(protocol=2)
         self.addCleanup(client.close)
@@ -115,12 +115,12 @@ class OwnWorldTests(unittest.TestCase):
         kinds = [b"", b"P"] + [b"S"] * (b"ssubscribe" in map(_bytes, master.command()))
         lines = [self.through(installation) for _ in kinds]
         for line, kind in zip(lines, kinds, strict=True):
-            # it would have Redis told of the pattern, which a busy one does not take
+            # The proxy would first allow the pattern at Redis, and a busy Redis refuses that.
             if kind == b"P":
                 confirmed = b"*3\r\n$%d\r\n%b\r\n$4\r\nnews\r\n:%d\r\n"
                 self.assertEqual(line.ask([b"PSUBSCRIBE", b"news"]), confirmed % (10, b"psubscribe", 1))
                 self.assertEqual(line.ask([b"PUNSUBSCRIBE"]), confirmed % (12, b"punsubscribe", 0))
-            # a busy Redis lets nobody log in
+            # A busy Redis refuses log-ins.
             self.assertEqual(line.ask([b"WATCH", b"a"]), b"+OK\r\n")
         script = "while redis.call('GET', KEYS[1]) ~= 'x' do end"
         running = threading.Thread(target=lambda: self.assertRaises(redis.ResponseError, master.eval, script, 1, "stop"))
@@ -138,10 +138,10 @@ class OwnWorldTests(unittest.TestCase):
             self.assertRegex(line.ask([b"CLIENT", b"INFO"]), rb"^\$\d+\r\n.* sub=0 psub=0 ssub=0 ")
         counted = client.info("stats")
         self.assertEqual((counted["pubsub_channels"], counted["pubsub_patterns"]), (0, 0))
-        # Home again: what the sessions had to themselves is closed.
+        # The sessions are back on multiplexed connections, and their dedicated ones are closed.
         for line in lines:
             self.assertEqual(line.ask([b"PING"]), b"+PONG\r\n")
-        if CONNECTIONS != "dedicated":  # there each session has its own for good
+        if CONNECTIONS != "dedicated":  # there each session keeps its own connection
             until(
                 lambda: installation.server.client().info("clients")["connected_clients"] <= 6,
                 "no upstream connection is kept",
@@ -179,10 +179,10 @@ class OwnWorldTests(unittest.TestCase):
             self.assertEqual(set(blue.info("server", "clients")) - set(blue.info("clients")), set(blue.info("server")))
 
     def each_info_whatever_scripts_did(self, binary: Callable[[], str]) -> None:
-        """One tenant's scripts make error codes by the thousand, of which Redis keeps a count
-        each.
+        """One tenant's scripts make thousands of error codes, and Redis counts each of them: INFO
+        still works for others.
         """
-        # On Redis 6.2 scripts need the operator's word.
+        # On Redis 6.2 the operator has to allow scripts.
         installation = self.installation(binary, options=("--allow-commands", "EVAL"))
         blue, green = installation.blue(protocol=2), installation.green(protocol=2)
         self.addCleanup(blue.close)
@@ -207,14 +207,14 @@ class OwnWorldTests(unittest.TestCase):
             for line in (through, straight):
                 line.ask([b"HELLO", protocol])
             for words in CONFIG:
-                # Several names come in the order of a table of Redis's own, so the parts are
+                # Redis returns several names in the order of an internal table, so the parts are
                 # compared.
                 expected, told = straight.ask(words), through.ask(words)
                 self.assertEqual(sorted(told.split(b"\r\n")), sorted(expected.split(b"\r\n")), words)
-        # It is asked each time: an operator may have changed it.
+        # The proxy asks Redis each time, because an operator may change the value.
         self.assertEqual(straight.ask([b"CONFIG", b"SET", b"maxmemory", b"200mb"]), b"+OK\r\n")
         self.assertIn(b"209715200", through.ask([b"CONFIG", b"GET", b"maxmemory"]))
-        # Nothing else, by whatever pattern.
+        # No pattern shows anything else.
         for words in (
             [b"*"],
             [b"requirepass"],
@@ -234,7 +234,7 @@ class OwnWorldTests(unittest.TestCase):
         self.assertEqual(straight.ask([b"CONFIG", b"GET", b"maxmemory"]).split(b"\r\n")[4], b"209715200")
 
     def each_config_get_where_the_master_may_not(self, binary: Callable[[], str]) -> None:
-        """As with a hosted Redis: that is no passing failure, and the client is told so."""
+        """As with a hosted Redis: the failure is permanent, and the client's error says so."""
         installation = Hosted(server=RedisServer(binary, f"user operator on >{MASTER_PASSWORD} ~* &* +@all -config"))
         self.addCleanup(installation.stop)
         through = self.through(installation)

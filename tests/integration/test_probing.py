@@ -1,5 +1,5 @@
-"""What the proxy takes Redis for, in real processes: with a Redis that is busy, refuses, or hides
-its commands.
+"""Tests how real processes probe Redis: one that is busy, that refuses, or that hides its
+commands.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from ..support.servers import RedisServer, on_every_server, valkey
 from ..support.status import ask, status_port
 from ..support.waiting import until
 
-#: How the question of the probe begins whether scripts are sealed; tenants' scripts begin
-#: otherwise.
+#: The beginning of the probe's question whether scripts are sealed. Tenants' scripts begin
+#: differently.
 UNSEALED = "EVAL \n"
 ODD = "ERR this plan does not include administrative commands"
 
 
 class Behind(Installation):
-    """An installation whose proxy reaches Redis through a server that refuses what it is told to
-    refuse.
+    """An installation whose proxy reaches Redis through a server that refuses the given
+    commands.
     """
 
     def __init__(self, *options: str, faults: dict[str, str | None], server: RedisServer | None = None) -> None:
@@ -49,7 +49,7 @@ class Behind(Installation):
 
 
 class WithFar(Installation):
-    """It has a tenant of a database that Redis has not."""
+    """An installation with a tenant whose database Redis does not have."""
 
     FAR = "far-password"
 
@@ -59,11 +59,11 @@ class WithFar(Installation):
 
 class ProbingCase(unittest.TestCase):
     def users(self, server: RedisServer) -> set[tuple[str, str]]:
-        """(database, user) of each connection to Redis that has SELECTed one."""
+        """Returns (database, user) of each connection to Redis whose database is not 0."""
         return {(client["db"], client["user"]) for client in server.client().client_list() if client["db"] != "0"}
 
     def ready(self, installation: Installation) -> str:
-        """What /readyz says; empty: it is ready."""
+        """Returns the text of /readyz, or an empty string if the proxy is ready."""
         status, _, text = ask(status_port(installation), "/readyz")
         return "" if status == 200 else text.strip()
 
@@ -74,8 +74,8 @@ class ProbingCase(unittest.TestCase):
 
 
 class BusyTests(ProbingCase):
-    """A tenant runs script after script, each for longer than Redis waits before it answers others
-    with BUSY.
+    """A tenant runs script after script. Each runs longer than the time after which Redis answers
+    others with BUSY.
     """
 
     SCRIPT = """
@@ -94,7 +94,7 @@ class BusyTests(ProbingCase):
                         green.eval(self.SCRIPT, 0)
                     except redis.RedisError:
                         pass
-                    # Moments in which Redis answers some of the questions, and not the others.
+                    # In these moments Redis answers some commands of the probe, and not the others.
                     time.sleep(0.01)
 
         thread = threading.Thread(target=run, daemon=True)
@@ -114,7 +114,7 @@ class BusyTests(ProbingCase):
         end = self.attack(installation)
         ending = time.monotonic() + 6
         while time.monotonic() < ending:
-            # It is connected to anew a second later, while Redis is busy.
+            # The control connection is opened again a second later, while Redis is busy.
             try:
                 for client in straight.client_list():
                     if client["name"] == "redisproxy-control":
@@ -143,7 +143,7 @@ class BusyTests(ProbingCase):
             installation.proxy.client(installation.FAR, 99).ping()
 
     def test_one_error_at_the_question_for_acls(self) -> None:
-        """The same, not left to chance: INFO was answered, and ACL SETUSER was not."""
+        """The same fault without chance: INFO is answered, and ACL SETUSER is not."""
         busy = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
         installation = Behind("--status", "tcp:0", faults={"ACL SETUSER": busy, "CONFIG": busy, "COMMAND": busy})
         self.addCleanup(installation.stop)
@@ -182,7 +182,9 @@ class HiddenCommandTests(ProbingCase):
         self.serves(Installation("--status", "tcp:0", server=server))
 
     def each_command_forbidden_to_the_master(self, binary: Callable[[], str]) -> None:
-        """And CONFIG: how many databases there are is not known then, and Redis itself says so."""
+        """The master has no CONFIG either: then the number of databases is unknown, and Redis
+        itself refuses an index that it does not have.
+        """
 
         class Weak(Installation):
             def documents(self) -> list[dict]:
@@ -199,7 +201,7 @@ class HiddenCommandTests(ProbingCase):
 
 class SealedTests(ProbingCase):
     def seen_later(self, *options: str) -> None:
-        """Sessions that are there may run scripts as soon as it is seen, over the connections that
+        """Open sessions may run scripts as soon as the probe succeeds, over the connections that
         they have.
         """
         oom = "OOM command not allowed when used memory > 'maxmemory'."
@@ -217,7 +219,7 @@ class SealedTests(ProbingCase):
             try:
                 return blue.eval("return redis.call('GET', KEYS[1])", 1, "a") == b"1"
             except redis.exceptions.NoPermissionError as error:
-                # Redis knows of the new rights before the session does.
+                # Redis has the new rights before the session does.
                 self.assertIn("is not available here", str(error))
                 return False
 
@@ -234,7 +236,7 @@ class SealedTests(ProbingCase):
 
 
 class LostRightTests(ProbingCase):
-    """The master's user had the right to make users, and loses it while the proxy runs."""
+    """The master's user loses the right to create users while the proxy runs."""
 
     def lost(self, *options: str) -> None:
         installation = Installation("--status", "tcp:0", *options)
@@ -252,7 +254,7 @@ class LostRightTests(ProbingCase):
         self.addCleanup(lambda: [client.close() for client in waiting])
 
         def refused() -> bool:
-            # Each opens another connection, so that all processes meet it.
+            # Each opens another connection, so that all processes notice.
             client = installation.green()
             waiting.append(client)
             with self.assertRaises(redis.RedisError):
@@ -276,8 +278,8 @@ class LostRightTests(ProbingCase):
 
 
 class NoConnectionsTests(ProbingCase):
-    """The control connection lives on, and Redis takes no other one: readiness must not be that
-    one's alone.
+    """The control connection stays open and Redis accepts no other: readiness must not depend on
+    the control connection alone.
     """
 
     def test_too_many(self) -> None:
@@ -287,7 +289,8 @@ class NoConnectionsTests(ProbingCase):
         straight = installation.server.client()
         straight.config_set("maxclients", 1)
         with installation.blue() as blue, self.assertRaises(redis.ResponseError):
-            # over the one that was opened at the start: its user is made, and another one is opened
+            # uses the connection that was opened at the start: its user is created, and another is
+            # opened
             blue.ping()
             installation.green().ping()
         until(lambda: self.ready(installation) == "Redis takes no new connections of the proxy's", "not ready")
@@ -298,7 +301,7 @@ class NoConnectionsTests(ProbingCase):
 
 class HostedTests(ProbingCase):
     def test_one_that_refuses_in_its_own_words(self) -> None:
-        """It is not served until the operator says so."""
+        """A Redis that refuses with an unknown error is not served until the operator decides."""
         refused = dict.fromkeys(("ACL", "CONFIG", "COMMAND"), ODD)
         installation = Behind("--status", "tcp:0", faults=refused)
         self.addCleanup(installation.stop)
@@ -312,7 +315,7 @@ class HostedTests(ProbingCase):
 
 
 class RoleTests(ProbingCase):
-    """Whether a server is the master is not known from an error either."""
+    """An error does not say whether a server is the master."""
 
     BUSY = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
 

@@ -1,6 +1,6 @@
-"""The twistd process itself: its start, its options, its log, its end.
+"""Tests the twistd process itself: its start, its options, its log, its end.
 
-Started as an operator does where the start or the end is what a test is about.
+A test of the start or the end starts the process as an operator does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOCAL = Path(__file__).parents[2] / "deploy" / "local"
 
 class StartTests(unittest.TestCase):
     def assertFails(self, *options: str, environ: dict[str, str] | None = None, says: str, fresh: bool = False) -> None:
-        """One line, status 1, no traceback."""
+        """The process logs one line, ends with status 1, and has no traceback."""
         proxy = ProxyProcess(*options, environ=environ, fresh=fresh)
         self.addCleanup(proxy.stop)
         self.assertEqual(proxy.process.wait(LIMIT), 1)
@@ -94,7 +94,7 @@ class StartTests(unittest.TestCase):
             )
 
     def test_a_daemon_that_cannot_start_tells_whoever_started_it(self) -> None:
-        """Twisted's parent process waits for word of it."""
+        """Twisted's parent process waits for the daemon's report."""
         with socket.socket() as taken, tempfile.TemporaryDirectory(prefix="redisproxy-test-") as directory:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
@@ -208,8 +208,8 @@ class LogTests(unittest.TestCase):
                     twistd=("--logfile", str(path)),
                 )
                 self.addCleanup(proxy.stop)
-                # What is logged before the reactor runs tells nothing: a SIGTERM then ends the
-                # process at once.
+                # A SIGTERM before the reactor runs ends the process at once, so earlier lines of
+                # the log are not enough to wait for.
                 wanted = "credentials, from" if processes == "1" else "worker 2 .* serves"
                 until(lambda: path.exists() and re.search(wanted, path.read_text()), "the file has the log", 4 * LIMIT)  # noqa: B023
                 self.assertEqual(proxy.stop(), 0)
@@ -245,7 +245,7 @@ class LogTests(unittest.TestCase):
             self.assertLessEqual({"time", "level", "logger", "message"}, event.keys())
         outcome = next(e for e in events if e.get("close_reason") == "client-left")
         self.assertEqual((outcome["namespace"], outcome["secret"]), ("team-blue", "redis-secret-master"))
-        # redis-py's own start may ask for more than there is
+        # redis-py's own start may send commands that are refused
         self.assertGreaterEqual(outcome["refused"], 1)
         self.assertRegex(outcome["peer"], r"127\.0\.0\.1:\d+")
         self.assertNotIn("private", installation.proxy.log)
@@ -253,7 +253,7 @@ class LogTests(unittest.TestCase):
     def test_what_is_opened_and_tells_of_others_is_a_warning(self) -> None:
         installation = Installation(
             *("--allow-commands", "slowlog,MEMORY|STATS,LASTSAVE,KEYS", "--deny-commands", "ROLE"),
-            # or a busy machine has something in it
+            # otherwise a busy machine has entries in it
             server=RedisServer(valkey, "slowlog-log-slower-than -1"),
         )
         self.addCleanup(installation.stop)

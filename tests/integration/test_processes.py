@@ -1,5 +1,5 @@
-"""A proxy of several processes: that it is one proxy to its clients, and what becomes of it when
-one of them ends.
+"""Tests a proxy of several processes: clients see one proxy, and it survives the end of one
+process.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class ProcessesCase(unittest.TestCase):
         return installation
 
     def at_both(self, installation: Installation, password: str = Installation.BLUE, index: int = 3) -> list[redis.Redis]:
-        """A client at worker 1, and one at worker 2, each with one connection. Their IDs tell: 1,
-        3, 5 … and 2, 4, 6 …
+        """Returns a client of worker 1 and one of worker 2, each with one connection. The client
+        ids show the worker: 1, 3, 5 … and 2, 4, 6 …
         """
         found: dict[int, redis.Redis] = {}
 
@@ -45,7 +45,8 @@ class ProcessesCase(unittest.TestCase):
             found.setdefault(2 - client.client_id() % 2, client)
             return len(found) == 2
 
-        # On a busy machine a worker may not run for so long that the other takes many.
+        # On a busy machine one worker may not run for a long time, and the other accepts many
+        # clients.
         until(one_more, "a connection at each worker")
         return [found[1], found[2]]
 
@@ -70,8 +71,8 @@ class ServingTests(ProcessesCase):
                 client.execute_command("SELECT", 5)
         for client in self.at_both(installation, Installation.GREEN, 5):
             self.assertIsNone(client.get("a"))
-        # A pattern that one worker had Redis allow stays allowed when the other has it allow
-        # another.
+        # A pattern that one worker allowed at Redis stays allowed after the other worker allows
+        # another one.
         heard = [client.pubsub() for client in (first, second)]
         for number, pubsub in enumerate(heard):
             pubsub.psubscribe(f"news.{number}*")
@@ -136,7 +137,7 @@ class ServingTests(ProcessesCase):
                 context = {"ssl": True, "ssl_ca_certs": str(authority.path)}
                 with redis.Redis(port=port, host="127.0.0.1", password=Installation.BLUE, db=3, **context) as client:
                     self.assertEqual(client.get("a"), b"1")
-            # A worker that ends takes the Unix socket's path with it no more than the port.
+            # A worker that ends removes neither the path of the Unix socket nor the port.
             os.kill(self.workers[1], signal.SIGTERM)
             installation.proxy.logged("worker 1 .* ended with status 0")
             with redis.Redis(unix_socket_path=path, password=Installation.BLUE, db=3) as client:
@@ -154,7 +155,7 @@ class ServingTests(ProcessesCase):
 
 class EndTests(ProcessesCase):
     def busy(self, installation: Installation) -> RawClient:
-        """A connection that waits for an item of a list."""
+        """Returns a connection that waits for an item of a list."""
         connection = raw_client(self, installation.proxy.port, b"AUTH", b"blue-password")
         connection.send(b"BLPOP queue 0\r\n")
         straight = installation.server.client(3)
@@ -214,7 +215,7 @@ class EndTests(ProcessesCase):
         until(lambda: installation.proxy.workers[1] != self.workers[1], "another one serves")
         for client in self.at_both(installation):
             self.assertEqual(client.get("a"), b"1")
-        # Changes come to the new one, too.
+        # The new worker gets changes, too.
         installation.manifests.write([master(installation.server.url), *tenant("team-blue", 3, "new-password")])
         installation.proxy.refresh()
         until(lambda: self.logs_in(installation, "new-password"), "the new password is in force")

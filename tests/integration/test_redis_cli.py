@@ -1,4 +1,4 @@
-"""redis-cli, as a person types it and as scripts call it, through a real twistd process to Redis
+"""Tests redis-cli, typed by a person and called by scripts, through a real twistd process to Redis
 7.0.
 """
 
@@ -22,8 +22,8 @@ REFUSED = "is not available here: it reaches beyond the own database"
 
 @functools.cache
 def installation() -> Installation:
-    """In front of Debian's Redis, whose own redis-cli this is. It, and a few keys, are for all
-    tests.
+    """Returns an installation with Debian's Redis, to which this redis-cli belongs. All tests share
+    it and its few keys.
     """
     made = Installation(server=RedisServer(redis_7))
     atexit.register(made.stop)
@@ -44,14 +44,16 @@ class RedisCliTestCase(unittest.TestCase):
         self.home = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="redisproxy-test-")))
 
     def environ(self, password: str | None) -> dict[str, str]:
-        """Without the history and the settings of whoever runs the tests."""
+        """Returns an environment without the history and the settings of the user who runs the
+        tests.
+        """
         environ = {name: value for name, value in os.environ.items() if not name.startswith("REDISCLI_")}
         if password is not None:
             environ["REDISCLI_AUTH"] = password
         return environ | {"HOME": str(self.home), "TERM": "xterm"}
 
     def run_cli(self, *arguments: str, stdin: str = "", straight: bool = False, index: str = "3") -> str:
-        """What it prints. straight: to Redis itself, as its master."""
+        """Returns what redis-cli prints. straight: connect directly to Redis, as its master."""
         server = self.installation.server
         port, password = (server.port, server.password) if straight else (self.installation.proxy.port, Installation.BLUE)
         command = [self.cli, "-p", str(port), "-n", index, *arguments]
@@ -62,10 +64,12 @@ class RedisCliTestCase(unittest.TestCase):
 
 
 class CallsTests(RedisCliTestCase):
-    """One call, one task."""
+    """One call for one task."""
 
     def assertSame(self, *arguments: str, stdin: str = "") -> str:
-        """Prints through the proxy what it prints without; that."""
+        """Asserts that redis-cli prints the same through the proxy and directly, and returns
+        that.
+        """
         through, straight = (self.run_cli(*arguments, stdin=stdin, straight=straight) for straight in (False, True))
         self.assertEqual(through, straight)
         return through
@@ -126,8 +130,8 @@ class CallsTests(RedisCliTestCase):
         self.assertIn("ERR An LFU maxmemory policy is not selected", self.assertSame("--hotkeys"))
 
     def test_latency(self) -> None:
-        # Without a terminal it measures for a second, and tells: the least, the most, the average,
-        # how many.
+        # Without a terminal redis-cli measures for a second and prints minimum, maximum, average
+        # and count.
         words = self.run_cli("--latency", "-i", "0.2").split()
         self.assertEqual(len(words), 4)
         self.assertGreater(int(words[3]), 0)
@@ -154,7 +158,7 @@ class CallsTests(RedisCliTestCase):
 
 
 class TerminalTests(RedisCliTestCase):
-    """In a terminal."""
+    """redis-cli in a terminal."""
 
     def begin(self, *arguments: str, password: str | None = Installation.BLUE) -> pexpect.spawn:
         port = str(self.installation.proxy.port)
@@ -171,7 +175,7 @@ class TerminalTests(RedisCliTestCase):
         return session
 
     def says(self, session: pexpect.spawn, line: str, *answer: str, prompt: str = "[3]> ") -> None:
-        """Types a line: the lines that answer it, and then the prompt."""
+        """Types a line, and waits for the lines of the answer and then the prompt."""
         session.send(line + "\r")
         self.hears(session, *answer, prompt=prompt)
 
@@ -181,7 +185,7 @@ class TerminalTests(RedisCliTestCase):
         session.expect_exact(self.prompt + prompt)
 
     def types(self, session: pexpect.spawn, text: str, hint: str) -> None:
-        """Types without Enter: what stands in grey behind it. Then empties the line."""
+        """Types without Enter, waits for the grey hint after the text, and clears the line."""
         session.send(text)
         session.expect_exact(f"\x1b[0;90;49m{hint}\x1b[0m")
         session.send("\x15")
@@ -248,6 +252,6 @@ class TerminalTests(RedisCliTestCase):
 
     def test_statistics(self) -> None:
         session = self.begin("-n", "3", "--stat", "-i", "0.05")
-        # Keys, memory, clients, blocked ones, requests, connections.
+        # Keys, memory, clients, blocked clients, requests, connections.
         session.expect(r"(?m)^\d+ +[\d.]+M +[1-9]\d* +0 +[1-9]\d* \(\+\d+\) +[1-9]\d* ")
         session.sendintr()

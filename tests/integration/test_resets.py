@@ -1,5 +1,5 @@
-"""Clients of one tenant that reset their connections while others' connections to Redis are being
-opened.
+"""Tests clients of one tenant that reset their connections while the proxy opens connections to
+Redis for others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..support.relay import Relay
 from ..support.servers import RedisServer
 from ..support.waiting import LIMIT, until
 
-#: Connections of the tenant that resets them: more than are opened at once.
+#: Connections of the tenant that resets them: more than the proxy acquires at once.
 RESET = bounds.ACQUIRING + 124
 #: Connections of the other tenant.
 OTHERS = 300
@@ -43,7 +43,7 @@ class ResetCase(unittest.TestCase):
         self.addCleanup(self.installation.stop)
 
     def connect(self, count: int, first: bytes) -> list[RawClient]:
-        """So many connections, each of which has sent this and reads nothing."""
+        """Returns `count` connections. Each has sent `first`, and reads nothing."""
         connections = []
         for _ in range(count):
             connection = raw_client(self, self.installation.proxy.port)
@@ -71,7 +71,7 @@ class ResetCase(unittest.TestCase):
         self.assertEqual(wrong, [], f"{len(wrong)} of {len(heard)} were answered something else")
 
     def assertServed(self, connections: list[RawClient]) -> None:
-        """Each waits in its BLPOP, and gets an item."""
+        """Each client waits in its BLPOP, and gets an item."""
         straight = self.installation.server.client(5)
         straight.rpush("queue", *["item"] * len(connections))
         self.assertEachHears(connections, ITEM)
@@ -84,12 +84,12 @@ class ResetCase(unittest.TestCase):
 
 
 class StraightTests(ResetCase):
-    """All at once, as fast as it goes."""
+    """All clients reset at once, as fast as possible."""
 
     def check(self, *options: str) -> None:
-        # hundreds at once, perhaps on a busy machine
+        # hundreds of clients at once, perhaps on a busy machine
         self.start("--connect-timeout", "40", *options)
-        if "dedicated" in options:  # it is the log-in that needs a connection to Redis
+        if "dedicated" in options:  # here the log-in needs a connection to Redis
             blue, green = self.connect(RESET, BLUE + BLPOP), self.connect(OTHERS, GREEN + BLPOP)
             self.reset(blue)
             self.assertEachHears(green, OK)
@@ -113,7 +113,7 @@ class StraightTests(ResetCase):
         self.check("--processes", "2", "--connections", "multiplexed")
 
     def test_again_and_again(self) -> None:
-        """Nothing piles up, here or in Redis."""
+        """Nothing accumulates, in the proxy or in Redis."""
         self.start("--connect-timeout", "40", "--connections", "dedicated")
         for _ in range(10):
             self.reset(self.connect(RESET // 2, BLUE + BLPOP))
@@ -124,7 +124,7 @@ class StraightTests(ResetCase):
 
 
 class SlowRedisTests(ResetCase):
-    """Redis does not answer for a while, so that it is certain what is under way."""
+    """Redis does not answer for a while, so that it is certain what is in progress."""
 
     def check(self, *options: str) -> None:
         self.start("--processes", "1", "--connect-timeout", "20", *options)
@@ -134,14 +134,14 @@ class SlowRedisTests(ResetCase):
         self.installation.manifests.write([master(url), *self.installation.documents()[1:]])
         self.installation.proxy.refresh()
         self.installation.proxy.logged(f"Redis is at redis://127.0.0.1:{relay.port}")
-        # Both tenants' users are there.
+        # Both tenants' users exist.
         self.assertEachHears(self.connect(1, BLUE) + self.connect(1, GREEN), OK)
         relay.stall()
         before = relay.connections
         blue = self.connect(RESET, BLUE + BLPOP)
         until(lambda: relay.connections > before + bounds.ACQUIRING - 5, "as many as may be are opened at once")
         green = self.connect(100, GREEN + BLPOP)
-        time.sleep(0.5)  # what the proxy has not read yet is under way a moment later
+        time.sleep(0.5)  # by then the proxy has read the log-ins
         self.reset(blue[:1])
         self.reset(blue[1:])
         time.sleep(0.5)
@@ -158,8 +158,8 @@ class SlowRedisTests(ResetCase):
 
 
 class ControlQueriesTests(ResetCase):
-    """What is asked for a tenant with the master's rights, one thing at a time, is not asked for
-    clients that have left.
+    """The proxy sends no control query for a client that has left. It sends them one at a time,
+    with the master's rights.
     """
 
     def test_clients_that_ask_and_leave(self) -> None:
@@ -174,7 +174,7 @@ class ControlQueriesTests(ResetCase):
             connection.send(numpat)
         time.sleep(0.5)
         self.reset(blue)
-        time.sleep(0.5)  # what the proxy has not read yet is there a moment later
+        time.sleep(0.5)  # by then the proxy has read the resets
         os.kill(self.installation.server.pid, signal.SIGCONT)
         self.assertEachHears(self.connect(1, BLUE + numpat), OK + b":0\r\n")
         self.assertLessEqual(straight.info("commandstats")["cmdstat_pubsub|numpat"]["calls"], 2)

@@ -1,5 +1,5 @@
-"""What becomes of sessions whose credential is revoked: of what blocks at Redis, and of what stands
-behind it.
+"""Tests sessions whose credential is revoked: their blocked commands, and the commands behind
+these.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, on_every_
 from ..support.status import metrics, status_port
 from ..support.waiting import LIMIT, until
 
-#: Seconds within which what blocks is given up, once idle sessions have ended. At once, but
-#: machines are busy; less than the time for replies.
+#: Seconds within which blocked commands are given up after idle sessions have ended. That happens
+#: at once, but machines are busy. Less than the time for pending replies.
 GIVEN_UP = 0.8 * bounds.REVOKED_SECONDS
-#: What blocks, and how something is pushed that ends that, and what is there then.
+#: The blocking commands.
 BLOCKING = (
     (b"BLPOP", b"q", b"0"),
     (b"BZPOPMIN", b"z", b"0"),
@@ -36,14 +36,16 @@ BLOCKING = (
     (b"XREAD", b"BLOCK", b"0", b"STREAMS", b"s", b"$"),
     (b"WAIT", b"1", b"0"),
 )
-#: What stands behind a blocked command.
+#: The commands behind a blocked command.
 BEHIND = encode([b"GET", b"private"]) + encode([b"SET", b"late", b"1"]) + encode([b"KEYS", b"*"])
 THROTTLED = frozenset({("namespace", "team-blue")})
 BLUE, GREEN, TEMPORARY = "blue-password", "green-password", "temporary-password"
 
 
 def temporary(hours_ago: float) -> dict:
-    """A temporary secret of team-blue's, for one hour since then."""
+    """Returns a temporary secret of team-blue that was made this many hours ago, and is valid for
+    one hour.
+    """
     created = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours_ago)
     return secret(
         "team-blue",
@@ -81,24 +83,26 @@ class RevocationCase(unittest.TestCase):
         self.assertNotIn("Traceback", self.installation.proxy.log)
 
     def raw(self, password: str, *words: bytes, behind: bytes = b"") -> RawClient:
-        """A session that has sent a command, and in the same write what stands behind it."""
+        """Returns a session that has sent a command, and in the same write the commands
+        behind it.
+        """
         client = raw_client(self, self.installation.proxy.port, b"AUTH", password.encode(), timeout=20)
         client.send(encode(list(words)) + behind)
         return client
 
     def blocked(self, count: int, limit: float = LIMIT) -> None:
-        """Waits until Redis has so many clients that wait."""
+        """Waits until Redis has this many blocked clients."""
         until(lambda: self.direct.info("clients")["blocked_clients"] == count, f"{count} are blocked", limit)
 
     def witnesses(self, password: str) -> list[RawClient]:
-        """Idle sessions, of which several processes have some each: they end at a revocation."""
+        """Returns idle sessions, at least some in each process: they end at a revocation."""
         idle = [self.raw(password, b"PING") for _ in range(2 * self.installation.proxy.processes)]
         for connection in idle:
             self.assertEqual(connection.reply(), b"+PONG\r\n")
         return idle
 
     def given_up(self, witnesses: list[RawClient]) -> None:
-        """Waits for the revocation; what blocks is given up then."""
+        """Waits for the revocation. Blocked commands must be given up then."""
         for connection in witnesses:
             connection.socket.settimeout(LIMIT)
             self.assertEqual(connection.rest(or_reset=True), b"")
@@ -109,20 +113,20 @@ class RevocationCase(unittest.TestCase):
         self.installation.manifests.write([documents[0], *tenant("team-green", green_at, GREEN), *more])
 
     def as_new_owner(self) -> redis.Redis:
-        """Green, in the first moment in which it has database 3."""
+        """Returns a client of Green, as soon as Green has database 3."""
 
         def logged_in() -> redis.Redis | None:
             try:
                 client = self.installation.proxy.client(GREEN, 3, protocol=2, single_connection_client=True)
             except (redis.exceptions.NoPermissionError, redis.ConnectionError):
-                return None  # database 5 is its own, or was a moment ago
+                return None  # database 5 is Green's, or was a moment ago
             self.addCleanup(client.close)
             return client
 
         return until(logged_in, "green has database 3")
 
     def hand_over(self, sessions: int = 1) -> None:
-        """Blue's sessions block; its database goes to green, who writes what each of them waits
+        """Blue's sessions block. Then Green gets the database, and writes the items that they wait
         for.
         """
         connections = [self.raw(BLUE, *words, behind=BEHIND) for words in BLOCKING for _ in range(sessions)]
@@ -179,7 +183,9 @@ class HandoverTests(RevocationCase):
         self.assertEqual(self.direct.keys(), [b"q"])
 
     def on_worker(self, number: int) -> RawClient | None:
-        """A session of blue's, if it comes to this worker: their clients are numbered in turn."""
+        """Returns a session of Blue's if it is served by this worker, else None. The client ids of
+        workers alternate.
+        """
         connection = self.raw(BLUE, b"CLIENT", b"ID")
         if int(connection.reply().strip(b":\r\n")) % 2 == number % 2:
             return connection
@@ -195,8 +201,8 @@ class HandoverTests(RevocationCase):
         self.hand_over()
 
     def test_on_a_server_without_acls(self) -> None:
-        self.start(binary=redis_5, settings=("bind 127.0.0.1",))  # it knows no "-::1"
-        # BLMOVE came with Redis 6.2.
+        self.start(binary=redis_5, settings=("bind 127.0.0.1",))  # Redis 5 does not know "-::1"
+        # BLMOVE is new in Redis 6.2.
         connections = [self.raw(BLUE, b"BLPOP", b"q", b"0", behind=BEHIND)]
         self.blocked(1)
         self.without_blue(green_at=3)
@@ -247,7 +253,7 @@ class HandoverTests(RevocationCase):
         port = status_port(self.installation)
 
         def is_held() -> bool:
-            """Whether what it sends now has to wait, for a quarter of an hour."""
+            """Returns whether its commands have to wait from now on, for a quarter of an hour."""
             held.send(encode([b"PING"]) * 1000)
             return metrics(port).get(("redisproxy_tenant_throttled_connections", THROTTLED), 0) > 0
 
@@ -262,8 +268,8 @@ class HandoverTests(RevocationCase):
 
 
 class SameTenantTests(RevocationCase):
-    """A temporary password ends, and its namespace goes on: what it pushes then is not for the
-    session that ended.
+    """A temporary password ends, and its namespace stays: items that are pushed later are not for
+    the session that ended.
     """
 
     def ends(self, end: Callable[[], None]) -> None:
@@ -291,7 +297,7 @@ class SameTenantTests(RevocationCase):
 
     def test_an_expiry(self) -> None:
         self.start()
-        # a machine that is busy may need more than the first of these to take it
+        # A busy machine may need more than the first of these times to accept the password.
         for seconds in (8, 30, 120):
             expires = time.time() + seconds
             self.installation.manifests.write([*self.installation.documents(), temporary(1 - seconds / 3600)])

@@ -1,5 +1,5 @@
-"""A rolling update under load: replicas are replaced one after the other, as Kubernetes does, and
-no client notices.
+"""Tests a rolling update under load: replicas are replaced one after the other, as Kubernetes does,
+and no client notices.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..support.waiting import LIMIT, until
 
 #: Seconds between two probes of a replica.
 PROBE = 0.1
-#: Seconds until nodes have heard what a probe found: they send new connections to a replica for
-#: that long after.
+#: Seconds until nodes learn a probe's result. They send new connections to an unready replica for
+#: that long.
 PROPAGATION = 0.5
-#: Seconds that a replica serves on, after SIGTERM.
+#: Seconds that a replica serves on after SIGTERM.
 DELAY = 1.5
 
 
@@ -43,8 +43,8 @@ class Replica:
 
 
 class Endpoints:
-    """What the kubelet and the nodes do: replicas get new connections while their /readyz says so,
-    and a while longer.
+    """Imitates the kubelet and the nodes: a replica gets new connections while its /readyz says so,
+    and PROPAGATION seconds longer.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,9 @@ class Endpoints:
         return replica.port in self._known
 
     def pick(self) -> int:
-        """Where a new connection leads. Without any: to nobody."""
+        """Returns the port for a new connection: of a ready replica, or one on which nothing
+        listens.
+        """
         return random.choice(self._known or [1])
 
     def stop(self) -> None:
@@ -86,7 +88,7 @@ class RollingTests(unittest.TestCase):
         self.rounds: dict[str, int] = {}
 
     def replica(self) -> Replica:
-        """Another one, which takes connections."""
+        """Starts another replica, and waits until it gets connections."""
         options = ("--drain-delay", str(DELAY), "--drain-seconds", str(LIMIT - DELAY))
         proxy = ProxyProcess("--manifests", str(self.manifests.path), "--status", "tcp:0", *options)
         self.addCleanup(proxy.stop)
@@ -96,7 +98,7 @@ class RollingTests(unittest.TestCase):
         return found
 
     def roll(self, old: Replica) -> Replica:
-        """As a Deployment does with maxSurge 1 and maxUnavailable 0."""
+        """Replaces a replica as a Deployment does with maxSurge 1 and maxUnavailable 0."""
         new = self.replica()
         old.proxy.process.send_signal(signal.SIGTERM)
         self.assertEqual(old.proxy.process.wait(LIMIT), 0, old.proxy.log)
@@ -107,8 +109,8 @@ class RollingTests(unittest.TestCase):
         return new
 
     def client(self, **options: object) -> redis.Redis:
-        """As an application makes one: a connection that is lost is made again, wherever that
-        leads.
+        """Returns a client as an application makes one: it reconnects after a loss, to any
+        replica.
         """
         endpoints = self.endpoints
 
@@ -122,7 +124,7 @@ class RollingTests(unittest.TestCase):
             host="127.0.0.1",
             db=3,
             password=Installation.BLUE,
-            # more than any BLPOP here waits: its client must not be the one that gives up
+            # longer than any BLPOP here waits: the client must not give up first
             socket_timeout=60,
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.005), 10),
             **options,
@@ -133,7 +135,9 @@ class RollingTests(unittest.TestCase):
         return client
 
     def load(self, name: str, once: Callable[[int], None]) -> threading.Thread:
-        """Does something again and again, until the end, or until it fails."""
+        """Starts a thread that calls `once` repeatedly, until the end of the test or until it
+        fails.
+        """
 
         def run() -> None:
             number = 0
@@ -149,8 +153,8 @@ class RollingTests(unittest.TestCase):
         thread.start()
         return thread
 
-    # What clients do. Each checks what it is answered: a command that ran twice, or not at all, is
-    # found at once.
+    # The clients. Each checks its answers, so that a command that ran twice or not at all is found
+    # at once.
 
     def counts(self, name: str, **options: object) -> Callable[[int], None]:
         client = self.client(**options)
@@ -164,7 +168,7 @@ class RollingTests(unittest.TestCase):
         client = self.client()
 
         def once(number: int) -> None:
-            # some are passed on as they come
+            # large values are streamed
             value = f"{number}:{'x' * random.randrange(200_000)}".encode()
             client.set(f"{name}:{number % 50}", value)
             self.assertEqual(client.get(f"{name}:{number % 50}"), value)
@@ -175,7 +179,7 @@ class RollingTests(unittest.TestCase):
         client = self.client()
 
         def once(number: int) -> None:
-            # In one piece, and a command at a time with a WATCH before.
+            # First a transaction in one write; then one command at a time, after a WATCH.
             with client.pipeline() as pipe:
                 found = pipe.incr(name).incr(name).execute()
             self.assertEqual(found, [3 * number + 1, 3 * number + 2])
@@ -231,7 +235,7 @@ class RollingTests(unittest.TestCase):
             self.load("push", self.pushes("queue", 0.001)),
             self.load("pop:1", self.pops("queue", got, 1)),
             self.load("pop:2", self.pops("queue", got, 1)),
-            # So seldom that a replica's end finds them waiting, for which there is no limit.
+            # Rare pushes, so that the end of a replica finds clients blocked, without a time limit.
             self.load("push:rare", self.pushes("rare", 3.0)),
             *(self.load(f"pop:rare:{number}", self.pops("rare", rarely, 0)) for number in range(3)),
             self.load("idle", self.idles("idle")),
@@ -244,16 +248,16 @@ class RollingTests(unittest.TestCase):
         self.stop.set()
         straight = self.server.client(3)
         until(lambda: "push:rare" in self.rounds, "all is pushed")
-        straight.rpush("rare", *([-1] * 3))  # for those that wait
+        straight.rpush("rare", *([-1] * 3))  # for the clients that still wait
         for thread in threads:
             thread.join(30)
         self.assertEqual(self.failures, [])
-        # Every write that was acknowledged is there, once.
+        # Every acknowledged write is there, once.
         for name in ("count:1", "count:2", "count:3", "idle"):
             self.assertEqual(int(straight.get(name)), self.rounds[name])
         self.assertEqual(int(straight.get("transaction")), 3 * self.rounds["transaction"])
         left = [int(item) for item in straight.lrange("queue", 0, -1)]
         self.assertEqual(sorted(got + left), list(range(self.rounds["push"])))
         self.assertEqual(sorted(item for item in rarely if item >= 0), list(range(self.rounds["push:rare"])))
-        # And they were at it all the time.
+        # All clients worked all the time.
         self.assertTrue(all(count > 10 for name, count in self.rounds.items() if "rare" not in name), self.rounds)

@@ -1,5 +1,5 @@
-"""The rotation of the master password as docs/operate.md has it, on a real Redis with a
-configuration, a replica and a sentinel: what each step does lasts when Redis is restarted.
+"""Tests the rotation of the master password by the steps of docs/operate.md, on a real Redis with a
+configuration file, a replica and a sentinel: each step survives a restart of Redis.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ BLUE = acl.username(Tenant("team-blue", 3))
 
 
 def documented() -> tuple[list[list[str]], list[list[str]]]:
-    """The arguments of `redis-cli` in the page's section, before and after the change of the master
-    secret.
+    """Returns the arguments of `redis-cli` in the page's section, before and after the change of
+    the master secret.
     """
     section = re.search(r"\n\*\*The master password\*\*.*?\n\*\*", PAGE.read_text(), re.DOTALL)[0]
     before, after = re.split(r"\n +kubectl .*edit secret.*\n", section)
@@ -49,14 +49,14 @@ class DocumentedRotationTests(unittest.TestCase):
         self.cli = debian("redis-cli")
 
     def call(self, port: int, password: str, *arguments: str) -> None:
-        """`redis-cli`, as an operator calls it."""
+        """Calls `redis-cli` as an operator does."""
         command = [self.cli, "-p", str(port), *arguments]
         environ = {"REDISCLI_AUTH": password} if password else {}
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=20, check=True)
         self.assertEqual(done.stdout.strip(), "OK", arguments)
 
     def do(self, calls: list[list[str]], password: str, aclfile: bool) -> None:
-        """One half of the page, for each Redis and the sentinel."""
+        """Runs one half of the page's commands, for each Redis and the sentinel."""
         for call in calls:
             if call[:2] == ["-p", "26379"]:
                 self.call(self.sentinel.port, "", *call[2:])
@@ -69,7 +69,7 @@ class DocumentedRotationTests(unittest.TestCase):
     def start_redis(self, binary: Callable[[], str], aclfile: bool) -> None:
         def make(*settings: str) -> ConfiguredServer:
             settings = (f"masterauth {OLD}", "repl-diskless-sync-delay 0", *settings)
-            # With an ACL file requirepass is ignored.
+            # With an ACL file Redis ignores requirepass.
             server = ConfiguredServer(binary, *settings, password="" if aclfile else OLD)
             self.addCleanup(server.stop)
             if aclfile:
@@ -84,7 +84,7 @@ class DocumentedRotationTests(unittest.TestCase):
         self.addCleanup(self.sentinel.stop)
 
     def opens(self, server: ConfiguredServer, password: str) -> bool | None:
-        """Whether a master password is good; None: it does not answer."""
+        """Returns whether Redis accepts a master password; None if it does not answer."""
         try:
             with client_once(port=server.port, password=password, protocol=2, single_connection_client=True):
                 return True
@@ -94,8 +94,8 @@ class DocumentedRotationTests(unittest.TestCase):
             return None
 
     def assert_whole(self, password: str) -> None:
-        """The replica replicates, the sentinel sees both, and tenants are served: those that were
-        there, and new ones.
+        """The replica replicates, the sentinel sees both servers, and tenants are served, in old
+        and new sessions.
         """
         with redis.Redis(port=self.replica.port, password=password, protocol=2) as replica:
             until(lambda: replica.info("replication")["master_link_status"] == "up", "the replica replicates")
@@ -104,14 +104,14 @@ class DocumentedRotationTests(unittest.TestCase):
         self.assertTrue(self.serves(), "tenants are served")
 
     def is_watched(self, server: ConfiguredServer, password: str) -> bool:
-        """Whether the sentinel is connected there, and logged in: else it could not give its
-        connection a name.
+        """Returns whether the sentinel is connected and logged in there: otherwise it could not
+        name its connection.
         """
         with redis.Redis(port=server.port, password=password, protocol=2, decode_responses=True) as client:
             return any(each["name"].startswith("sentinel-") for each in client.client_list())
 
     def serves(self) -> bool:
-        """Whether the session that was there is served, and another one."""
+        """Returns whether the old session is served, and a new one."""
         try:
             with self.proxy.client(Installation.BLUE, 3) as other:
                 return self.session.ping() and other.set("key", "value") and self.session.get("key") == b"value"
@@ -119,7 +119,7 @@ class DocumentedRotationTests(unittest.TestCase):
             return False
 
     def restart(self, password: str) -> None:
-        """Everything, as if it had crashed."""
+        """Restarts everything, as after a crash."""
         self.sentinel.kill()
         self.sentinel.start()
         for server in (self.master, self.replica):
@@ -152,7 +152,7 @@ class DocumentedRotationTests(unittest.TestCase):
         manifests.write([master(url(NEW)), *documents])
         self.proxy.logged("1 ACL users have only the password of the present master password")
         self.assertTrue(self.serves())
-        self.restart(NEW)  # which brings the users back as they were saved in the first half
+        self.restart(NEW)  # the users return as they were saved in the first half
         until(lambda: not self.user_opens(OLD), "the user's old password ends again")
 
         self.do(second, NEW, aclfile)
@@ -165,7 +165,7 @@ class DocumentedRotationTests(unittest.TestCase):
             self.restart(NEW)
 
     def user_opens(self, password: str) -> bool:
-        """Whether the tenant's user has the password that follows from a master password."""
+        """Returns whether the tenant's user has the password derived from this master password."""
         secret = acl.password(password.encode(), BLUE).decode()
         try:
             with client_once(

@@ -1,5 +1,5 @@
-"""Sessions that share upstream connections: each gets its own replies, whatever the others do and
-whatever breaks.
+"""Tests sessions that share connections to Redis: each gets its own replies, whatever the others do
+and whatever breaks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..support.waiting import LIMIT, until
 
 LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
 LOGIN = (b"AUTH", b"blue-password")
-#: Of RandomTests.
+#: The seeds of RandomTests.
 SEEDS = range(3)
 AWAY = b"-ERR Redis cannot be reached from the proxy right now, try again\r\n"
 
@@ -44,7 +44,7 @@ class SharedCase(unittest.TestCase):
         return raw_client(self, self.installation.proxy.port, *LOGIN, receive_buffer=receive_buffer)
 
     def upstreams(self) -> list[dict]:
-        """Connections of the proxy to Redis that are a tenant's."""
+        """Returns the proxy's connections to Redis that belong to a tenant."""
         return [c for c in self.installation.server.client().client_list() if c["user"].startswith("redisproxy")]
 
     def assertQuietLog(self) -> None:
@@ -89,7 +89,9 @@ class ConnectionsTests(SharedCase):
         until(lambda: not self.upstreams(), "the idle upstream connection is closed")
 
     def test_a_transaction_that_cannot_end_does_not_begin_on_a_multiplexed_connection(self) -> None:
-        """EXEC may be refused by an operator, or have another name in Redis."""
+        """MULTI gets a dedicated connection if EXEC may fail: an operator may refuse it, or Redis
+        may have renamed it.
+        """
         renamed = RedisServer(RedisServer.__init__.__defaults__[0], 'rename-command EXEC ""')
         for server, options, start in (
             (renamed, (), b"-ERR unknown command 'EXEC'"),
@@ -119,8 +121,8 @@ class ConnectionsTests(SharedCase):
         self.assertQuietLog()
 
     def each_wait_counts_what_was_written_before(self, binary: Callable[[], str]) -> None:
-        """On a replica that does not answer: a connection that wrote nothing would be told that all
-        is replicated.
+        """WAIT uses the connection that wrote. On another connection Redis would answer that
+        everything is replicated, although the replica does not answer.
         """
         self.start(server=RedisServer(binary))
         server = self.installation.server
@@ -142,7 +144,8 @@ class SlowReaderTests(SharedCase):
         self.installation.server.client(3).set("big", b"x" * (32 << 20))
         other = self.client()
         deaf = self.client()
-        # In flight behind what is not read: it has to wait, and not longer than PATIENCE.
+        # These commands are pending behind the replies that are not read. They must not wait longer
+        # than SLOW_READER_SECONDS.
         deaf.send(encode([b"GET", b"big"]) * 3)
         slowest = 0.0
         for number in range(300):
@@ -154,8 +157,8 @@ class SlowReaderTests(SharedCase):
         self.assertQuietLog()
 
     def test_many_that_do_not_read_stall_nobody_for_long(self) -> None:
-        """One on each upstream connection that the tenant may have: nothing of another's is in
-        flight there, and it waits all the same.
+        """One slow reader on each connection that the tenant may have: another session has nothing
+        pending there, and must still be served.
         """
         self.start()
         self.installation.server.client(3).set("big", b"x" * (32 << 20))
@@ -174,7 +177,9 @@ class SlowReaderTests(SharedCase):
         self.assertQuietLog()
 
     def stuck(self) -> int:
-        """Connections on which Redis has replies that the proxy does not take."""
+        """Returns the number of connections on which Redis has replies that the proxy does not
+        read.
+        """
         return sum(int(upstream["omem"]) > 1 << 20 for upstream in self.upstreams())
 
     def test_a_slow_one_that_nobody_waits_for_gets_everything(self) -> None:
@@ -182,7 +187,7 @@ class SlowReaderTests(SharedCase):
         self.installation.server.client(3).set("big", b"x" * (16 << 20))
         slow = self.client(receive_buffer=65536)
         slow.send(encode([b"GET", b"big"]) + encode([b"ECHO", b"end"]))
-        time.sleep(1.5)  # longer than anybody's patience
+        time.sleep(1.5)  # longer than SLOW_READER_SECONDS
         self.assertEqual(len(slow.reply()), (16 << 20) + len(b"$16777216\r\n\r\n"))
         self.assertEqual(slow.reply(), b"$3\r\nend\r\n")
 
@@ -192,7 +197,7 @@ class FaultTests(SharedCase):
     EACH = 50
 
     def in_flight(self) -> list[RawClient]:
-        """1,000 commands that Redis has not answered, of 20 sessions."""
+        """Returns 20 sessions with 1,000 commands in total that Redis has not answered."""
         clients = [self.client() for _ in range(self.SESSIONS)]
         for client in clients:
             self.assertEqual(client.ask([b"PING"]), b"+PONG\r\n")
@@ -202,7 +207,7 @@ class FaultTests(SharedCase):
             commands = b"".join(encode([b"ECHO", b"%d-%d" % (number, n)]) for n in range(self.EACH))
             client.send(commands)
             size += len(commands)
-        # What the proxy has not written yet would not be lost with the connection.
+        # A command that the proxy has not written yet would not be lost with the connection.
         until(lambda: self.relay.held() >= size, "all commands are on their way to Redis")
         return clients
 
@@ -210,14 +215,16 @@ class FaultTests(SharedCase):
         return [[client.reply() for _ in range(self.EACH)] for client in clients]
 
     def assertOneAnswerEach(self, clients: list[RawClient]) -> int:
-        """Its own, or the error; and nothing after these. How many errors there were."""
+        """Each command gets its own reply or the error, and nothing follows. Returns the number of
+        errors.
+        """
         lost = 0
         for number, replies in enumerate(self.replies(clients)):
             for n, reply in enumerate(replies):
                 own = b"%d-%d" % (number, n)
                 self.assertIn(reply, (b"$%d\r\n%b\r\n" % (len(own), own), LOST))
                 lost += reply == LOST
-            # The session stays, and is in step.
+            # The session stays, and its replies still match.
             until(lambda c=clients[number]: c.ask([b"PING"]) == b"+PONG\r\n", "the session works again")
         self.assertQuietLog()
         return lost
@@ -230,14 +237,14 @@ class FaultTests(SharedCase):
         self.relay.flow()
         for replies in self.replies(clients):
             self.assertEqual(replies, [LOST] * self.EACH)
-        # While it is away, commands fail at once; then everything goes on by itself.
+        # While Redis is away, commands fail at once. Later everything continues by itself.
         until(lambda: clients[0].ask([b"PING"]) == AWAY, "it is known that Redis is away")
         took = []
         for client in clients[1:]:
             started = time.monotonic()
             self.assertEqual(client.ask([b"PING"]), AWAY)
             took.append(time.monotonic() - started)
-        self.assertLess(min(took), 1)  # each of them would wait
+        self.assertLess(min(took), 1)  # otherwise each of them would wait
         self.installation.server.start()
         for client in clients:
             until(lambda c=client: c.ask([b"PING"]) == b"+PONG\r\n", "the session works again")
@@ -289,7 +296,7 @@ class FaultTests(SharedCase):
         self.assertQuietLog()
 
     def test_within_a_reply_the_session_ends(self) -> None:
-        """Its client has a part of a reply, and nothing could follow that."""
+        """A client that has a part of a reply is closed, because nothing valid could follow."""
         self.start(relayed=True)
         begun, other = self.client(), self.client()
         other.ask([b"PING"])
@@ -309,8 +316,8 @@ class FaultTests(SharedCase):
 
 
 class DifferentialTests(unittest.TestCase):
-    """Several sessions that do all sorts of things at once: each hears what it would hear straight
-    from Redis.
+    """Several sessions do many things at once: each gets the same replies as directly from
+    Redis.
     """
 
     SESSIONS = 8
@@ -340,7 +347,7 @@ class DifferentialTests(unittest.TestCase):
             unsent[number] += said
             straight[number].send(said)
             counts[number] += replies
-            # In pieces that end anywhere, with those of the others between them.
+            # In pieces that end anywhere, mixed with the pieces of other sessions.
             for talker in chance.sample(range(self.SESSIONS), 3):
                 size = chance.choice((0, 1, 7, 50, 100_000, len(unsent[talker])))
                 piece, unsent[talker] = unsent[talker][:size], unsent[talker][size:]
@@ -358,7 +365,9 @@ class DifferentialTests(unittest.TestCase):
         self.assertNotIn("Traceback", installation.proxy.log)
 
     def say(self, chance: random.Random, who: bytes, step: int) -> tuple[bytes, int]:
-        """What a session says next, of its own keys and channels, and how many replies that has."""
+        """Returns a session's next commands, about its own keys and channels, and the number of
+        their replies.
+        """
         key = b"key-%b-%d" % (who, chance.randrange(3))
         value = b"%d" % step
         commands = chance.choice(
@@ -392,10 +401,11 @@ class DifferentialTests(unittest.TestCase):
 
 
 class RandomTests(unittest.TestCase):
-    """Sessions of two tenants that say anything in any order: each hears what it would hear
-    straight from Redis.
+    """Sessions of two tenants send anything in any order: each gets the same replies as directly
+    from Redis.
 
-    Errors are compared as errors only, and HELLO's answers by their type: they name the connection.
+    Only the fact that a reply is an error is compared, and of HELLO's reply only its type, because
+    that reply names the connection.
     """
 
     SESSIONS = 8
@@ -430,7 +440,7 @@ class RandomTests(unittest.TestCase):
                 both[number][0].send(piece)
                 if not said[number]:
                     del said[number]
-            if chance.random() < 0.1:  # one leaves in the middle of it all
+            if chance.random() < 0.1:  # one client leaves meanwhile
                 number = chance.randrange(self.SESSIONS)
                 for client in both[number]:
                     client.close()
@@ -442,7 +452,7 @@ class RandomTests(unittest.TestCase):
             end = speaker.end()
             for client in clients:
                 client.send(end)
-            # What the proxy answers itself may come before a message that Redis sent earlier.
+            # The proxy's own answer may come before a message that Redis sent earlier.
             heard, expected = (
                 sorted(self.until_the_end(client), key=lambda reply: b"\r\nmessage\r\n" in reply) for client in clients
             )
@@ -457,8 +467,8 @@ class RandomTests(unittest.TestCase):
 
 
 class Speaker:
-    """A client's words: whatever Redis and the proxy think the same of, in the state that it is
-    in.
+    """Makes a client's commands: those to which Redis and the proxy answer the same in the client's
+    state.
     """
 
     def __init__(self, chance: random.Random, number: int, tenant: bytes) -> None:
@@ -482,7 +492,7 @@ class Speaker:
         return b"".join(self._command() for _ in range(self._chance.choice((1, 2, 5, 30))))
 
     def end(self) -> bytes:
-        """Out of whatever state, so that the last word is heard."""
+        """Returns commands that leave any state, so that the last reply arrives."""
         out = [b"DISCARD", b"UNSUBSCRIBE", b"PUNSUBSCRIBE", b"CLIENT REPLY ON"]
         return b"".join(encode(words.split()) for words in out) + encode([b"ECHO", b"the end"])
 
@@ -548,10 +558,11 @@ class Speaker:
         elif name in (b"RESET", b"AUTH"):
             if name == b"RESET":
                 self._subscribed.clear()
-                # the upstream connection that is subscribed to the old one may live a moment longer
+                # the connection that is subscribed to the old channel may live a moment longer
                 self._channel += b"+"
                 self._resp3 = False
-                # or what was just published to itself comes before it there, and never here
+                # otherwise a message to itself would come first directly, and never through the
+                # proxy
                 before = encode([b"PING"])
             self.tenant = chance.choice((b"blue", b"green"))
             if name == b"AUTH":
@@ -560,7 +571,7 @@ class Speaker:
                 more = encode([b"AUTH", self.tenant + b"-password"])
             more += encode([b"SELECT", self.index])
         self.said.append(words)
-        # An empty command uses up a SKIP, in Redis.
+        # In Redis an empty command uses up a SKIP.
         if chance.random() < 0.1 and len(value) < 100 and name not in (b"EVAL", b"CLIENT"):
             return before + b" ".join(words) + b"\r\n" + chance.choice((b"", b"\r\n", b"*0\r\n")) + more
         return before + encode(words) + more

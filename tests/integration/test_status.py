@@ -1,4 +1,4 @@
-"""The status endpoint of a real process, over real HTTP, and in a real browser."""
+"""Tests the status endpoint of a real process, over real HTTP and in a real browser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVIL = "<script>document.title='owned'</script>"
 
 
 def own_address() -> str:
-    """One of this machine's that is not loopback."""
+    """Returns an address of this machine that is not loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # nothing is sent
@@ -47,7 +47,7 @@ class StatusTests(unittest.TestCase):
         return status_port(self.installation)
 
     def test_what_clients_do_is_counted(self) -> None:
-        port = self.start("--connections", "multiplexed")  # how long Redis takes is sampled there
+        port = self.start("--connections", "multiplexed")  # there the proxy samples how long Redis takes
         blue = self.installation.blue(single_connection_client=True)
         self.addCleanup(blue.close)
         with blue.pipeline(transaction=False) as pipe:
@@ -74,11 +74,11 @@ class StatusTests(unittest.TestCase):
         self.assertGreaterEqual(of("tenant_sessions", namespace="team-blue"), 1)
         self.assertGreaterEqual(of("logins_total", outcome="wrong"), 1)
         self.assertEqual((of("ready"), of("redis_up"), of("isolation_layers"), of("tenants")), (1, 1, 2, 2))
-        # Redis is asked how long it takes while somebody uses it.
+        # The proxy measures Redis only while a client uses it.
         until(lambda: blue.ping() and metrics(port)["redisproxy_redis_response_seconds_count", frozenset()], "a sample")
         timed = "redisproxy_tenant_response_seconds_count", frozenset({("namespace", "team-blue")})
         until(lambda: blue.ping() and metrics(port).get(timed), "the tenant's commands are timed")
-        # What a session did is not forgotten with it.
+        # The counts of a session outlast the session.
         blue.close()
         blue.connection_pool.disconnect()
         until(lambda: not metrics(port)["redisproxy_tenant_sessions", frozenset({("namespace", "team-blue")})], "it left")
@@ -108,7 +108,7 @@ class StatusTests(unittest.TestCase):
         wrong = "redisproxy_tenant_wrong_passwords_total", blue
         until(lambda: (metrics(port).get(refused), metrics(port).get(wrong)) == (6, 4), "what was refused is counted")
         commands = metrics(port)[plain]
-        # What a worker counted is not lost with it.
+        # The counts of a worker outlast the worker.
         os.kill(self.installation.proxy.workers[1], signal.SIGKILL)
         self.installation.proxy.logged("ended with signal SIGKILL")
         found = metrics(port)
@@ -117,7 +117,7 @@ class StatusTests(unittest.TestCase):
         page = ask(port, "/")[2]
         self.assertIn("<td>MONITOR</td><td>6</td><td>team-blue 6</td>", page)
         self.assertIn("team-blue 4, by their user names", page)
-        # How many there are, and what each uses.
+        # The number of workers, and the memory of each.
         until(lambda: metrics(port)["redisproxy_workers", frozenset()] == 2, "another serves")
         found = metrics(port)
         self.assertEqual(found["redisproxy_workers_wanted", frozenset()], 2)
@@ -148,7 +148,7 @@ class StatusTests(unittest.TestCase):
         until(lambda: ask(port, "/readyz")[0] == 200, "ready again")
 
     def test_a_redis_that_hangs_is_told(self) -> None:
-        """It keeps its connections open: nothing but a PING would tell."""
+        """A hung Redis keeps its connections open, so only a PING shows it."""
         port = self.start()
         until(lambda: ask(port, "/readyz")[0] == 200, "ready")
         os.kill(self.installation.server.pid, signal.SIGSTOP)
@@ -200,7 +200,7 @@ class StatusTests(unittest.TestCase):
         port = self.start("--status", "tcp:0:interface=0.0.0.0")
         until(lambda: ask(port, "/readyz")[0] == 200, "ready")
         for path in ("/", "/metrics"):
-            # Who is on this machine may, as where it listens on loopback alone: kubectl
+            # A client on the same machine may ask, as if the endpoint listened on loopback: kubectl
             # port-forward leads there.
             self.assertEqual(ask(port, path)[0], 200)
             status, _, text = ask(port, path, host=own_address())
@@ -217,12 +217,12 @@ class StatusTests(unittest.TestCase):
     def test_a_hostile_client_costs_others_nothing(self) -> None:
         port = self.start()
         blue = self.installation.blue()
-        # Many connections that say nothing, a body without an end, and a request line without one.
+        # Many connections that send nothing.
         for _ in range(100):
             connection = socket.create_connection(("127.0.0.1", port))
             self.addCleanup(connection.close)
         self.assertTrue(blue.ping())
-        # Those past the bound were closed at once.
+        # Connections past the bound are closed at once.
         connection.settimeout(LIMIT)
         self.assertEqual(connection.recv(1), b"")
 
@@ -256,7 +256,7 @@ class StatusTests(unittest.TestCase):
 
 
 class BrowserTests(unittest.TestCase):
-    """Headless Chromium, before a real proxy."""
+    """Headless Chromium with a real proxy."""
 
     def setUp(self) -> None:
         chromium()
@@ -295,7 +295,7 @@ class BrowserTests(unittest.TestCase):
         html = browser.run("document.documentElement.outerHTML")
         for hidden in ("blue-password", "green-password", self.installation.server.password, EVIL):
             self.assertNotIn(hidden, html)
-        # Its style and its script are those that its policy allows.
+        # The page's security policy allows its own style and script.
         self.assertEqual(browser.run("getComputedStyle(document.querySelector('dl')).display"), "grid")
         self.assertEqual(browser.run("document.querySelectorAll('.tenants th button').length"), 11)
         self.assertEqual(browser.console, [])
@@ -322,7 +322,7 @@ class BrowserTests(unittest.TestCase):
             browser.run("document.querySelector('.tenants [aria-sort]').outerHTML.match(/aria-sort=.(\\w+)/)[1]"),
             "descending",
         )
-        browser.loaded()  # by itself
+        browser.loaded()  # the page's own refresh
         self.assertEqual(browser.run(namespaces), ["team-green", "team-blue"])
         self.assertEqual(browser.console, [])
 
@@ -333,10 +333,10 @@ class BrowserTests(unittest.TestCase):
 
 
 class WidthTests(unittest.TestCase):
-    """Headless Chromium, before a page that has much to show."""
+    """Headless Chromium with a page that has much to show."""
 
     def page(self) -> str:
-        """In a file: its address."""
+        """Writes the page to a file, and returns its address."""
         long = "team-catalogue-service-with-a-long-name-of-sixty-three-letters-x"
         tenants = {
             name: tenant_stats(
@@ -398,6 +398,6 @@ class WidthTests(unittest.TestCase):
         for scheme in ("light", "dark"):
             browser.show(400, 900, scheme)
             colours.append(browser.run("getComputedStyle(document.body).backgroundColor"))
-            # It is drawn, in the size of the screen.
+            # The screenshot has the size of the screen.
             self.assertEqual(struct.unpack(">II", browser.screenshot()[16:24]), (400, 900))
         self.assertEqual(colours, ["rgb(246, 247, 249)", "rgb(20, 23, 27)"])

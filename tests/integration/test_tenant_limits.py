@@ -1,8 +1,8 @@
-"""Limits of tenants, in a real process: what is refused, what is slowed down, and that nothing is
-lost by it.
+"""Tests limits of tenants in a real process: what is refused, what is slowed down, and that nothing
+is lost.
 
-Times are compared with the least that a limit allows, which no machine is too slow for, and
-neighbours with that.
+Times are compared with the minimum that a limit allows, which is safe on a slow machine. Neighbours
+are compared with that, too.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class LimitsCase(unittest.TestCase):
         self.assertNotIn("-password", self.installation.proxy.log)
 
     def annotate(self, **annotations: str | int) -> None:
-        """connections, commands, bytes: of team-blue, from now on; until the proxy has them in
-        force.
+        """Sets team-blue's limits (connections, commands, bytes), and waits until the proxy has
+        them in force.
         """
         names = {"connections": CONNECTIONS, "commands": COMMANDS, "bytes": BYTES}
         found = {names[name]: str(value) for name, value in annotations.items()}
@@ -60,7 +60,7 @@ class LimitsCase(unittest.TestCase):
         until(in_force, f"{annotations} are in force")
 
     def of_blue(self, name: str) -> float:
-        """0 while nobody has told of it."""
+        """Returns a metric of team-blue, or 0 if there is none yet."""
         return metrics(self.port).get((f"redisproxy_{name}", BLUE), 0)
 
     def blue(self, **options: object) -> redis.Redis:
@@ -78,7 +78,7 @@ class LimitsCase(unittest.TestCase):
         return time.monotonic() - began
 
     def push(self, client: redis.Redis, count: int, key: str = "list") -> None:
-        """So many commands in one pipeline, whose order can be seen."""
+        """Sends this many commands in one pipeline, and checks that they ran in order."""
         with client.pipeline(transaction=False) as pipe:
             for number in range(count):
                 pipe.rpush(key, number)
@@ -104,8 +104,8 @@ class ConnectionsTests(LimitsCase):
             self.assertEqual(refused.rest(), b"")
         with self.assertRaisesRegex(redis.RedisError, "max number of clients reached for this tenant"):
             self.installation.blue().ping()
-        # Of a wrong password nothing else is told than ever, and it is the only one that is
-        # answered late.
+        # The answer to a wrong password is the same as without a limit, and only this answer is
+        # delayed.
         self.assertTrue(self.connect().ask(b"AUTH wrong\r\n").startswith(b"-WRONGPASS"))
         self.assertTrue(self.installation.green().ping())
         self.assertEqual(served[0].ask(AUTH), b"+OK\r\n", "again, with the place that it has")
@@ -160,11 +160,11 @@ class RateTests(LimitsCase):
         thread = self.in_background(lambda: took.append(self.took(lambda: self.push(blue, 1000))))
         until(lambda: self.of_blue("tenant_throttled_connections"), "it waits")
         self.assertIn("throttled now", ask(self.port, "/")[2])
-        # A neighbour does five times as much meanwhile.
+        # Meanwhile a neighbour runs five times as many commands.
         self.push(green, 5000)
         self.assertEqual(took, [], "the neighbour was not slowed down with it")
         thread.join(180)
-        # A second's worth at once, and what one read brings is not waited for.
+        # One second's commands run at once, and those of one read do not wait.
         self.assertGreater(took[0], (1000 - 200 - 150) / 200)
         self.assertEqual(blue.lrange("list", 0, -1), [b"%d" % number for number in range(1000)])
         self.assertGreater(self.of_blue("tenant_throttled_seconds_total"), 2)
@@ -208,7 +208,7 @@ class RateTests(LimitsCase):
         blue = self.blue()
         value = bytes(range(256)) * 25_000  # 6.4 MB
         self.assertGreater(self.took(lambda: blue.set("large", value)), (6_400_000 - 2_000_000 - 600_000) / 2_000_000)
-        time.sleep(1.0)  # what is saved by that is the burst that is subtracted below
+        time.sleep(1.0)  # the rate saves up at most this burst, which is subtracted below
         took = self.took(lambda: self.assertEqual(blue.get("large"), value))
         self.assertGreater(took, (6_400_000 - 2_000_000 - 600_000) / 2_000_000)
 
@@ -217,7 +217,7 @@ class RateTests(LimitsCase):
         self.annotate(bytes=200_000)
         blue = self.blue()
         blue.rpush("list", "x" * 50_000)
-        # Each reply is all that the upstream connection was needed for.
+        # The dedicated connection is needed for one reply each time.
         rotate = lambda: [blue.blmove("list", "list", 20, "LEFT", "LEFT") for _ in range(12)]  # noqa: E731
         self.assertGreater(self.took(rotate), (600_000 - 200_000 - 50_000) / 200_000)
 
@@ -225,7 +225,7 @@ class RateTests(LimitsCase):
         self.start()
         self.annotate(bytes=100_000)
         blue = self.blue()
-        # What a server says of itself is 4 KB at least.
+        # INFO of everything is at least 4 KB.
         took = self.took(lambda: [blue.info("everything") for _ in range(60)])
         self.assertGreater(took, (60 * 4000 - 100_000 - 4000) / 100_000)
 
@@ -237,7 +237,7 @@ class RateTests(LimitsCase):
         self.assertEqual(listening.get_message(timeout=LIMIT)["type"], "subscribe")
         popped: list[object] = []
         thread = self.in_background(lambda: popped.append(waiting.blpop("queue", 30)))
-        self.push(blue, 60)  # it is throttled by then
+        self.push(blue, 60)  # by then the tenant is throttled
         blue.rpush("queue", "item")
         thread.join(30)
         self.assertEqual(popped, [(b"queue", b"item")])
@@ -279,7 +279,7 @@ class ChangeTests(LimitsCase):
         self.assertEqual(blue.client_id(), number)
 
     def throttled(self) -> RawClient:
-        """A client that waits for a quarter of an hour."""
+        """Returns a client that waits for a quarter of an hour."""
         self.annotate(commands=1)
         connection = self.connect()
         self.assertEqual(connection.ask(AUTH), b"+OK\r\n")

@@ -1,5 +1,5 @@
-"""TLS for clients, with a real twistd process and real clients: what is shown, what is refused, and
-what a rotation does.
+"""Tests TLS for clients, with a real twistd process and real clients: which certificate is shown,
+which clients are refused, and what a rotation does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TlsCase(unittest.TestCase):
         return certificate.read_bytes(), key.read_bytes()
 
     def write(self, certificate: bytes, key: bytes) -> None:
-        """In place."""
+        """Writes both files in place."""
         self.certificate.write_bytes(certificate)
         self.key.write_bytes(key)
 
@@ -87,13 +87,13 @@ class TlsCase(unittest.TestCase):
         return raw_client(self, self.port, tls=context)
 
     def shown(self) -> str:
-        """The common name of the certificate that a new client sees."""
+        """Returns the common name of the certificate that a new client sees."""
         with self.shake(self.context()) as connection:
             certificate = x509.load_der_x509_certificate(connection.socket.getpeercert(True))
         return certificate.subject.rfc4514_string().removeprefix("CN=")
 
     def refusal(self, context: ssl.SSLContext) -> str:
-        """What a client that is not let in is told, at the latest when it reads."""
+        """Returns the error of a refused client, which comes at the latest when it reads."""
         try:
             connection = self.shake(context)
             connection.send(b"PING\r\n")
@@ -112,7 +112,7 @@ class ServingTests(TlsCase):
         plain, secured = installation.blue(), self.client()
         self.assertTrue(plain.set("a", 1))
         self.assertEqual(secured.get("a"), b"1")
-        # Large values pass both ways, and pipelines; a refusal stays a refusal.
+        # Large values pass in both directions, and pipelines; a refusal stays a refusal.
         value = b"x" * 3_000_000
         secured.set("large", value)
         self.assertEqual(plain.get("large"), value)
@@ -156,8 +156,8 @@ class ServingTests(TlsCase):
         old.set_ciphers("DEFAULT@SECLEVEL=0")
         self.assertRegex(self.refusal(old), "(?i)protocol.version")
         log(r"tls-failed \(unsupported protocol\) after")
-        # One that trusts somebody else; and one that only looks whether somebody is there, as a
-        # load balancer does.
+        # A client that trusts another CA; and one that only connects and closes, as a load
+        # balancer's check does.
         with self.assertRaisesRegex(redis.ConnectionError, "(?i)certificate.verify.failed"):
             self.client(ca=Authority(self.directory, "others").path).ping()
         log(r"tls-failed \(\w+ alert unknown ca\) after")
@@ -187,7 +187,7 @@ class ServingTests(TlsCase):
         installation = self.start("--tenant-commands-per-second", "1")
         connection = self.shake(self.context())
         self.assertEqual(connection.ask([b"AUTH", Installation.BLUE.encode()]), b"+OK\r\n")
-        connection.send(b"PING\r\n" * 10_000)  # of which all but the first part waits for hours
+        connection.send(b"PING\r\n" * 10_000)  # all but the first part waits for hours
         self.assertEqual(connection.reply(), b"+PONG\r\n")
         documents = installation.documents()
         installation.manifests.write([documents[0], *documents[3:]])
@@ -210,7 +210,7 @@ class ServingTests(TlsCase):
 
 class RotationTests(TlsCase):
     def publish(self, version: str, certificate: bytes, key: bytes) -> None:
-        """As the kubelet does when a secret has changed."""
+        """Replaces the files as the kubelet does after a change of the secret."""
         (self.mount / version).mkdir()
         for name, content in (("tls.crt", certificate), ("tls.key", key)):
             (self.mount / version / name).write_bytes(content)
@@ -240,8 +240,8 @@ class RotationTests(TlsCase):
         thread = threading.Thread(target=work)
         thread.start()
         try:
-            # Mounted files; then written in place, one after the other, so that they do not match
-            # for a moment.
+            # First mounted files; then files written in place one after the other, which do not
+            # match for a moment.
             self.publish("..2", *self.issue("second"))
             until(lambda: self.shown() == "second", "the second certificate is shown")
             certificate, key = self.issue("third")
@@ -254,11 +254,11 @@ class RotationTests(TlsCase):
             self.key.unlink()
             self.key.write_bytes(key)
             until(lambda: self.shown() == "third", "the third certificate is shown")
-            # Nobody waits who asks by a signal: what is in the file at that moment is read.
+            # A signal makes the proxy read the files at once, without a wait.
             self.write(*self.issue("fourth"))
             installation.proxy.process.send_signal(signal.SIGHUP)
             until(lambda: self.shown() == "fourth", "the fourth certificate is shown")
-            for _ in range(8):  # by each of several processes
+            for _ in range(8):  # each of several processes shows it
                 self.assertEqual(self.shown(), "fourth")
             for session in sessions:
                 self.assertTrue(session.ping())
@@ -352,7 +352,7 @@ class ClientCertificateTests(TlsCase):
             for told in ("did not return a certificate) after", "verify failed: its CA is not trusted) after"):
                 installation.proxy.logged(f"(?s)({re.escape(told)}.*){{{number}}}")
         self.assertEqual(installation.blue().get("a"), b"1")
-        # The other CA is trusted from now on, and that one alone. Who is there stays.
+        # From now on only the other CA is trusted. Open sessions stay.
         self.ca.write_bytes(self.others.path.read_bytes())
         until(lambda: self.may_come(bad), "the other one may come")
         for _ in range(4):

@@ -1,5 +1,5 @@
-"""Somebody sets the machine's clock while the proxy runs: nobody notices, but for credentials,
-which expire by it.
+"""Tests that the proxy works on while somebody sets the machine's clock. Only the expiry of
+credentials follows the clock.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ..support.wall_clock import WallClock
 
 #: Seconds by which the clock is set back.
 BACK = 30
-#: Seconds for what takes one or two. Much less than BACK: timers on the wall clock would all be as
-#: late as that.
+#: Seconds for what takes 1 s or 2 s. Much less than BACK, because timers on the wall clock would
+#: all be BACK seconds late.
 SOON = 15
 
 
@@ -60,7 +60,7 @@ class WallClockTests(unittest.TestCase):
             claim(backend, lambda number=number: self.clock.set(-BACK * number))
 
     def revocation(self, backend: dict, set_back: Callable[[], None]) -> None:
-        """It takes effect."""
+        """A revocation still takes effect."""
         blue = self.installation.blue(single_connection_client=True)
         self.assertTrue(blue.ping())
         set_back()
@@ -68,7 +68,7 @@ class WallClockTests(unittest.TestCase):
         until(lambda: has_ended(blue), "the session of a tenant that is gone is ended", SOON)
 
     def rate(self, backend: dict, set_back: Callable[[], None]) -> None:
-        """A tenant at its limit is answered."""
+        """A tenant at its limit is still answered."""
         limited = namespace("team-red", annotations={"redisproxy/commands-per-second": "100"})
         self.installation.manifests.write(
             [backend, limited, *tenant("team-red", 7, "red-password")[1:], *tenant("team-green", 5, Installation.GREEN)]
@@ -77,7 +77,7 @@ class WallClockTests(unittest.TestCase):
         until(self.red_logs_in, "the new tenant is known", SOON)
         red = self.connect()
         self.assertEqual(red.ask(b"AUTH red-password\r\n"), b"+OK\r\n")
-        # what comes in one read is answered; what follows has to wait for 2 s
+        # commands of one read are answered; those that follow have to wait for 2 s
         red.send(b"PING\r\n" * 300)
         self.assertEqual([red.reply() for _ in range(300)], [b"+PONG\r\n"] * 300)
         set_back()
@@ -88,7 +88,7 @@ class WallClockTests(unittest.TestCase):
             return connection.ask(b"AUTH red-password\r\n") == b"+OK\r\n"
 
     def end(self, backend: dict, set_back: Callable[[], None]) -> None:
-        """SIGTERM ends it, after the seconds that a blocked session has to leave."""
+        """SIGTERM still ends the proxy, after the time that a blocked session may stay."""
         self.connect().send(b"AUTH green-password\r\nBLPOP queue 0\r\n")
         straight = self.installation.server.client(5)
         until(lambda: any(c["cmd"] == "blpop" for c in straight.client_list()), "Redis has the BLPOP", SOON)
@@ -104,7 +104,7 @@ class WallClockTests(unittest.TestCase):
         lasting = self.installation.blue(single_connection_client=True)
         self.assertTrue(temporary.ping() and lasting.ping())
         self.clock.set(3500)
-        for _ in range(10):  # in all processes something happens
+        for _ in range(10):  # so that each process serves a client
             self.assertTrue(self.installation.green(single_connection_client=True).ping())
         self.assertEqual(unknown.ask(b"AUTH blue-password\r\n"), b"+OK\r\n", "who has not logged in yet is not cut")
         self.assertTrue(temporary.ping(), "it has another hundred seconds")
@@ -113,7 +113,7 @@ class WallClockTests(unittest.TestCase):
         self.clock.set(4000)
         until(lambda: has_ended(temporary), "the session ends with its password", SOON)
         self.assertTrue(lasting.ping())
-        # What names a moment is by the wall clock, as the log is.
+        # Dates are by the wall clock, as in the log.
         self.clock.set(400 * 86400)
         self.assertIn(f"{time.gmtime(time.time() + 400 * 86400).tm_year}-", self.ask("/"))
         self.assertNotIn("wall clock", self.proxy.log)

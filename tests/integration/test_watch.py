@@ -1,8 +1,8 @@
-"""What changes in the cluster takes effect at once: a real process that watches the small
-Kubernetes API over HTTP.
+"""Tests that changes in the cluster take effect at once: a real process watches the small
+Kubernetes API server over HTTP.
 
-The interval of refreshes is the longest there is: what is seen here is the watch, or nothing. So
-are manifests in files.
+The interval of reloads is the longest that the proxy takes, so only the watch can cause these
+effects. One test does the same with manifests in files.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class WatchCase(unittest.TestCase):
         return self.proxy
 
     def settled(self) -> None:
-        """Waits until it watches, and nothing more is read: what takes effect from now on is what
-        was changed.
+        """Waits until the proxy watches and reads nothing more: later effects come from later
+        changes.
         """
         self.proxy.logged(WATCHED)
         quiet = [0, 0]
 
         def probe() -> bool:
-            # The proxy has answered between two looks: it was not merely kept from running.
+            # The proxy answered a client between two checks, so it was not just kept from running.
             time.sleep(0.05)
             self.proxy.answers()
             asked = len(self.api.requests)
@@ -74,7 +74,9 @@ class WatchCase(unittest.TestCase):
         return client
 
     def works(self, password: str) -> bool:
-        """A wrong password's answer comes later each time, up to 5 s."""
+        """Returns whether the proxy accepts a password. The answer to a wrong one is delayed more
+        each time, up to 5 s.
+        """
         try:
             with self.proxy.client(password, single_connection_client=True, socket_timeout=LIMIT) as client:
                 return client.ping()
@@ -84,8 +86,8 @@ class WatchCase(unittest.TestCase):
     ended = staticmethod(has_ended)
 
     def at_once(self, change: Callable[[], object], probe: Callable[[], object], what: str) -> None:
-        """What a change leads to comes without a refresh, of which there is one a day. How soon,
-        tests with a clock of their own say, and benchmarks/refresh.py --watch.
+        """A change takes effect without a reload, of which there is one a day. Tests with their own
+        clock, and benchmarks/refresh.py --watch, check how soon.
         """
         change()
         until(probe, what)
@@ -122,7 +124,7 @@ class ChangeTests(WatchCase):
         self.at_once(lambda: self.api.put(*tenant("team-red", 7, "red-password")), lambda: self.works("red-password"), "new")
         self.at_once(lambda: self.api.delete("team-blue", "redis-secret-master"), lambda: self.ended(blue), "no secret")
         self.at_once(lambda: self.api.delete("team-green"), lambda: self.ended(green), "no namespace")
-        # Made again, without a secret: nothing of the old one comes back.
+        # The namespace is made again, without a secret: nothing of the old one returns.
         self.api.put(namespace("team-green"))
         self.at_once(lambda: self.api.delete("team-red"), lambda: not self.works("red-password"), "what came later is read")
         self.assertFalse(self.works(GREEN))
@@ -141,7 +143,7 @@ class ChangeTests(WatchCase):
                 return False
 
         self.at_once(lambda: self.api.put(master(url)), reached, "the other Redis")
-        # What is gone is told, and the last good one stays in force.
+        # The log reports the missing secret, and the last good one stays in force.
         self.api.delete("kube-system", "redis-secret-master")
         self.proxy.logged("the master secret does not exist")
         self.assertTrue(reached())
@@ -206,7 +208,7 @@ class FaultTests(WatchCase):
         self.assertEqual(self.lists(), reads, "without reading everything again")
 
     def lists(self) -> int:
-        """How many times all namespaces were listed."""
+        """Returns how many times all namespaces were listed."""
         return len(
             [r for r in self.api.requests if r.path == NAMESPACES and "fieldSelector" not in r.query and not r.watches]
         )
@@ -276,7 +278,7 @@ class FaultTests(WatchCase):
 
 
 class ManifestsTests(unittest.TestCase):
-    """The same, of files."""
+    """The same with files."""
 
     def test_a_file_that_is_replaced(self) -> None:
         installation = Installation("--refresh", "86400")
@@ -299,7 +301,7 @@ class ManifestsTests(unittest.TestCase):
 
 class BurstTests(WatchCase):
     def test_many_changes_are_one_piece_of_work(self) -> None:
-        """150 changes at once cost no more requests than that, and no reading of everything."""
+        """150 changes at once cost at most 150 requests, and no full read."""
         names = [f"team-{number:03}" for number in range(50)]
         for number, name in enumerate(names):
             self.api.put(*tenant(name, 10 + number, f"first-password-{number}"))

@@ -1,3 +1,3 @@
-"""Real parts for the tests: Redis servers, the proxy as a process, an API server, waiting without
-sleeping blindly.
+"""Real parts for tests: Redis servers, the proxy as a process, an API server, and waits that do not
+sleep blindly.
 """

@@ -1,8 +1,9 @@
-"""A small Kubernetes API over real HTTP: namespaces and secrets, with faults on demand.
+"""A small Kubernetes API server over real HTTP: namespaces and secrets, with faults on demand.
 
-Owns just what the proxy and the operator's command use of the API: lists with pages, one secret by
-name, watches, bearer tokens, TLS; making, replacing and deleting a secret. What it answers was
-compared with a real kube-apiserver: `tests.sources.test_contract` runs over both.
+Owns only the part of the API that the proxy and the operator's command use: lists with pages, one
+secret by name, watches, bearer tokens and TLS; creating, replacing and deleting a secret.
+`tests.sources.test_contract` runs over this server and a real kube-apiserver, and so compares their
+answers.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .servers import free_port
 
 TOKEN = "token-of-the-small-api"
 NAMESPACES = "/api/v1/namespaces"
-#: In place of a path: whatever is asked.
+#: Stands for every path.
 ANY = "*"
 
 
@@ -40,7 +41,7 @@ def secrets_path(namespace: str) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is answered instead. A status of 0 is no answer at all."""
+    """An answer in place of the real one. A status of 0 means that no answer is sent."""
 
     status: int = 0
     reason: str = ""
@@ -50,18 +51,18 @@ class Fault:
     missing: int = 0
 
 
-#: Accepts the request and says nothing, until the server stops.
+#: Accepts the request and sends nothing, until the server stops.
 HANG = Fault()
 #: Ends in the middle of the body.
 HALF_WRITTEN = Fault(200, body=b'{"kind": "SecretList", "items": [', missing=500)
-#: As a proxy before the API server might answer.
+#: The answer that a proxy before the API server might send.
 NOT_JSON = Fault(200, body=b"<html>please log in</html>")
-#: Answers that are none, and end at once.
+#: Answers that are not valid, and arrive at once.
 BROKEN = (HALF_WRITTEN, NOT_JSON)
 
 
 def refusal(status: int, text: str = "refused by the test", **headers: str) -> Fault:
-    """An error as the API server words it. headers: with _ for - in their names."""
+    """Returns an error in the form of the API server's. headers: with _ for - in their names."""
     return Fault(
         status, headers={name.replace("_", "-"): value for name, value in headers.items()}, body=_status(status, text)
     )
@@ -75,7 +76,7 @@ def _status(code: int, message: str, reason: str = "Unknown") -> bytes:
 
 @dataclass(frozen=True)
 class Request:
-    """One request that arrived. authorization: the header."""
+    """One request that arrived. authorization: the value of that header."""
 
     path: str
     query: Mapping[str, str]
@@ -89,12 +90,14 @@ class Request:
         return self.says("watch")
 
     def says(self, parameter: str) -> bool:
-        """As Kubernetes reads it: the official client wrote "True" before its version 36."""
+        """Returns whether a parameter is true, by the rules of Kubernetes: the official client
+        wrote "True" before its version 36.
+        """
         return self.query.get(parameter, "false").lower() not in ("false", "0")
 
 
 class ApiServer:
-    """One API server on a port of 127.0.0.1, which stays the same when it is stopped and started
+    """An API server on a port of 127.0.0.1, which stays the same when the server stops and starts
     again.
     """
 
@@ -103,15 +106,15 @@ class ApiServer:
         self.directory = Path(tempfile.mkdtemp(prefix="redisproxy-test-"))
         self.tls = tls
         write_certificates(self.directory)
-        #: who may ask; change it while it runs
+        #: The tokens that are accepted. A test may change them while the server runs.
         self.tokens = {TOKEN}
-        #: those of them who may only read, as the proxy's own service account
+        #: Those tokens that may only read, like the proxy's own service account.
         self.readers: set[str] = set()
         self.requests: list[Request] = []
         self._faults: dict[str, Fault] = {}
         self._continues: dict[str, list[dict]] = {}
         self._continues_expire = False
-        #: by kind and namespace, then by name
+        #: By kind and namespace, then by name.
         self._objects: dict[tuple[str, str], dict[str, dict]] = {}
         self._version = 100
         self._lock = threading.RLock()
@@ -119,7 +122,7 @@ class ApiServer:
         self._server: _Server | None = None
         self.put(*documents)
 
-    # What it holds.
+    # Objects.
 
     def put(self, *documents: dict) -> None:
         """Creates or replaces Namespaces and Secrets. stringData becomes data, as in a real API
@@ -145,15 +148,15 @@ class ApiServer:
                 self._happened("MODIFIED" if old else "ADDED", new)
 
     def secret(self, namespace: str, name: str) -> dict | None:
-        """One that it holds."""
+        """Returns a secret, or None if there is none."""
         with self._lock:
             return self._objects.get(("Secret", namespace), {}).get(name)
 
     def delete(self, name: str, secret: str | None = None) -> None:
-        """A namespace with all that is in it, or one secret of it."""
+        """Deletes a namespace with everything in it, or one secret of it."""
         with self._lock:
             if secret is None:
-                # As the namespace controller does it: what is in it goes first.
+                # The namespace controller, too, deletes the contents first.
                 for found in list(self._objects.get(("Secret", name), {})):
                     self._remove("Secret", name, found)
                 self._remove("Namespace", "", name)
@@ -164,68 +167,70 @@ class ApiServer:
         old = self._objects.get((kind, namespace), {}).pop(name, None)
         if old is not None:
             self._version += 1
-            # A copy: who reads the old one may be about to write it out.
+            # A copy, because another thread may be about to send the old object.
             self._happened("DELETED", {**old, "metadata": {**old["metadata"], "resourceVersion": str(self._version)}})
 
-    # What has happened, and who watches.
+    # Events and watches.
 
     def _init_watches(self) -> None:
-        #: (version, type of the event, object), for as far back as is kept
+        #: (version, type of the event, object), back to the last `compact`
         self._events: list[tuple[int, str, dict]] = []
-        #: the last version whose event is no longer there
+        #: The last version whose event is gone.
         self._compacted = 0
         self._news = threading.Condition(self._lock)
         self._watch_faults: dict[str, Fault] = {}
-        #: streams that are open, by a number: the path, and whether it begins too long ago; who is
-        #: in it may go on
+        #: Open streams, by number: the path, and whether the watch begins before the oldest event
+        #: that is kept. A stream that is removed here ends.
         self._watches: dict[int, tuple[str, bool]] = {}
         self._watch_number = 0
         self._stalled = False
         self._said: dict[int, bytes] = {}
 
     def _happened(self, what: str, item: dict) -> None:
-        """Called with the lock held."""
+        """Records an event. Called with the lock held."""
         self._events.append((self._version, what, item))
         self._news.notify_all()
 
     def watches(self) -> list[str]:
-        """The paths of the watches that are open, and not about to be told that they begin too long
-        ago.
+        """Returns the paths of the open watches, without those that will get the error that they
+        begin too long ago.
         """
         with self._lock:
             return [path for path, too_old in self._watches.values() if not too_old]
 
     def fail_watches(self, path: str, fault: Fault) -> None:
-        """Answers watches so from now on, and leaves lists alone; those that are open stay so."""
+        """Answers new watches with this fault from now on. Lists still work, and open watches stay
+        open.
+        """
         self._watch_faults[path] = fault
 
     def compact(self) -> None:
-        """What has happened so far can no longer be watched: who asks for it is told so in the
-        stream, as by the real one.
+        """Forgets all events so far. A watch that asks for them gets an error in its stream, as
+        from a real API server.
         """
         with self._lock:
             self._compacted = self._version
             self._events.clear()
 
     def cut_watches(self) -> None:
-        """Their connections are closed in the middle."""
+        """Closes the connections of all watches in the middle."""
         with self._lock:
             self._watches.clear()
             self._news.notify_all()
 
     def stall_watches(self) -> None:
-        """Nothing comes any more, and no end either, until fixed."""
+        """Sends nothing more on watches, not even an end, until `fix`."""
         self._stalled = True
 
     def say(self, line: bytes) -> None:
-        """Puts something into each watch that is open, as it is."""
+        """Sends this line as it is on each open watch."""
         with self._lock:
             self._said = dict.fromkeys(self._watches, line)
             self._news.notify_all()
 
     def watch(self, request: Request, begin: Callable[[], None], send: Callable[[bytes], None]) -> bool:
-        """Sends the events of a watch, one in each call, once it has begun. Returns whether it came
-        to its end, uncut.
+        """Sends the events of a watch, one with each call of `send`, after `begin`. Returns True if
+        the watch came to its own end, and False if it was cut.
         """
         kind, namespace, chosen = self._selected(request)
         begins = request.query.get("resourceVersion", "")
@@ -295,12 +300,14 @@ class ApiServer:
         return True
 
     def _items(self, kind: str, namespace: str | None) -> list[dict]:
-        """In the order of the API. namespace: None for all."""
+        """Returns the objects in the order of the API. namespace: None for all."""
         places = sorted(key for key in self._objects if key[0] == kind) if namespace is None else [(kind, namespace)]
         return [item for place in places for _, item in sorted(self._objects.get(place, {}).items())]
 
     def _selected(self, request: Request) -> tuple[str, str | None, Callable[[dict], bool]]:
-        """What a list or a watch is of: kind, namespace, and which of those."""
+        """Returns what a list or a watch covers: kind, namespace, and the filter of the field
+        selector.
+        """
         match request.path.removeprefix("/api/v1/").split("/"):
             case ["namespaces"]:
                 kind, namespace = "Namespace", None
@@ -321,7 +328,7 @@ class ApiServer:
     # Faults.
 
     def fail(self, path: str, fault: Fault) -> None:
-        """Answers so from now on. path: without a query, or ANY."""
+        """Answers a path with this fault from now on. path: without a query, or ANY."""
         self._faults[path] = fault
 
     def fix(self) -> None:
@@ -331,12 +338,12 @@ class ApiServer:
         self._continues_expire = False
 
     def expire_continues(self) -> None:
-        """As when etcd was compacted between two pages: those that follow are gone, each time,
-        until fixed.
+        """Makes each following page fail as if etcd was compacted between two pages, until
+        `fix`.
         """
         self._continues_expire = True
 
-    # What tells a client where it is.
+    # Where clients find it.
 
     @property
     def url(self) -> str:
@@ -344,7 +351,7 @@ class ApiServer:
 
     @property
     def kubeconfig(self) -> Path:
-        """A kubeconfig for it, written anew each time."""
+        """The path of a kubeconfig for this server, written anew each time."""
         return self.write_kubeconfig(self.directory / "kubeconfig")
 
     def write_kubeconfig(self, path: Path, token: str = TOKEN, ca: bool = True) -> Path:
@@ -363,14 +370,14 @@ class ApiServer:
         return path
 
     def service_account(self, token: str = TOKEN) -> Path:
-        """A directory such as every pod has, with a token and the CA."""
+        """Returns a directory like the one that every pod has, with a token and the CA."""
         directory = self.directory / "serviceaccount"
         directory.mkdir(exist_ok=True)
         (directory / "token").write_text(token)
         shutil.copy(self.directory / "ca.pem", directory / "ca.crt")
         return directory
 
-    # Running.
+    # Start and stop.
 
     def start(self) -> ApiServer:
         self._server = _Server(self)
@@ -378,7 +385,7 @@ class ApiServer:
         return self
 
     def stop(self) -> None:
-        """As if killed: open connections are cut, the port is closed."""
+        """Cuts open connections and closes the port, as if the server was killed."""
         server, self._server = self._server, None
         if server is not None:
             server.cut()
@@ -389,10 +396,10 @@ class ApiServer:
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    # What it answers.
+    # Answers.
 
     def answer(self, request: Request) -> Fault:
-        """Also a good answer is a Fault, of status 200."""
+        """Returns the answer to a request. A good answer, too, is a Fault, with status 200."""
         self.requests.append(request)
         fault = self._faults.get(request.path) or self._faults.get(ANY)
         if fault is None and request.watches:
@@ -417,7 +424,9 @@ class ApiServer:
                     return Fault(404, body=_status(404, "the server could not find the requested resource", "NotFound"))
 
     def _write(self, request: Request, token: str) -> Fault:
-        """Makes, replaces or deletes a secret, with the refusals of a real API server."""
+        """Creates, replaces or deletes a secret. It refuses the same requests as a real API
+        server.
+        """
         match (request.method, *request.path.removeprefix("/api/v1/").split("/")):
             case ("POST", "namespaces", namespace, "secrets"):
                 verb, name = "create", ""
@@ -482,10 +491,10 @@ class ApiServer:
         limit = int(query.get("limit", "0"))
         if limit and len(items) > limit:
             metadata["continue"] = base64.urlsafe_b64encode(f"{self._version} {len(self._continues)}".encode()).decode()
-            # The pages that follow show what was there at the first one.
+            # Later pages show the objects as they were for the first page.
             self._continues[metadata["continue"]] = items[limit:]
             items = items[:limit]
-        # As from a real API server, the items of a list do not say of what kind they are.
+        # A real API server, too, leaves out the kind of a list's items.
         shown = [{name: part for name, part in item.items() if name not in ("kind", "apiVersion")} for item in items]
         answer = {"kind": f"{kind}List", "apiVersion": "v1", "metadata": metadata, "items": shown}
         if "as=PartialObjectMetadataList" in request.accept:
@@ -500,8 +509,8 @@ class ApiServer:
 
 
 def _metadata_only(item: dict) -> dict:
-    """As the API server shows an object to who asks for a PartialObjectMetadata, its fields in the
-    same order.
+    """Returns an object in the form of a PartialObjectMetadata, with the fields in the API server's
+    order.
     """
     order = ("name", "generateName", "namespace", "uid", "resourceVersion", "creationTimestamp")
     metadata = {name: item["metadata"][name] for name in order if name in item["metadata"]}
@@ -523,7 +532,7 @@ class _Server(ThreadingHTTPServer):
         self.stopped = threading.Event()
         self._open: set[socket.socket] = set()
         if api.tls:
-            # The handshake is left to each connection's own thread.
+            # Each connection's own thread makes the handshake.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(api.directory / "apiserver.pem", api.directory / "apiserver.key")
             self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
@@ -548,12 +557,14 @@ class _Server(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up, or does not like our certificate, is part of the tests."""
+        """Ignores errors: a client that hangs up or rejects the certificate is part of the
+        tests.
+        """
 
 
 class _Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    #: headers and body are two writes: Nagle would make each answer 40 ms late
+    #: Headers and body are two writes: Nagle's algorithm would delay each answer by 40 ms.
     disable_nagle_algorithm = True
     server: _Server
 
@@ -603,8 +614,8 @@ class _Connection(BaseHTTPRequestHandler):
 
 @functools.cache
 def _certificates() -> dict[str, bytes]:
-    """Of a CA, and of a server at 127.0.0.1, by file name. Without a name: localhost is then a
-    wrong one. Made once.
+    """Returns the certificates of a CA and of a server at 127.0.0.1, by file name. The server's has
+    no name, so that localhost is a wrong one. Made once per process.
     """
     with tempfile.TemporaryDirectory(prefix="redisproxy-test-") as directory:
         Authority(Path(directory)).issue("apiserver", "127.0.0.1")
@@ -612,13 +623,13 @@ def _certificates() -> dict[str, bytes]:
 
 
 def write_certificates(directory: Path) -> None:
-    """ca.pem, apiserver.pem and apiserver.key: what API servers here show, and what their clients
-    believe.
+    """Writes ca.pem, apiserver.pem and apiserver.key: the certificate that servers here show, and
+    the CA that their clients trust.
     """
     for name, content in _certificates().items():
         (directory / name).write_bytes(content)
 
 
 def believing() -> ssl.SSLContext:
-    """For clients of these servers."""
+    """Returns a TLS context for clients of these servers."""
     return ssl.create_default_context(cadata=_certificates()["ca.pem"].decode())

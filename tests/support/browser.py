@@ -1,6 +1,6 @@
-"""Headless Chromium, driven over a pipe: one page, whose scripts, size and colours a test chooses.
+"""Drives headless Chromium over a pipe: one page, whose scripts, size and colours a test chooses.
 
-Owns the process and its messages: JSON of the DevTools protocol, each with a NUL behind it.
+Owns the process and its messages: JSON of the DevTools protocol, each followed by a NUL byte.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .waiting import LIMIT
 
 
 def chromium() -> str:
-    """Its path. Skips the test where there is none."""
+    """Returns the path of Chromium. Skips the test if it is not installed."""
     found = shutil.which("chromium")
     if found is None:
         raise unittest.SkipTest("chromium is not installed: apt-get install chromium")
@@ -30,14 +30,14 @@ def chromium() -> str:
 
 
 class Browser:
-    """One page in a browser of its own. Close it."""
+    """One page in a browser of its own. The test has to call `close`."""
 
     def __init__(self, url: str, scripts: bool = True) -> None:
         self._profile = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
         commands, self._write = os.pipe()
         self._read, answers = os.pipe()
-        # The browser reads its commands from descriptor 3 and writes its answers to 4, which may be
-        # those of the pipes here.
+        # The browser reads commands from descriptor 3 and writes answers to descriptor 4. The pipes
+        # here may have these numbers, so their ends move to 10 and above first.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (commands, answers)]
         program = chromium()
         options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe")
@@ -56,7 +56,7 @@ class Browser:
         self._number = 0
         self._session = ""
         self._events: list[dict[str, Any]] = []
-        #: what the console said, of violations of the page's policy, too
+        #: The messages of the console, with violations of the page's security policy.
         self.console: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -67,12 +67,12 @@ class Browser:
         self._go("Page.navigate", url=url)
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the browser."""
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
         os.close(self._read)
         os.close(self._write)
-        # Its children may write there for another moment.
+        # The browser's child processes may still write there for a moment.
         for _ in range(50):
             with contextlib.suppress(OSError):
                 self._profile.cleanup()
@@ -80,7 +80,9 @@ class Browser:
             time.sleep(0.1)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The result of a command."""
+        """Runs a command of the protocol and returns its result. Raises AssertionError if it
+        fails.
+        """
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -120,27 +122,29 @@ class Browser:
         self.loaded()
 
     def loaded(self) -> None:
-        """Waits until a page is loaded: one that was asked for, or the page's own refresh."""
+        """Waits until a page is loaded: one that a test asked for, or the page's own refresh."""
         while not any(event.get("method") == "Page.loadEventFired" for event in self._events):
             self._took(self._receive())
         self._events.clear()
 
     def reload(self) -> None:
-        """The same page again, in the same tab."""
+        """Loads the same page again, in the same tab."""
         self._go("Page.reload")
 
     def run(self, script: str) -> Any:
-        """The value of an expression of JavaScript: also where the page may have none."""
+        """Returns the value of a JavaScript expression. It works even if the page may not run
+        scripts.
+        """
         result = self.call("Runtime.evaluate", expression=script, returnByValue=True)
         if "exceptionDetails" in result:
             raise AssertionError(result["exceptionDetails"])
         return result["result"].get("value")
 
     def show(self, width: int, height: int = 900, scheme: str = "light") -> None:
-        """On a screen of this size, light or dark."""
+        """Sets the size of the screen in pixels, and a light or dark colour scheme."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def screenshot(self) -> bytes:
-        """A PNG of what is shown."""
+        """Returns a PNG of the visible page."""
         return b64decode(self.call("Page.captureScreenshot")["data"])

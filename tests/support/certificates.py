@@ -1,4 +1,4 @@
-"""A certificate authority for tests, and certificates of it."""
+"""A certificate authority for tests, which issues certificates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class Authority:
-    """Writes NAME.pem of its own, and for each certificate NAME.pem and NAME.key, into a directory.
+    """Writes NAME.pem for itself, and NAME.pem and NAME.key for each certificate, into a directory.
 
-    signer: the authority that this one is an intermediate of. With the extensions that OpenSSL's
-    strict checks ask for: clients on Python 3.13 and later make them.
+    signer: the authority that signs this one, which is then an intermediate. The certificates have
+    the extensions that OpenSSL's strict checks require: clients on Python 3.13 and later make these
+    checks.
     """
 
     def __init__(self, directory: Path, name: str = "ca", signer: Authority | None = None) -> None:
@@ -62,8 +63,8 @@ class Authority:
         usage: x509.ObjectIdentifier | None = None,
         key: PrivateKey | None = None,
     ) -> tuple[Path, Path]:
-        """A certificate for hosts, names or addresses: (certificate, key). usage: what it is for
-        alone.
+        """Returns the paths of a certificate for `hosts` (names or addresses) and of its key.
+        usage: the only extended key usage.
         """
         key = key or ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = []

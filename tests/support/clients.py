@@ -1,4 +1,4 @@
-"""redis-py, as the tests use it."""
+"""redis-py clients for the tests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from redis.retry import Retry
 
 
 def client_once(**options: object) -> redis.Redis:
-    """A client on 127.0.0.1 that tries everything once. By itself redis-py tries eleven times, a
-    wrong password too, which takes ten seconds and hides an error that passes. options: of
-    `redis.Redis`.
+    """Returns a client on 127.0.0.1 that tries everything once.
+
+    By default redis-py tries eleven times, a wrong password too. That takes ten seconds, and hides
+    an error that passes. options: of `redis.Redis`.
     """
     return redis.Redis(host="127.0.0.1", retry=Retry(NoBackoff(), 0), **options)

@@ -1,4 +1,4 @@
-"""Two tenants in the small API server, and what reads them."""
+"""Two tenants in the small API server, and the objects that read them."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class SourceCase(unittest.SynchronousTestCase):
         self.api.put(secret(name, CLIENT, redis_connection_string=f"redis://:{password}@redis:6379/{index}"))
 
     def lists(self) -> int:
-        """How many times everything was read."""
+        """Returns how many times all namespaces were listed."""
         return len([r for r in self.api.requests if r.path == NAMESPACES and not {"fieldSelector", "watch"} & set(r.query)])
 
 
 class ClusterCase(unittest.SynchronousTestCase):
-    """An API server with two tenants, and what reads it."""
+    """An API server with two tenants, and the objects that read it."""
 
     tls = False
 
@@ -67,7 +67,7 @@ class ClusterCase(unittest.SynchronousTestCase):
         return self.make_source({"KUBECONFIG": str(self.api.kubeconfig)}, **options)
 
     def read(self) -> FullRead:
-        """Reads, into self.enrolment as well. The paths that were asked for are in self.asked."""
+        """Reads everything, and gives it to self.enrolment. self.asked has the requested paths."""
         self.api.requests.clear()
         reading = self.source.read()
         self.asked = [request.path for request in self.api.requests]
@@ -79,7 +79,7 @@ class ClusterCase(unittest.SynchronousTestCase):
         return {tenant.namespace: tenant.index for tenant in snapshot.tenants}
 
     def assertUnreachable(self, pattern: str) -> ReadFailure:
-        """Nothing could be read, and that is said."""
+        """Asserts that nothing could be read, and that the reason matches."""
         reading = self.read()
         self.assertIsInstance(reading.namespaces, ReadFailure)
         self.assertRegex(reading.namespaces.reason, pattern)

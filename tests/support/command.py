@@ -1,4 +1,4 @@
-"""The `redisproxy` command as a process."""
+"""Runs the `redisproxy` command as a process."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 from .fork_server import ForkedProcess, can_fork
 
-#: As pip installs it, beside the interpreter.
+#: Where pip installs the command: beside the interpreter.
 COMMAND = str(Path(sys.executable).with_name("redisproxy"))
-#: Seconds for a command.
+#: The most seconds that a command may take.
 LIMIT = 180
 
 
 def run_command(*arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Runs it to its end, with nothing to read and no terminal.
+    """Runs the command to its end, without standard input and without a terminal.
 
-    As a copy of a process that has imported it, which spares a second of a processor: see
-    `fork_server`. Whoever wants it as an operator calls it starts COMMAND.
+    The process is a copy of one that has already imported the command, which saves a second of
+    processor time: see `fork_server`. A test of the command as an operator starts it runs COMMAND.
     """
     args = [COMMAND, *arguments]
     if not can_fork(environ):

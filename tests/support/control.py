@@ -1,5 +1,5 @@
-"""A control connection without a reactor: redis-py asks a real Redis at once, so what awaits it is
-finished when `run` returns.
+"""A control connection without a reactor: redis-py asks a real Redis and waits for the answer, so a
+coroutine that awaits it has finished when `run` returns.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from .servers import RedisServer
 
 
 class Control:
-    """Asks at once. before: called before each question, once, with its words."""
+    """A control connection that blocks until Redis answers. before: called once, before the next
+    command, with its words.
+    """
 
     def __init__(self, server: RedisServer) -> None:
         self._client = server.client()
-        self._client.response_callbacks.clear()  # answers as they come
+        self._client.response_callbacks.clear()  # Return replies without conversion.
         self.before: Callable[[tuple], object] | None = None
 
     async def ask(self, *words: bytes | str) -> object:
@@ -33,8 +35,8 @@ class Control:
 
 
 def run(work: object) -> object:
-    """The result of a coroutine that waits for nothing but such a control connection; its exception
-    is raised.
+    """Returns the result of a coroutine that awaits nothing but such a control connection, or
+    raises its exception.
     """
     results: list[object] = []
     defer.Deferred.fromCoroutine(work).addBoth(results.append)

@@ -1,7 +1,7 @@
-"""Conversations whose client and Redis are the test: the recording connections under a session, and
-their assertions.
+"""Conversations in which the test plays the client and Redis: fakes of the connections around a
+session, and assertions about them.
 
-Owns what tests of sessions write their transcripts with. It opens no socket and starts no process.
+Owns the classes that tests of sessions are written with. It opens no socket and starts no process.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ POLICY = make_policy(builtin(), scripts=True, databases=True)
 
 
 class RecordingUpstream:
-    """A connection whose Redis is the test: the real pending replies, and lists of what was
-    sent.
+    """A connection to a Redis that the test plays: the real pending replies, and a record of the
+    sent bytes.
     """
 
     busy = False
@@ -38,7 +38,8 @@ class RecordingUpstream:
         self.newest, self.withdraw = self.pending.newest, self.pending.withdraw
         self.sent = b""
         self.paused = False
-        #: None: not yet; else whether what blocks was given up, too
+        #: None: not given up; else the value of `blocked`: whether blocked commands were given up,
+        #: too.
         self.given_up: bool | None = None
         self.released: bool | None = None
         self._conversation = conversation
@@ -66,7 +67,7 @@ class RecordingUpstream:
 
 
 class RecordingReservation:
-    """One of a tenant's connections."""
+    """A reservation of one of a tenant's connections."""
 
     def __init__(self) -> None:
         self.kept: bool | None = None
@@ -81,16 +82,16 @@ class RecordingReservation:
 
 
 class Conversation:
-    """A session between a client and a Redis that the test plays: all that the session knows of
-    outside.
+    """A session between a client and a Redis that the test plays. It is everything that the session
+    knows of the outside.
     """
 
     multiplexes = False
     bytes_received = 0
 
     def __init__(self, snapshot: Snapshot = DIRECTORY, upstreams_at_once: bool = True, policy: Policy = POLICY) -> None:
-        """upstreams_at_once: one is there as soon as the session asks for one; if not, the test
-        opens it.
+        """upstreams_at_once: a connection opens as soon as the session asks for one; if False, the
+        test opens it.
         """
         self.id = 7
         self.peer = "192.0.2.1:5555"
@@ -98,11 +99,11 @@ class Conversation:
         self.policy = policy
         self.questions: list[list[list[bytes]]] = []
         self.permitted: list[bytes] = []
-        #: whether patterns are allowed as soon as the session asks
+        #: Whether patterns are allowed as soon as the session asks.
         self.permits_at_once = True
         self.identities: list[Credential | None] = []
         self.reservations: list[RecordingReservation] = []
-        #: tenants that have as many connections as they may
+        #: Tenants that have reached their maximum of connections.
         self.full: set[Tenant] = set()
         self.audited: list[str] = []
         self.looked: list[bytes] = []
@@ -111,14 +112,14 @@ class Conversation:
         self.upstreams: list[RecordingUpstream] = []
         self.asked: list[Tenant] = []
         self.asked_protocol = 2
-        #: the latest Step that somebody works for
+        #: The latest Step that the session waits for.
         self.step: Step | None = None
         self.told = b""
         self.closed: str | None = None
         self.held = False
         self.bugs: list[BaseException] = []
         self.now = 0.0
-        #: seconds until a wrong password is answered
+        #: Seconds until a wrong password is answered.
         self.login_delay = 0.0
         self.session = Session(self, self, self)
 
@@ -196,10 +197,10 @@ class Conversation:
         if self.permits_at_once:
             step.finish(None)
 
-    # The test's side.
+    # Called by the test.
 
     def finish(self, result: object) -> bool:
-        """Whoever works for the latest Step is done."""
+        """Finishes the latest Step with this result."""
         assert self.step is not None
         return self.step.finish(result)
 
@@ -213,18 +214,18 @@ class Conversation:
         self.finish(Unavailable(error))
 
     def use_policy(self, policy: Policy) -> None:
-        """Redis is another one, or has other rules."""
+        """Switches to another policy, as if Redis was replaced or its rules changed."""
         self.policy = policy
         self.session.policy_changed()
 
     def recheck(self, snapshot: Snapshot, now: float = 0.0) -> None:
-        """Another snapshot is in force, or time has passed."""
+        """Checks the session against another snapshot, or at a later time."""
         if self.session.ending.recheck(lambda credential: snapshot.renewed(credential, now)):
             self.session.ending.close_if_drained()
 
     @property
     def waits(self) -> bool:
-        """Whether no more commands are taken for now."""
+        """Whether the session takes no more commands for now."""
         return bool(self.session.gates)
 
     @property
@@ -245,18 +246,18 @@ class Conversation:
         return self
 
     def hears(self) -> bytes:
-        """What the client was told since the last time."""
+        """Returns what the client received since the last call."""
         told, self.told = self.told, b""
         return told
 
     def gets(self) -> bytes:
-        """What Redis was sent since the last time, on the newest dedicated connection."""
+        """Returns what Redis received since the last call, on the newest dedicated connection."""
         sent, self.upstream.sent = self.upstream.sent, b""
         return sent
 
 
 def logged_in(protocol: int = 2, **options: object) -> Conversation:
-    """Blue's conversation with a dedicated connection, at the first command after the log-in."""
+    """Returns Blue's conversation with a dedicated connection, right after the log-in."""
     conversation = Conversation(**options)
     conversation.command(b"AUTH", b"blue")
     assert conversation.hears() == OK
@@ -276,7 +277,7 @@ class ConversationCase(unittest.TestCase):
 
 
 class RecordingPool:
-    """A tenant's multiplexed connections, of which the test is the Redis."""
+    """A tenant's multiplexed connections to a Redis that the test plays."""
 
     def __init__(self, conversation: SharedConversation, protocol: int) -> None:
         self.protocol = protocol
@@ -296,12 +297,12 @@ class RecordingPool:
             session.upstream_ready()
 
     def goes_away(self, error: str) -> None:
-        """There is no connection, and none can be opened."""
+        """Closes the connection; a new one cannot be opened."""
         self.upstream = Unavailable(error)
         self.ready()
 
     def breaks(self, begun: bool = False) -> None:
-        """As `upstream.multiplexed` does when a connection is lost."""
+        """Loses the connection, with the same calls as `upstream.multiplexed`."""
         upstream, self.upstream = self.upstream, Unavailable(busy=True)
         oldest: dict[object, ReplyBatch] = {}
         for batch in upstream.pending.abandon():
@@ -311,13 +312,13 @@ class RecordingPool:
 
 
 class SharedConversation(Conversation):
-    """A session that shares connections. `upstreams` are those of its own."""
+    """A session over multiplexed connections. `upstreams` are its dedicated ones."""
 
     multiplexes = True
 
     def __init__(self, **options: object) -> None:
         self.pools: list[RecordingPool] = []
-        #: whether it is refused, and how
+        #: The error that refuses a pool; empty: none does.
         self.refuses_pools = ""
         super().__init__(**options)
 
@@ -338,7 +339,7 @@ class SharedConversation(Conversation):
         return self.pools[-1]
 
     def shared_gets(self) -> bytes:
-        """What was sent over the multiplexed connection since the last time."""
+        """Returns what was sent over the multiplexed connection since the last call."""
         sent, self.tenant_pool.upstream.sent = self.tenant_pool.upstream.sent, b""
         return sent
 
@@ -348,7 +349,7 @@ class SharedConversation(Conversation):
 
 
 def logged_in_multiplexed(**options: object) -> SharedConversation:
-    """Blue's conversation over multiplexed connections, at the first command after the log-in."""
+    """Returns Blue's conversation over multiplexed connections, right after the log-in."""
     conversation = SharedConversation(**options)
     conversation.command(b"AUTH", b"blue")
     assert conversation.hears() == OK

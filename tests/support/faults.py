@@ -1,5 +1,5 @@
 """A Redis that answers some commands with errors: a real one behind a TCP server that speaks RESP
-and knows which to refuse.
+and knows which commands to refuse.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from redisproxy.resp.framing import ReplyMeasurer
 
 
 class FaultyRedis:
-    """Listens on a free port of 127.0.0.1, and passes on to a port there what has no fault.
+    """Listens on a free port of 127.0.0.1, and forwards commands without a fault to a Redis on
+    another port there.
 
-    Commands are passed on one by one, and each reply is waited for: not for what Redis says by
-    itself.
+    Commands are forwarded one by one: each waits for its reply. Messages that Redis sends unasked
+    are not forwarded.
     """
 
     def __init__(self, port: int) -> None:
@@ -23,11 +24,12 @@ class FaultyRedis:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        #: by how commands begin: the error that answers them, without the ``-``; None: nothing does
+        #: By the beginning of a command: the error that answers it, without the ``-``; None: no
+        #: answer
         self.faults: dict[str, str | None] = {}
-        #: the commands that were answered so, or not at all
+        #: the commands that were refused, or not answered
         self.refused: list[str] = []
-        #: all commands that came
+        #: all commands that arrived
         self.asked: list[str] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -77,7 +79,7 @@ class FaultyRedis:
                 return reply[:end]
 
     def cut(self) -> None:
-        """All connections are gone; new ones are taken."""
+        """Closes all connections. New connections are accepted."""
         pairs, self._pairs = self._pairs, []
         for pair in pairs:
             for connection in pair:

@@ -1,14 +1,15 @@
-"""Starts the proxy and its command as copies of a process that has imported them: a tenth of the
-processor time of a start.
+"""Starts the proxy and its command as copies of a process that has already imported them. A copy
+takes a tenth of the processor time of a start.
 
-To import the proxy takes half a second of a processor, and the suite starts it hundreds of times.
-So each process of the tests has a server of its own (this file as a program), which imports, and
-forks for each process that is asked for. A copy gets arguments, environment, directory, limit of
-open files, input and output, and a reactor made anew; it ends as a program does.
+To import the proxy takes half a second of processor time, and the suite starts it hundreds of
+times. So each process of tests has a server process: this file, run as a program. The server
+imports the modules once, and forks for each process that a test asks for. A copy gets arguments,
+environment, directory, limit of open files, input and output, and a new reactor. It ends as a
+program does.
 
-What Python or the loader reads before any import cannot be given to a copy: see `can_fork`; nor are
-signals ignored there that a test ignores. Tests of that, of the start itself, and of twistd's own
-options, start a program as an operator does.
+A copy cannot be given what Python or the loader reads before any import: see `can_fork`. Nor does a
+copy ignore the signals that a test ignores. Tests of those things, of the start itself, and of
+twistd's own options start the program as an operator does.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-#: What each program imports before its copies are made. The last is where its call is, without
-#: arguments.
+#: What each program imports before its copies are made. The last entry names the function that runs
+#: it, without arguments.
 PROGRAMS = {
     "twistd": (
         *("redisproxy.tap", "redisproxy.status", "twisted.scripts._twistd_unix"),
@@ -45,13 +46,13 @@ PROGRAMS = {
 _MESSAGE = 256 * 1024
 
 
-# In the tests.
+# In the tests' process.
 
 
 @functools.cache
 def _works_here() -> bool:
     if os.environ.get("TEST_FRESH") or "coverage" in sys.modules or sys.platform != "linux":
-        return False  # coverage is measured from a process's start
+        return False  # coverage is measured from the start of a process
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError:  # a kernel before 5.3
@@ -60,17 +61,17 @@ def _works_here() -> bool:
 
 
 def can_fork(environ: Mapping[str, str]) -> bool:
-    """Whether a process with this environment may be a copy. TEST_FRESH=1: none is."""
+    """Returns whether a process with this environment may be a copy. With TEST_FRESH=1 none may."""
     early = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_")
     differs = {name for name in {*environ, *os.environ} if environ.get(name) != os.environ.get(name)}
     return _works_here() and not any(name.startswith(early) for name in differs)
 
 
 class ForkedProcess:
-    """A copy that runs a program of PROGRAMS. It has what tests use of `subprocess.Popen`.
+    """A copy that runs a program of PROGRAMS. It has the part of `subprocess.Popen` that tests use.
 
-    output, errors: descriptors, which the caller may close afterwards. imports: modules besides
-    those of the program.
+    output, errors: descriptors, which the caller may close afterwards. imports: modules besides the
+    program's own.
     """
 
     def __init__(
@@ -85,14 +86,14 @@ class ForkedProcess:
         self.args = args
         self.returncode: int | None = None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, open(os.devnull) as nothing:  # noqa: PTH123 - no file
+        with theirs, open(os.devnull) as nothing:  # noqa: PTH123 - a device, not a file
             request = " ".join(name.partition(":")[0] for name in (*imports, *PROGRAMS[program])).encode()
             socket.send_fds(_server(), [request], [nothing.fileno(), output, errors, theirs.fileno()])
         start = {
             "call": PROGRAMS[program][-1],
             "args": list(args),
             "environ": dict(environ),
-            "directory": os.getcwd(),  # noqa: PTH109 - as text
+            "directory": os.getcwd(),  # noqa: PTH109 - the path as text
             "files": resource.getrlimit(resource.RLIMIT_NOFILE),
         }
         self._control.send(json.dumps(start).encode())
@@ -105,8 +106,8 @@ class ForkedProcess:
         return int(told)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit status, or the negative number of the signal that ended it. Raises
-        subprocess.TimeoutExpired.
+        """Returns the exit status, or the negative number of the signal that ended the process.
+        Raises subprocess.TimeoutExpired.
         """
         if self.returncode is None:
             self._control.settimeout(timeout)
@@ -136,7 +137,9 @@ class ForkedProcess:
 
 @functools.cache
 def _server() -> socket.socket:
-    """Where the server of this process takes requests. It ends when this process does."""
+    """Returns the socket on which this process's server takes requests. The server ends when this
+    process ends.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(
@@ -154,12 +157,12 @@ def _server() -> socket.socket:
     return ours
 
 
-# In the server.
+# In the server process.
 
 
 def _serve(requests: socket.socket) -> list[int] | None:
-    """Forks for each request. Returns the request's descriptors in a copy; None in the server, once
-    the tests have ended.
+    """Forks for each request. Returns the request's descriptors in a copy, and None in the server
+    after the tests have ended.
     """
     running: dict[int, tuple[int, socket.socket]] = {}
     poll = select.poll()
@@ -171,7 +174,7 @@ def _serve(requests: socket.socket) -> list[int] | None:
                 os.close(ready)
                 pid, control = running.pop(ready)
                 _, status = os.waitpid(pid, 0)
-                with control, suppress(OSError):  # whoever asked may have ended
+                with control, suppress(OSError):  # the process that asked may have ended
                     control.send(b"%d" % os.waitstatus_to_exitcode(status))
                 continue
             names, descriptors, _, _ = socket.recv_fds(requests, _MESSAGE, 4)
@@ -195,14 +198,16 @@ def _serve(requests: socket.socket) -> list[int] | None:
 
 
 def _import(names: Sequence[str]) -> None:
-    """What cannot be imported is left to the copies, whose output says so."""
+    """Imports the modules. A copy tries again if an import fails, and its output shows the
+    error.
+    """
     missing = [name for name in names if name not in sys.modules]
     for name in missing:
         with suppress(Exception):
             importlib.import_module(name)
     if missing:
         gc.collect()
-        gc.freeze()  # or a copy's first collection would copy all pages
+        gc.freeze()  # otherwise the first collection of a copy would copy all pages
 
 
 def _become(descriptors: list[int]) -> None:
@@ -223,8 +228,8 @@ def _become(descriptors: list[int]) -> None:
 
 
 def _run(module: str, name: str) -> None:
-    """As a program runs and ends, but that nothing is freed at the end: to free all modules takes
-    longer than most tests do.
+    """Runs and ends as a program does, but frees nothing at the end: to free all modules takes
+    longer than most tests.
     """
     try:
         status = getattr(importlib.import_module(module), name)()
@@ -244,8 +249,8 @@ def _run(module: str, name: str) -> None:
 
 
 def _renew_reactor() -> None:
-    """The epoll descriptor and the waker of the reactor that was imported are one for all copies,
-    and modules keep that reactor.
+    """Makes a new epoll descriptor and a new waker. All copies would share those of the imported
+    reactor, and modules keep that reactor.
     """
     reactor = sys.modules.get("twisted.internet.reactor")
     if reactor is not None:
@@ -254,7 +259,7 @@ def _renew_reactor() -> None:
 
 
 if __name__ == "__main__":
-    sys.path[0] = ""  # as for ``python -c``, not where this file is
+    sys.path[0] = ""  # as for ``python -c``: not the directory of this file
     found = _serve(socket.socket(fileno=int(sys.argv[1])))
     if found is not None:
         _become(found)

@@ -1,4 +1,4 @@
-"""What is pure, with its framing interpreted, whatever form of that is installed."""
+"""Imports the pure modules with an interpreted framing, even if the compiled form is installed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from types import ModuleType
 
 from redisproxy.resp import framing
 
-#: The framing's source, beside which its compiled form lies.
+#: The source of the framing. Its compiled form is in the same directory.
 SOURCE = Path(framing.__file__).with_name("framing.py")
 
-#: What has its own framing, or is about that: it is loaded anew.
+#: Packages that import the framing themselves, or test it: they are imported again.
 _ANEW = (
     *("redisproxy.resp", "redisproxy.tenants", "redisproxy.policy", "redisproxy.session"),
     *("tests.resp", "tests.support.conversations", "tests.fuzz"),
@@ -29,7 +29,9 @@ def _forget() -> dict[str, ModuleType]:
 
 
 def interpreted(*names: str) -> list[ModuleType]:
-    """The modules of these names, once more: imported anew, with an interpreted framing."""
+    """Imports the modules of these names once more, with an interpreted framing, and returns
+    them.
+    """
     before = _forget()
     try:
         resp = importlib.import_module("redisproxy.resp")

@@ -1,4 +1,6 @@
-"""What reads credentials and what holds them, joined as they are in a proxy of one process."""
+"""Joins the service that reads credentials with the one that holds them, as in a proxy of one
+process.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from redisproxy.tenants.model import Credential, Snapshot
 
 
 class KeptSnapshot:
-    """A ReloadService, which has all that is not named here, and the CurrentSnapshot that it
-    feeds.
+    """A ReloadService and the CurrentSnapshot that it feeds. Attributes that are not defined here
+    are the ReloadService's.
     """
 
     def __init__(

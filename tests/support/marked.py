@@ -1,5 +1,5 @@
-"""Secrets' values that are wrong in every way, each with a marker in it: nothing that the proxy
-writes may have that.
+"""Values of secrets that are wrong in every way, each with a marker in it. Nothing that the proxy
+writes may contain the marker.
 """
 
 from __future__ import annotations
@@ -7,14 +7,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 
-#: No word, no host and no number that anything else would write. It is where a password is, or was
-#: meant to be.
+#: Not a word, a host or a number that anything else would write. It stands where a password is, or
+#: was meant to be.
 MARKER = "Zq7xMarkerW9v"
 
 
 def traces(text: str) -> list[str]:
-    """The forms of the marker that are in a text: as it is, in another case, backwards, in base64
-    at any offset, in hex.
+    """Returns the forms of the marker that a text contains: as it is, in another case, backwards,
+    in base64 at any offset, in hex.
     """
     encoded = [base64.b64encode(b"." * shift + MARKER.encode()).decode()[4 if shift else 0 : 16] for shift in range(3)]
     forms = [MARKER, MARKER[::-1], MARKER[:8], MARKER.encode().hex(), *encoded]
@@ -22,8 +22,8 @@ def traces(text: str) -> list[str]:
 
 
 def urls(marker: str = MARKER) -> Iterator[str]:
-    """Connection strings with the marker as the password, or in its place, or where a password that
-    was not escaped puts it.
+    """Yields connection strings with the marker as the password, in place of the password, or where
+    an unescaped password would put it.
     """
     for scheme in ("redis", "rediss", "REDIS", "http", "redis+sentinel", "unix", ""):
         yield f"{scheme}://:{marker}@127.0.0.1:1/x"
@@ -87,7 +87,7 @@ def urls(marker: str = MARKER) -> Iterator[str]:
     )
 
 
-#: What YAML makes of a scalar, and what it does not take.
+#: Values that YAML turns into other types, and values that YAML refuses.
 SCALARS = (
     "!!bool {}",
     "!!int {}",
@@ -129,5 +129,5 @@ SCALARS = (
 
 
 def scalars(marker: str = MARKER) -> Iterator[str]:
-    """YAML of one value, well-formed or not."""
+    """Yields YAML of one value, well-formed or not."""
     yield from (scalar.replace("{}", marker).replace("{{", "{").replace("}}", "}") for scalar in SCALARS)

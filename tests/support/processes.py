@@ -1,4 +1,4 @@
-"""What /proc tells of processes: minimal machines have no ps."""
+"""Reads /proc for facts about processes, because minimal machines have no ps."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def children(pid: int) -> dict[int, str]:
-    """The processes that one has started, and that it has not waited for: the names of their
-    programs by their ids.
+    """Returns the child processes of a process that it has not waited for yet: the names of their
+    programs, by process id.
     """
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -22,7 +22,9 @@ def children(pid: int) -> dict[int, str]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process goes on. A zombie, which nobody may be there to wait for, does not."""
+    """Returns whether a process runs. A zombie does not: perhaps no process is there to wait for
+    it.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):  # it ended before the file was opened, or before it was read

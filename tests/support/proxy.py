@@ -1,4 +1,4 @@
-"""The proxy as a real `twistd` process, and manifests for it."""
+"""Runs the proxy as a real `twistd` process, and writes manifests for it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .raw import RawClient
 from .servers import RedisServer
 from .waiting import LIMIT, until
 
-#: Prefix of the tests' namespaces.
+#: The prefix of the tests' namespaces.
 PREFIX = "team-"
 
 
 def secret(namespace: str, name: str, created: str | None = None, **values: str) -> dict:
-    """A Secret. values: its keys, with _ for - in their names but for valid_hours."""
+    """Returns a Secret. values: by key, with _ for - in the keys except valid_hours."""
     metadata = {"name": name, "namespace": namespace}
     if created is not None:
         metadata["creationTimestamp"] = created
@@ -44,7 +44,7 @@ def namespace(name: str, created: str = "2026-01-01T00:00:00Z", annotations: Map
 
 
 def tenant(name: str, index: int, password: str, created: str = "2026-01-01T00:00:00Z") -> list[dict]:
-    """An enrolled namespace: the namespace and its client secret."""
+    """Returns an enrolled namespace: the Namespace and its client secret."""
     url = f"redis://:{password}@redisproxy:6379/{index}"
     return [namespace(name, created), secret(name, "redis-secret-master", created, redis_connection_string=url)]
 
@@ -53,16 +53,16 @@ def master(url: str, **more: str) -> dict:
     return secret("kube-system", "redis-secret-master", redis_connection_string=url, **more)
 
 
-#: ``multiplexed`` or ``dedicated``: what every proxy is told that a test does not tell itself;
-#: empty: the default.
+#: The value of --connections, ``multiplexed`` or ``dedicated``, for each proxy whose test does not
+#: set that option. Empty: the proxy's default.
 CONNECTIONS = os.environ.get("TEST_CONNECTIONS", "")
-#: How many processes every proxy is told to serve clients with that a test does not tell itself;
-#: empty: the default.
+#: The value of --processes for each proxy whose test does not set that option. Empty: the proxy's
+#: default.
 PROCESSES = os.environ.get("TEST_PROCESSES", "")
 
 
 class Manifests:
-    """A directory of manifests that can be rewritten."""
+    """A directory of manifests that a test can rewrite."""
 
     def __init__(self, documents: Iterable[dict] = ()) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
@@ -91,25 +91,28 @@ class ProxyProcess:
         twistd: Iterable[str] = (),
         fresh: bool = False,
     ) -> None:
-        """twistd: options of its own; directory: where it starts, and looks for its modules first;
-        python: of another checkout, with that as directory.
+        """Starts the process.
 
-        fresh: started as an operator does, which takes half a second of a processor. Else, where
-        nothing of that is given, it is a copy of a process that has imported the proxy: see
-        `fork_server`.
+        - twistd: options of twistd itself.
+        - directory: where the process starts, and where it looks for modules first.
+        - python: the interpreter of another checkout, whose path is then `directory`.
+        - fresh: start the program as an operator does, which takes half a second of processor time.
+
+        Without twistd, directory, python and fresh, the process is a copy of one that has already
+        imported the proxy: see `fork_server`.
         """
         if CONNECTIONS and "--connections" not in options:
             options = ("--connections", CONNECTIONS, *options)
         if PROCESSES and "--processes" not in options:
             options = ("--processes", PROCESSES, *options)
         self.processes = int(options[options.index("--processes") + 1]) if "--processes" in options else 1
-        # A test that leaves something unfinished does not wait for it long, unless that is what it
-        # is about.
+        # A test whose clients are still busy does not wait long for the drain, unless it sets the
+        # time itself.
         environ = {"REDISPROXY_DRAIN_SECONDS": "2", **plain_environment(), **(environ or {})}
         arguments = ["-n", "--pidfile=", *twistd, "redisproxy", "--ns-prefix", PREFIX, "--listen", listen, *options]
         copied = not (fresh or twistd or directory or python != sys.executable) and can_fork(environ)
         output, written = os.pipe()
-        self._output = open(output)  # noqa: PTH123, SIM115 - no file, and closed by the thread that reads it
+        self._output = open(output)  # noqa: PTH123, SIM115 - a pipe, which the reading thread closes
         try:
             if copied:
                 imports = () if "--manifests" in options else ("redisproxy.sources.kubernetes",)
@@ -139,7 +142,9 @@ class ProxyProcess:
         return "\n".join(self.lines)
 
     def logged(self, pattern: str, limit: float = LIMIT) -> re.Match[str]:
-        """Waits, for so many seconds at most, for a line of the log that matches."""
+        """Waits for a line of the log that matches, at most `limit` seconds, and returns the match.
+        Raises AssertionError if there is none, or if the process ends.
+        """
 
         def probe() -> re.Match[str] | None:
             found = re.search(pattern, self.log)
@@ -160,8 +165,8 @@ class ProxyProcess:
         return int(self.logged(r"listening on \S+:(\d+)")[1])
 
     def ready(self, limit: float = 4 * LIMIT) -> ProxyProcess:
-        """Waits until it listens and knows its tenants and its Redis. Or ends it, since nobody else
-        would.
+        """Waits until the proxy listens and knows its tenants and its Redis. If that fails, kills
+        the process, because the test has no object yet that it could stop.
         """
         try:
             self._until_ready(limit)
@@ -181,35 +186,37 @@ class ProxyProcess:
 
     @property
     def workers(self) -> dict[int, int]:
-        """By the number of each worker that serves: its process."""
+        """The process id of each worker that serves, by the worker's number."""
         return {int(number): int(pid) for number, pid in re.findall(r"worker (\d+) \((\d+)\) serves", self.log)}
 
     def client(self, password: str, index: int = 0, **options: object) -> redis.Redis:
-        """A redis-py client through it, which does not try again: a test is about the first
+        """Returns a redis-py client of the proxy that does not retry: tests check the first
         answer.
         """
         options.setdefault("socket_timeout", LIMIT)
         return client_once(port=self.port, db=index, password=password, **options)
 
     def answers(self) -> None:
-        """Returns when it has answered a client that has not logged in: it runs."""
+        """Waits until the proxy has answered a client without a log-in, which shows that it
+        runs.
+        """
         with RawClient(self.port) as client:
             assert client.ask(b"PING\r\n").startswith(b"-NOAUTH")
 
     def refresh(self) -> None:
-        """SIGUSR1: reads the credentials anew."""
+        """Sends SIGUSR1: the proxy reads the credentials again."""
         self.process.send_signal(signal.SIGUSR1)
 
     def descriptors(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def resident(self) -> int:
-        """Bytes of resident memory."""
+        """Returns the resident memory in bytes."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def peak(self) -> int:
-        """The most bytes of resident memory so far, since reset_peak()."""
+        """Returns the highest resident memory in bytes since reset_peak()."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
@@ -217,7 +224,7 @@ class ProxyProcess:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ends it with a signal; its exit status."""
+        """Sends the signal, waits for the end, and returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -231,7 +238,7 @@ class ProxyProcess:
 
 
 def plain_environment() -> dict[str, str]:
-    """This process's environment without what would configure the proxy."""
+    """Returns this process's environment without the variables that would configure the proxy."""
     ours = {
         "NS_PREFIX",
         "REDIS_SECRET",
@@ -247,7 +254,7 @@ def plain_environment() -> dict[str, str]:
 
 
 def has_ended(client: redis.Redis) -> bool:
-    """Whether its one connection, which is kept, was closed by the proxy."""
+    """Returns whether the proxy has closed the one connection that this client keeps."""
     try:
         client.connection.send_command("PING")
         client.connection.read_response()
@@ -257,7 +264,7 @@ def has_ended(client: redis.Redis) -> bool:
 
 
 class Installation:
-    """A Redis, manifests of two tenants (databases 3 and 5), and the proxy between them."""
+    """A Redis, the manifests of two tenants (databases 3 and 5), and a proxy between them."""
 
     BLUE = "blue-password"
     GREEN = "green-password"
@@ -302,9 +309,11 @@ class Installation:
 
 @functools.cache
 def shared(*options: str) -> Installation:
-    """An installation that many tests use, started by the first and stopped at the end.
+    """Returns an installation that many tests share. The first test starts it, and it stops at the
+    end of the process.
 
-    trial has no fixtures of a class. Tests that break something take an Installation of their own.
+    trial has no fixtures for a whole class. A test that breaks something uses an Installation of
+    its own.
     """
     installation = Installation(*options)
     atexit.register(installation.stop)

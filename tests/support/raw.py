@@ -1,9 +1,9 @@
 """The raw RESP client of tests and benchmarks: sends bytes as they are, and reads whole replies of
 RESP2 and RESP3.
 
-Owns one blocking connection. It does not try again, does not decode, and does not use the proxy's
-own framing to read, so that a fault there cannot hide itself. What is asked of a healthy client is
-redis-py's part: `support.clients`.
+Owns one blocking connection. The client does not retry and does not decode. It does not read with
+the proxy's own framing, where a fault could hide itself. Tests of healthy clients use redis-py:
+`support.clients`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .waiting import LIMIT
 
 #: First bytes of replies that are one line.
 LINES = b"+-:_#,("
-#: First bytes of replies with a length, after which so many bytes follow, and a line break.
+#: First bytes of replies with a length: that many bytes and a line break follow.
 BULKS = b"$!="
-#: By the first byte of a reply with a count: how many further replies each counts.
+#: By the first byte of a reply with a count: how many replies follow for each unit of the count.
 AGGREGATES = {b"*": 1, b"~": 1, b">": 1, b"%": 2, b"|": 2}
 
 
 class RawClient:
-    """A connection to a port of 127.0.0.1 or to the path of a Unix socket.
+    """A connection to a port of 127.0.0.1, or to the path of a Unix socket.
 
-    A command is bytes, which are sent as they are, or a sequence of words, which are sent as an
-    array of bulk strings.
+    A command is either bytes, which are sent as they are, or a sequence of words, which is sent as
+    an array of bulk strings.
     """
 
     def __init__(
@@ -45,19 +45,23 @@ class RawClient:
         receive_buffer: int = 0,
         source: str = "",
     ) -> None:
-        """login: the words of a command that must not be refused, as AUTH and a password. timeout:
-        seconds for each wait.
+        """Connects, and logs in if `login` is given.
 
-        tls: a handshake is made, for 127.0.0.1. receive_buffer: bytes that the kernel keeps unread,
-        more or less; 0: its own choice. source: the address to come from. Raises AssertionError if
-        the log-in is refused.
+        - login: the words of a command that must not be refused, for example AUTH and a password.
+        - timeout: seconds for each wait.
+        - tls: makes a TLS handshake, for the host 127.0.0.1.
+        - receive_buffer: bytes that the kernel buffers before they are read, roughly; 0: the
+          kernel's own choice.
+        - source: the address to connect from.
+
+        Raises AssertionError if the log-in is refused.
         """
         local = isinstance(address, str)
         self.socket = socket.socket(socket.AF_UNIX if local else socket.AF_INET)
         self._unread = bytearray()
         try:
             self.socket.settimeout(timeout)
-            if receive_buffer:  # before the handshake of TCP, which tells the peer
+            if receive_buffer:  # Before the TCP handshake, which announces the window to the peer.
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             if not local:
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -83,16 +87,16 @@ class RawClient:
         self.socket.sendall(command if isinstance(command, bytes) else encode(command))
 
     def ask(self, command: bytes | Sequence[bytes]) -> bytes:
-        """The whole next reply, once the command is sent."""
+        """Sends the command and returns the next whole reply."""
         self.send(command)
         return self.reply()
 
     def reply(self) -> bytes:
-        """Exactly one whole reply, with an attribute that precedes it; a push is a reply, too. It
-        may be nested in any depth.
+        """Returns exactly one whole reply, nested to any depth, with the attribute before it if
+        there is one. A push is a reply, too.
 
-        Raises EOFError, with all that had come of it, if the connection ends before; TimeoutError,
-        which loses nothing; and AssertionError if it is no RESP.
+        Raises EOFError, with all bytes that arrived, if the connection ends first. Raises
+        TimeoutError, which loses no bytes. Raises AssertionError if the bytes are no RESP.
         """
         end, lacking = 0, 1
         while lacking:
@@ -101,7 +105,7 @@ class RawClient:
             kind = line[:1]
             if kind in AGGREGATES:
                 lacking += AGGREGATES[kind] * max(0, _number(line))
-                lacking -= kind != b"|"  # what it is an attribute of follows
+                lacking -= kind != b"|"  # The reply that the attribute belongs to follows.
                 continue
             lacking -= 1
             if kind in BULKS:
@@ -113,24 +117,26 @@ class RawClient:
         return self._take(end)
 
     def line(self) -> bytes:
-        """With its line break. Raises as `reply` does."""
+        """Returns the next line with its line break. Raises the same errors as `reply`."""
         return self._take(self._line_end(0))
 
     def exactly(self, count: int) -> bytes:
-        """So many bytes. Raises as `reply` does."""
+        """Returns `count` bytes. Raises the same errors as `reply`."""
         self._wait_for(count)
         return self._take(count)
 
     def some(self) -> bytes:
-        """What has come, at least one byte, or none if the connection has ended."""
+        """Returns all bytes that have arrived: at least one, or none if the connection has
+        ended.
+        """
         with contextlib.suppress(EOFError):
             if not self._unread:
                 self._receive()
         return self._take(len(self._unread))
 
     def rest(self, or_reset: bool = False) -> bytes:
-        """All until the other side closes. or_reset: a reset is an end, too, instead of
-        ConnectionResetError.
+        """Returns all bytes until the other side closes. or_reset: treat a reset as the end,
+        instead of raising ConnectionResetError.
         """
         try:
             while data := self.socket.recv(1 << 20):
@@ -141,7 +147,7 @@ class RawClient:
         return self._take(len(self._unread))
 
     def is_silent(self) -> bool:
-        """Whether nothing has come that was not read, not even an end."""
+        """Returns whether nothing unread has arrived, not even the end of the connection."""
         if self._unread:
             return False
         timeout = self.socket.gettimeout()
@@ -157,9 +163,7 @@ class RawClient:
         return False
 
     def half_close(self) -> None:
-        """Sends no more, and still reads. Not with TLS, whose layer would be gone for reading,
-        too.
-        """
+        """Stops sending, and can still read. Not for TLS: reading would lose the TLS layer, too."""
         self.socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
@@ -171,7 +175,7 @@ class RawClient:
         self.socket.close()
 
     def _line_end(self, start: int) -> int:
-        """Where the line ends that begins there, once it has come."""
+        """Returns where the line ends that begins at `start`. Waits for its end."""
         searched = start
         while (found := self._unread.find(b"\r\n", searched)) < 0:
             searched = max(start, len(self._unread) - 1)
@@ -195,13 +199,15 @@ class RawClient:
 
 
 def _number(line: bytes) -> int:
-    """The length or count that a line announces: canonical decimal digits, or -1 for null."""
+    """Returns the length or count that a line announces: canonical decimal digits, or -1 for
+    null.
+    """
     assert re.fullmatch(rb".(0|[1-9][0-9]*|-1)\r\n", line), line
     return int(line[1:])
 
 
 def raw_client(test: TestCase, address: int | str, *login: bytes, **options: object) -> RawClient:
-    """A `RawClient` that is closed when the test ends."""
+    """Returns a `RawClient` that is closed when the test ends."""
     client = RawClient(address, *login, **options)
     test.addCleanup(client.close)
     return client

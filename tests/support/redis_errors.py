@@ -1,10 +1,11 @@
-"""Errors of real servers, by what the proxy has to conclude from each: wait and ask again, or do
+"""Errors of real servers, sorted by how the proxy has to react: wait and ask again, or do
 without.
 """
 
 from __future__ import annotations
 
-#: Errors of Redis and Valkey that pass, as they are in their sources, and some that nobody knows.
+#: Temporary errors of Redis and Valkey, as in their sources. ODD: errors that the proxy does not
+#: know.
 PASSING = (
     "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
     "LOADING Redis is loading the dataset in memory",
@@ -23,8 +24,7 @@ ODD = (
     "ERR Error in ACL SETUSER modifier '+get': Unknown command or category name in ACL",
     "",
 )
-#: What servers answered that were asked for what they do not have: Redis 5.0, 6.0, 6.2, 7.0 to 8.2,
-#: Valkey.
+#: Answers of Redis 5.0, 6.0, 6.2, 7.0 to 8.2 and Valkey to a command that they do not have.
 ABSENT = (
     "ERR unknown command `ACL`, with args beginning with: `SETUSER`, `redisproxy:probe`, `off`, `resetchannels`, `-@all`, ",
     "ERR unknown command 'CONFIG', with args beginning with: 'GET' 'databases' ",

@@ -1,5 +1,5 @@
-"""A TCP relay between the proxy and Redis, which can stall, cut and add to what passes: a network
-that misbehaves.
+"""A TCP relay between the proxy and Redis, which imitates a bad network: it can stall, cut
+connections, and add bytes.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ def _unread(connection: socket.socket) -> int:
 
 
 def _hung_up(connection: socket.socket) -> bool:
-    """Whether the other end is gone. What it sent before may be unread for ever."""
+    """Returns whether the other end has closed. Bytes from before may stay unread for ever."""
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
 class Relay:
-    """Listens on a free port of 127.0.0.1, and connects to a port there."""
+    """Listens on a free port of 127.0.0.1, and connects to another port there."""
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        # (the proxy's side, Redis's side) of each connection, the oldest first.
+        # (the proxy's side, Redis's side) of each connection, oldest first.
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._flows = threading.Event()
         self._flows.set()
@@ -57,7 +57,7 @@ class Relay:
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            # What may not pass yet stays in the kernel, where `held` counts it.
+            # Bytes that may not pass yet stay in the kernel, where `held` counts them.
             while source.recv(1, socket.MSG_PEEK):
                 self._flows.wait()
                 target.sendall(source.recv(65536))
@@ -67,20 +67,20 @@ class Relay:
 
     @property
     def connections(self) -> int:
-        """How many it took, since the last `cut`."""
+        """The number of connections since the last `cut`."""
         return len(self._pairs)
 
     def lead_to(self, port: int) -> None:
-        """Where connections from now on lead; those that are open stay."""
+        """Sends new connections to this port. Open connections stay."""
         self._target = port
 
     def stall(self) -> None:
-        """Nothing passes any more, until `flow`."""
+        """Lets nothing pass, until `flow`."""
         self._flows.clear()
 
     def held(self) -> int:
-        """Bytes of the proxy, for Redis, that `stall` keeps back, of the connection that has
-        most.
+        """Returns how many bytes from the proxy to Redis `stall` keeps back, on the connection with
+        the most.
         """
         return max((_unread(near) for near, _ in self._pairs if not _hung_up(near)), default=0)
 
@@ -88,7 +88,7 @@ class Relay:
         self._flows.set()
 
     def cut(self) -> None:
-        """All connections are gone; new ones are taken."""
+        """Closes all connections. New ones are accepted."""
         pairs, self._pairs = self._pairs, []
         for near, far in pairs:
             for connection in (near, far):
@@ -96,8 +96,8 @@ class Relay:
                     connection.shutdown(socket.SHUT_RDWR)
 
     def say(self, data: bytes, held: int = 0) -> None:
-        """The proxy hears this from Redis, on every connection of which `stall` keeps back so many
-        bytes at least.
+        """Sends these bytes to the proxy, as if from Redis, on every connection on which `stall`
+        keeps back at least `held` bytes.
         """
         for near, _ in self._pairs:
             if _hung_up(near):

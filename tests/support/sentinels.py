@@ -14,15 +14,16 @@ import redis
 from .servers import MASTER_PASSWORD, RedisServer, free_port, listens, release, valkey
 from .waiting import until
 
-#: What the sentinels call the master.
+#: The sentinels' name for the master.
 NAME = "tenants-1"
 
 
 class SentinelProcess:
-    """One sentinel, on a port of 127.0.0.1. `valkey-server --sentinel` is the same program.
+    """One sentinel on a port of 127.0.0.1. `valkey-server --sentinel` is the same program.
 
-    master: host and port; settings: further lines of its configuration, more those about the
-    master.
+    - master: host and port, separated by a space.
+    - settings: further lines of its configuration, before those about the master.
+    - more: lines after those.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class SentinelProcess:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> SentinelProcess:
-        """Also as it was when it was killed: it keeps what it knows in its configuration."""
+        """Starts the sentinel. After a kill it has its old state, from its configuration file."""
         self._process = subprocess.Popen(
             [self._binary, str(self._configuration), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -66,7 +67,9 @@ class SentinelProcess:
         return self
 
     def hurry(self) -> None:
-        """It finds the others, and a replica that came back, within a second rather than ten."""
+        """Makes the sentinel find the others, and a replica that returned, within 1 s instead of 10
+        s.
+        """
         periods = {"PUBLISH-PERIOD": 200, "INFO-PERIOD": 500, "ASK-PERIOD": 200, "PING-PERIOD": 200}
         for name, milliseconds in periods.items():
             self.client().execute_command("SENTINEL", "DEBUG", name, milliseconds)
@@ -96,7 +99,9 @@ def sentinel_url(*sentinels: SentinelProcess) -> str:
 
 
 class Sentinels:
-    """servers[0] is the master at first. Before a failover: until_replicated()."""
+    """A master, servers[0] at first, with its replica and three sentinels. Call until_replicated()
+    before a failover.
+    """
 
     def __init__(self, binary: Callable[[], str] = valkey, password: str = "") -> None:
         first = RedisServer(binary, *self._settings())

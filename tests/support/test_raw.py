@@ -1,4 +1,6 @@
-"""The raw client reads exactly one reply at a time, however it is cut, nested or ended."""
+"""Tests that the raw client reads exactly one reply at a time, however the reply is split, nested
+or ended.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pathlib import Path
 from .raw import RawClient
 from .waiting import LIMIT
 
-#: One of each type of RESP2 and RESP3, and what is nested.
+#: One reply of each type of RESP2 and RESP3, and nested ones.
 REPLIES = (
     *(b"+OK\r\n", b"-ERR no\r\n", b":-7\r\n", b"$5\r\na\r\nbc\r\n", b"$0\r\n\r\n", b"$-1\r\n", b"*-1\r\n", b"*0\r\n"),
     *(b"_\r\n", b"#t\r\n", b",1.5\r\n", b"(99999999999999999999\r\n", b"=7\r\ntxt:a\r\n\r\n", b"!6\r\nERR no\r\n"),
@@ -21,7 +23,7 @@ REPLIES = (
 
 class RawClientTests(unittest.TestCase):
     def connected(self, **options: object) -> tuple[RawClient, socket.socket]:
-        """The client, and the server's end of its connection."""
+        """Returns the client and the server's end of its connection."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             client = RawClient(listener.getsockname()[1], **options)
             self.addCleanup(client.close)

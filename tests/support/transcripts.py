@@ -1,15 +1,17 @@
-"""Transcripts: a conversation as text, a line for each thing that arrives or must come out.
+"""Transcripts: a conversation as text, with a line for everything that arrives or must come out.
 
-    client >> GET a; GET b        these commands arrive from the client, in one piece client << +1;
-    -ERR no...      these replies must come out, and nothing else; `...`: a beginning is enough
-    shared << GET a; GET b        these commands must be sent over the multiplexed connection to
-    Redis shared >> +1                  Redis answers there own    << BLPOP q 0           the same
-    for the session's dedicated connection own    >> *-1 -- revoke                     something
-    else happens: see `Transcript` -- is waiting                 what must be true of the session:
-    see `Transcript`
+    client >> GET a; GET b        these commands arrive from the client, in one piece
+    client << +1; -ERR no...      these replies must come out, and nothing else;
+                                  `...`: the beginning is enough
+    shared << GET a; GET b        these commands must be sent over the multiplexed connection
+    shared >> +1                  Redis replies there
+    own    << BLPOP q 0           the same for the session's dedicated connection
+    own    >> *-1
+    -- revoke                     another event: see `Transcript._event`
+    -- is waiting                 a state of the session: see `Transcript._state`
 
-Words in angle brackets stand for bytes that the test gives. All that comes out has to be in the
-transcript: before the next thing arrives, nothing may be left over.
+Words in angle brackets stand for bytes that the test gives. The transcript must show everything
+that comes out: before the next line of input or the next event, nothing may be left over.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from .conversations import Conversation, RecordingUpstream, SharedConversation
 
 
 class Transcript:
-    """Plays transcripts on a conversation. texts: what words in angle brackets stand for."""
+    """Plays transcripts on a conversation. texts: the bytes for words in angle brackets."""
 
     def __init__(self, conversation: Conversation, **texts: bytes) -> None:
         self.conversation = conversation
@@ -110,7 +112,9 @@ class Transcript:
         return b"".join(self._reply(each) for each in text.split("; ") if each)
 
     def _reply(self, text: str, end: bytes = b"\r\n") -> bytes:
-        """A line; several are separated by bars. A tilde at the end: without a line's end."""
+        """Returns a reply as bytes. A bar separates lines; a tilde at the end means without the
+        line end.
+        """
         if (data := self._given(text)) is not None:
             return data
         if text.endswith("~"):
@@ -120,17 +124,17 @@ class Transcript:
     def _given(self, text: str) -> bytes | None:
         return self._texts[text[1:-1]] if text[:1] == "<" and text[-1:] == ">" else None
 
-    # What else happens.
+    # Events.
 
     def _event(self, what: str, how: str = "") -> None:
         talk, session = self.conversation, self.conversation.session
         if what == "opened":  # the dedicated connection that the session asked for
             talk.open_upstream()
-        elif what == "refused":  # there is none; how: the error
+        elif what == "refused":  # it cannot be opened; how: the error
             talk.refuse_upstream(how)
-        elif what == "broken":  # the multiplexed connection; how: within a reply
+        elif what == "broken":  # the multiplexed connection; how: any text if within a reply
             talk.tenant_pool.breaks(begun=bool(how))
-        elif what == "lost":  # the dedicated one
+        elif what == "lost":  # the dedicated connection
             talk.upstream.pending.abandon()
             session.upstream_lost()
         elif what == "replaced":  # another multiplexed connection is open, or the first one after a loss
@@ -138,7 +142,7 @@ class Transcript:
             talk.tenant_pool.ready()
         elif what == "unavailable":
             talk.tenant_pool.goes_away(how)
-        elif what == "busy":  # whether the multiplexed connection takes no more for now
+        elif what == "busy":  # whether the multiplexed connection takes no more commands for now
             talk.tenant_pool.upstream.busy = True
         elif what == "free":
             talk.tenant_pool.upstream.busy = False
@@ -157,11 +161,11 @@ class Transcript:
             session.ending.drain()
         elif what == "hurry":  # the drain's time is nearly over
             session.ending.hurry()
-        elif what == "unblock":  # Redis is asked to give up what blocks
+        elif what == "unblock":  # Redis is asked to unblock a blocked command
             session.replies.expect_unblocking()
         elif what == "answer":  # to a control query
             talk.finish([how.encode()])
-        elif what == "policy":  # another one; how: the name of a function that makes it
+        elif what == "policy":  # another policy; how: the name of a function that makes it
             talk.use_policy(self._policies[how])
         else:
             raise AssertionError("what is that?")
@@ -169,7 +173,7 @@ class Transcript:
     _policies: dict[str, object] = {}
 
     def policies(self, **policies: object) -> Transcript:
-        """By the names that `-- policy` gives."""
+        """Sets the policies that `-- policy` names."""
         self._policies = policies
         return self
 
@@ -182,7 +186,7 @@ class Transcript:
             found, expected = (talk.closed, talk.session.ended), (None, False)
         elif what in ("waiting", "ready"):
             found, expected = talk.waits, what == "waiting"
-        elif what.startswith("asking"):  # so many dedicated connections were asked for
+        elif what.startswith("asking"):  # how many dedicated connections were asked for
             found, expected = len(talk.asked) - 1, int(what.split()[1])
         elif what in ("own returned clean", "own returned dirty"):
             found, expected = talk.upstream.released, what.endswith("clean")

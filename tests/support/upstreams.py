@@ -1,5 +1,5 @@
-"""What tests of upstream connections give the pool: a reactor whose clock is the test's, and takers
-of upstream connections that note what they are told.
+"""Fakes for tests of the connection pool: a reactor with the test's clock, and receivers that
+record calls.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from redisproxy.session.pending import ReplyBatch
 
 
 class Silent:
-    """Takes an upstream connection as a session does."""
+    """Holds a connection to Redis as a session does, and counts how often it was lost."""
 
     def __init__(self) -> None:
         self.lost = 0
@@ -33,7 +33,7 @@ class ClockedReactor:
 
 
 class Heard:
-    """Keeps what it is told."""
+    """Records the pieces of replies that it gets."""
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []

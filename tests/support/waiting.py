@@ -1,4 +1,4 @@
-"""Waiting for something to become true, with an end."""
+"""Waits for something to become true, with a time limit."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TypeVar
 
 Found = TypeVar("Found")
 
-#: Seconds. Generous: it is only reached when something is wrong, or the machine very busy.
+#: Seconds. Generous: a wait reaches it only if something is wrong or the machine is very busy.
 LIMIT = 45.0
 
 
 def until(probe: Callable[[], Found], what: str, limit: float = LIMIT) -> Found:
-    """The first true value that probe returns. Raises AssertionError, naming what, after limit
-    seconds.
+    """Returns the first true value that `probe` returns. Calls it every 10 ms. Raises
+    AssertionError, which names `what`, after `limit` seconds.
     """
     deadline = time.monotonic() + limit
     while True:

@@ -1,5 +1,5 @@
-"""A wall clock of a process's own, which a test can set while the process runs: the machine's clock
-is left alone.
+"""A wall clock for one process, which a test can set while the process runs. The machine's clock is
+left alone.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 
-#: What Python runs at the start of the process, and of each Python process that it starts: before
-#: anything takes `time.time`.
+#: Python runs this at the start of the process, and of each Python process that it starts: before
+#: any module imports `time.time`.
 _START = """
 import os
 import time
@@ -28,7 +28,9 @@ time.time_ns = lambda: _time_ns() + int(_offset() * 1e9)
 
 
 class WallClock:
-    """environ: for the process whose clock it is to be."""
+    """The clock that a test sets. environ: the environment variables for the process that gets this
+    clock.
+    """
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
@@ -40,7 +42,7 @@ class WallClock:
         self.environ = {"PYTHONPATH": path, "TEST_WALL_CLOCK": str(self._offset)}
 
     def set(self, seconds: float) -> None:
-        """It is so many seconds ahead of the machine's, from now on."""
+        """Sets the clock this many seconds ahead of the machine's clock."""
         new = self._offset.with_suffix(".new")
         new.write_text(str(seconds))
         new.rename(self._offset)

@@ -1,8 +1,8 @@
-"""Worlds that a source of the directory reads from: a directory of manifests, the small API, and a
-real kube-apiserver.
+"""Worlds that a source of snapshots reads from: a directory of manifests, the small API server, and
+a real kube-apiserver.
 
-Each takes the same documents and gives a source over them, so that one suite runs in all. Owns the
-short makers of documents whose time of creation is the world's own.
+Each world takes the same documents and makes a source over them, so that one suite of tests runs in
+all of them. Owns the short makers of documents whose creation time the world sets.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def stamp(seconds: float) -> str:
 
 
 def namespace(name: str, **annotations: str) -> dict:
-    """annotations: of the proxy, with _ for - in their names."""
+    """Returns a Namespace. annotations: the proxy's, with _ for - in their names."""
     metadata: dict = {"name": name}
     if annotations:
         metadata["annotations"] = {f"redisproxy/{key.replace('_', '-')}": value for key, value in annotations.items()}
@@ -37,7 +37,7 @@ def namespace(name: str, **annotations: str) -> dict:
 
 
 def secret(where: str, name: str, part: str = "stringData", **values: str) -> dict:
-    """values: with _ for - in the names of keys, but for valid_hours."""
+    """Returns a Secret. values: by key, with _ for - in the keys except valid_hours."""
     data = {key if key == "valid_hours" else key.replace("_", "-"): value for key, value in values.items()}
     metadata = {"name": name, "namespace": where}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, part: data}
@@ -61,7 +61,9 @@ class ManifestsWorld:
         return ManifestsSource(self._manifests.path, prefix, master)
 
     def put(self, *documents: dict) -> None:
-        """Creates or replaces. Each new one is a second younger than the one before."""
+        """Creates or replaces documents. Each new document is a second younger than the one
+        before.
+        """
         for document in documents:
             metadata = document["metadata"]
             key = (document["kind"], metadata.get("namespace", ""), metadata["name"])
@@ -71,7 +73,7 @@ class ManifestsWorld:
         self._write()
 
     def delete(self, name: str, secret: str | None = None) -> None:
-        """One secret of a namespace, or the namespace with all that is in it."""
+        """Deletes one secret of a namespace, or the namespace with everything in it."""
         self._documents = {
             (kind, where, found): document
             for (kind, where, found), document in self._documents.items()
@@ -83,12 +85,12 @@ class ManifestsWorld:
         self._manifests.write(self._documents.values())
 
     def created(self, where: str, name: str) -> float:
-        """A secret's creationTimestamp, in seconds since the epoch."""
+        """Returns a secret's creationTimestamp, in seconds since the epoch."""
         text = self._documents["Secret", where, name]["metadata"]["creationTimestamp"]
         return _seconds(text)
 
     def pause(self) -> None:
-        """What is put from now on is younger than what was put before."""
+        """Makes sure that later documents are younger than earlier ones. Here they always are."""
 
     def remove(self) -> None:
         self._manifests.remove()
@@ -99,7 +101,7 @@ def _seconds(text: str) -> float:
 
 
 class SmallApiWorld(ManifestsWorld):
-    """The same documents behind the small API: their times are as above."""
+    """The same documents, with the same creation times, behind the small API server."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +124,7 @@ class SmallApiWorld(ManifestsWorld):
 
 
 class RealApiWorld:
-    """A real kube-apiserver, which all tests share: each has names of its own."""
+    """A real kube-apiserver, which all tests share: each test uses names of its own."""
 
     takes_what_is_not_base64 = False
 
@@ -148,7 +150,9 @@ class RealApiWorld:
         return _seconds(answer["metadata"]["creationTimestamp"])
 
     def pause(self) -> None:
-        """Times are whole seconds: what comes in the next one is younger."""
+        """Waits for the next second: creation times are whole seconds, so later documents are then
+        younger.
+        """
         now = int(time.time())
         until(lambda: int(time.time()) > now, "the next second")
 

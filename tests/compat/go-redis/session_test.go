@@ -1,4 +1,4 @@
-// A session of go-redis. ../run-go-redis builds it and starts what it talks to; ../with-proxy tells where that is.
+// A session of go-redis. ../run-go-redis builds it and starts the servers; ../with-proxy sets their addresses.
 package session
 
 import (
@@ -20,7 +20,7 @@ import (
 	"gopkg.in/redis.v5"
 )
 
-// Set through the proxy only.
+// through is true only through the proxy.
 var through = os.Getenv("PROXY_PID") != ""
 
 func number(t *testing.T, name string) int {
@@ -45,7 +45,7 @@ func client(t *testing.T, change func(*redis.Options)) *redis.Client {
 	return made
 }
 
-// With an empty database.
+// fresh returns a client of an empty database.
 func fresh(t *testing.T) *redis.Client {
 	made := client(t, nil)
 	good(t, made.FlushDb().Err())
@@ -132,7 +132,7 @@ func TestHasAPipelineAnsweredInOrder(t *testing.T) {
 		pipe.DbSize()
 		return nil
 	})
-	refused(t, err, "^WRONGTYPE") // the first error of all
+	refused(t, err, "^WRONGTYPE") // the first error of the pipeline
 	equal(t, len(answers), 2003)
 	equal(t, answers[1999].(*redis.IntCmd).Val(), int64(1000))
 	equal(t, last.(*redis.StringCmd).Val(), "999")
@@ -332,7 +332,7 @@ func TestIsRefusedWhatReachesBeyondItsDatabaseAndGoesOn(t *testing.T) {
 	equal(t, c.Get("key").Val(), "in the pipeline")
 }
 
-// A temporary credential of the tenant, put among the manifests and taken away again.
+// The test adds a temporary credential of the tenant to the manifests, and removes it again.
 func TestComesBackAfterItsCredentialWasRevoked(t *testing.T) {
 	onlyThrough(t)
 	proxy, err := os.FindProcess(number(t, "PROXY_PID"))

@@ -1,4 +1,4 @@
-// A session of ioredis through the proxy, in both protocols. ../run-ioredis starts what it talks to, and tells where:
+// A session of ioredis through the proxy, in both protocols. ../run-ioredis starts the servers, and sets
 // REDIS_PORT, REDIS_PASSWORD and REDIS_INDEX of one tenant.
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -20,7 +20,7 @@ for (const protocol of [2, 3]) {
 
     function client(options = {}) {
       const made = new Redis({ host: "127.0.0.1", port, password, db, protocol, ...options });
-      made.on("error", () => {}); // told by the promise that fails
+      made.on("error", () => {}); // the promise that fails reports it
       clients.push(made);
       return made;
     }
@@ -135,7 +135,7 @@ for (const protocol of [2, 3]) {
         ["weather", "two"],
       ]);
       assert.equal(await subscriber.punsubscribe("n?ws"), 2);
-      // Of all its channels: ioredis waits for a count of 0, so it must be the last, without a proxy as well.
+      // From all channels: ioredis waits for a count of 0, so this must come last, without a proxy as well.
       assert.equal(await subscriber.unsubscribe(), 0);
       assert.equal(await redis.publish("news", "four"), 0);
       await subscriber.set("after", "subscribing");
@@ -215,7 +215,7 @@ for (const protocol of [2, 3]) {
       await assert.rejects(stranger.get("key"), /WRONGPASS|NOAUTH|Connection is closed/);
       const told = [];
       const failing = client({ password: "nor this", retryStrategy: null }).on("error", (error) => told.push(error.message));
-      // In RESP2 it asks for more before it knows, and tells the NOAUTH of that first, without a proxy as well.
+      // In RESP2 ioredis sends more before the answer, and reports that NOAUTH first, without a proxy as well.
       while (!told.some((message) => message.startsWith("WRONGPASS"))) await sleep(5);
       assert.ok(told.every((message) => /^(WRONGPASS|NOAUTH)/.test(message)));
       failing.disconnect();

@@ -1,4 +1,4 @@
-{{/* The label that selects, and that everything has. */}}
+{{/* The label of all objects, by which they are selected. */}}
 {{- define "redisproxy.selector" -}}
 app.kubernetes.io/name: {{ .Release.Name }}
 {{- end }}
@@ -18,7 +18,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ .Release.Name }}-status
 {{- end }}
 
-{{/* A variable of the Deployment that has a value of its own must not be among .Values.settings, too. */}}
+{{/* Fails if .Values.settings has a variable that another value sets. */}}
 {{- define "redisproxy.settings" -}}
 {{- range $name := list "NS_PREFIX" "REDIS_SECRET" "REDISPROXY_PROCESSES" "REDISPROXY_MASTER_NAMESPACE" "REDISPROXY_MASTER_SECRET" "REDISPROXY_STATUS" "REDISPROXY_STATUS_TOKEN_FILE" "REDISPROXY_REDIS_CA" "REDISPROXY_DRAIN_DELAY" "REDISPROXY_DRAIN_SECONDS" }}
 {{- if hasKey $.Values.settings $name }}
