@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-# Sockets: net/protocol.py, listen/endpoints.py.
+# Sockets: net/protocol.py, listen/endpoints.py, listen/proxy_header.py.
 
 #: One read of a socket. Also the unsent bytes above which a transport asks its producer to pause.
 #: The value is Twisted's.
@@ -36,6 +36,10 @@ SMALL_READ_BYTES = 4 * 1024
 #: Connections that wait in the kernel until the proxy accepts them. Fewer if net.core.somaxconn is
 #: lower.
 ACCEPT_QUEUE = 4096
+#: A PROXY header of version 1, with CR LF. The specification has no longer one.
+PROXY_LINE_BYTES = 107
+#: A PROXY header of version 2. The specification allows 64 KiB; nginx takes as much as this.
+PROXY_HEADER_BYTES = 4096
 
 # RESP framing: resp/framing.py. Redis's own limits, where a source is named.
 
@@ -268,6 +272,7 @@ def _check() -> None:
         (READ_BYTES <= QUEUED_BYTES, "one read of commands does not fill a multiplexed connection"),
         (READ_BYTES <= BUFFERED_BYTES, "one read does not pause a client whose session waits"),
         (SMALL_MESSAGE_BYTES < SMALL_READ_BYTES, "a small read has several small messages"),
+        (PROXY_LINE_BYTES < PROXY_HEADER_BYTES <= UNAUTHENTICATED_BYTES, "a PROXY header is no larger than a log-in may be"),
         (min(PENDING_REPLIES, PENDING_BATCHES) >= 2, "half of a limit is not zero"),
         (HEADER_BYTES < COMMAND_NAME_BYTES < WHOLE_COMMAND_BYTES, "a refused command's name is there before it is streamed"),
         (INLINE_BYTES <= INSPECTED_BYTES, "an inline command can be inspected"),

@@ -995,6 +995,19 @@ TLS_ON_PLAIN_PORT = CloseReason(
     "tls-on-plain-port", "The client speaks TLS at an endpoint that has none.", "Give the client the TLS port."
 )
 
+UNTRUSTED_PROXY = CloseReason(
+    "untrusted-proxy",
+    "A connection to a `haproxy:` endpoint did not come from an address of --trust-proxy.",
+    "Add the load balancer's address to --trust-proxy, or give the client another endpoint.",
+    "load-balancers.md",
+)
+BAD_PROXY_HEADER = CloseReason(
+    "bad-proxy-header",
+    "A load balancer sent a PROXY header that is malformed, or none.",
+    "Have the load balancer send the PROXY protocol: send-proxy or send-proxy-v2 in HAProxy.",
+    "load-balancers.md",
+)
+
 # TLS of the proxy's own endpoints.
 
 _PEM = "Fix the file. The proxy reads it again by itself; the last good certificate stays in force."
@@ -1044,6 +1057,14 @@ CLIENT_CA_WITHOUT_TLS = LogLine(
     "{endpoint} has no TLS, so --client-ca does not apply there",
     "Clients show no certificate there. Take the endpoint away if that is not meant.",
     "tls.md",
+    level="warn",
+)
+
+TRUST_ANYBODY = LogLine(
+    "process-trust-anybody",
+    "--trust-proxy has {network}: any client can claim any address",
+    "Name the addresses of the load balancers alone.",
+    "load-balancers.md",
     level="warn",
 )
 

@@ -22,7 +22,7 @@ from twisted.python.components import Componentized
 
 from . import messages
 from .listen.certificates import RotationService
-from .listen.endpoints import EndpointError, ListenError, Listening
+from .listen.endpoints import PROXIED, EndpointError, ListenError, Listening, plain_kind
 from .listen.tls import CertificateError
 from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
@@ -104,9 +104,11 @@ class ProxyService(service.MultiService):
         self._reactor = reactor
         self._began = reactor.seconds()
         try:
-            self.listening = Listening(reactor, settings.listen, client_ca=settings.client_ca)
+            self.listening = Listening(reactor, settings.listen, client_ca=settings.client_ca, trusted=settings.trust_proxy)
         except EndpointError as error:
             raise SettingsError(f"--listen is {error}") from None
+        if settings.trust_proxy and not any(endpoint.startswith(PROXIED) for endpoint in settings.listen):
+            raise SettingsError("--trust-proxy is for haproxy: endpoints, and --listen has none")
         self.source = source_of(settings)
         embedded = self._embedded = None
         if settings.embedded:
@@ -188,8 +190,8 @@ class ProxyService(service.MultiService):
         """Refuses --client-ca without an `ssl:` endpoint, or beside an endpoint of an unknown kind:
         the operator could believe that clients need certificates there. Raises SettingsError.
         """
-        others = [endpoint for endpoint in self._settings.listen if not endpoint.startswith("ssl:")]
-        unknown = [endpoint for endpoint in others if endpoint.partition(":")[0] not in ("tcp", "tcp6", "unix", "systemd")]
+        others = [endpoint for endpoint in self._settings.listen if plain_kind(endpoint) != "ssl"]
+        unknown = [endpoint for endpoint in others if plain_kind(endpoint) not in ("tcp", "tcp6", "unix", "systemd")]
         if unknown:
             raise SettingsError(f"--client-ca is for ssl: endpoints, and --listen is also {unknown[0]!r}")
         if not self.listening.tls:
@@ -265,8 +267,11 @@ class ProxyService(service.MultiService):
             self._log.write(messages.LISTENING, address=shown_address(address))
         if self._settings.client_ca is not None:
             for endpoint in self._settings.listen:
-                if not endpoint.startswith("ssl:"):
+                if plain_kind(endpoint) != "ssl":
                     self._log.write(messages.CLIENT_CA_WITHOUT_TLS, endpoint=endpoint)
+        for network in self._settings.trust_proxy:
+            if network.prefixlen == 0:
+                self._log.write(messages.TRUST_ANYBODY, network=str(network))
 
     def _on_signal(self, call: Callable[[], object], number: int, frame: object) -> None:
         self._reactor.callFromThread(call)

@@ -11,6 +11,7 @@ longer than other modules because it is one table.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -137,6 +138,16 @@ def _commands(text: str) -> frozenset[bytes]:
         return parse_names(text)
     except ValueError:
         raise _Invalid("names of commands, NAME or NAME|SUBCOMMAND, with commas between") from None
+
+
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise _Invalid(
+            "addresses and networks with commas between, such as 10.0.0.0/8,192.0.2.7; "
+            "the bits of a network's address behind its prefix are zero"
+        ) from None
 
 
 def _flag(text: str) -> bool:
@@ -310,6 +321,13 @@ class Settings:
         None,
         "FILE",
         "PEM file of CAs. A client at an `ssl:` endpoint must then show a certificate that one of these CAs signed.",
+    )
+    trust_proxy: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = _setting(
+        "REDISPROXY_TRUST_PROXY",
+        _networks,
+        (),
+        "NETWORKS",
+        "Networks of the load balancers, with commas between, whose PROXY headers haproxy: endpoints believe.",
     )
     acl: str = _setting(
         "REDISPROXY_ACL",

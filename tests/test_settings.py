@@ -62,6 +62,32 @@ class ReadTests(unittest.TestCase):
                 self.read(MAX_WORKERS=text)
         self.assertEqual(self.read(WORKER_IDLE_TIMEOUT_SEC="1.5").worker_idle_timeout, 1.5)
 
+    def test_networks(self) -> None:
+        for text, expected in (
+            ("", []),
+            (" ", []),
+            ("10.0.0.0/8", ["10.0.0.0/8"]),
+            ("192.0.2.7, 2001:db8::/32,::1", ["192.0.2.7/32", "2001:db8::/32", "::1/128"]),
+            ("0.0.0.0/0", ["0.0.0.0/0"]),
+        ):
+            found = self.read(REDISPROXY_TRUST_PROXY=text).trust_proxy
+            self.assertEqual([str(network) for network in found], expected)
+        for text in (
+            "10.0.0.1/8",
+            "10.0.0.0/33",
+            "10.0.0.0/8,",
+            ",",
+            "10.0.0.0/8 11.0.0.0/8",
+            "balancer",
+            "10.0.0",
+            "::1%eth0/64",
+            "1",
+        ):
+            with self.assertRaisesRegex(
+                SettingsError, "^REDISPROXY_TRUST_PROXY is .*; it takes addresses and networks with"
+            ):
+                self.read(REDISPROXY_TRUST_PROXY=text)
+
     def test_an_option_wins(self) -> None:
         settings = Settings.read({"ns-prefix": "a-", "max-workers": "5"}, {"NS_PREFIX": "b-", "MAX_WORKERS": "nonsense"})
         self.assertEqual((settings.ns_prefix, settings.max_workers), ("a-", 5))

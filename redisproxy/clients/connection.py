@@ -91,7 +91,8 @@ class ClientProtocol(RespReceiver):
         self._flushed = False
         self._linger = bounds.LINGER_SECONDS
         self._close_reason = ""
-        self._detail = ""
+        #: more about how it ended, or would end now, in words that are not the client's
+        self.detail = ""
         self._since = 0.0
         # When, in seconds of the clock, and what is called then.
         self._deadline: tuple[float, Callable[[], object]] | None = None
@@ -251,7 +252,7 @@ class ClientProtocol(RespReceiver):
         self._no_deadline()
         error = reason.value
         if not self._close_reason and isinstance(error, TlsError):
-            self._close_reason, self._detail = messages.TLS_FAILED.code, why_tls(error, self.transport.getHandle())
+            self._close_reason, self.detail = messages.TLS_FAILED.code, why_tls(error, self.transport.getHandle())
         close_reason = self._close_reason or messages.CLIENT_LEFT.code
         increase(clients.counts.ended, close_reason)
         if clients.access_log.logs(close_reason):
@@ -262,6 +263,19 @@ class ClientProtocol(RespReceiver):
         # free them, and its full runs delay clients noticeably.
         session.forget()
         account.forget()
+
+    # Behind a load balancer: see `listen.proxy_protocol.ProxiedClient`.
+
+    def came_from(self, address: IAddress) -> None:
+        """Its PROXY header is whole. Until now its address was the load balancer's."""
+        self.peer = shown_address(address)
+        self.address = getattr(address, "host", "")
+
+    def header_broken(self, why: str) -> None:
+        """It began with no PROXY header, or with a malformed one. why: for the log."""
+        if not self._closing:
+            self.detail = why
+            self.abort(messages.BAD_PROXY_HEADER.code)
 
     # The tenant's limits: see `net.rate_limit.Client`.
 
@@ -333,7 +347,7 @@ class ClientProtocol(RespReceiver):
             commands=self.session.commands,
             refused=self.session.refused,
             close_reason=close_reason,
-            detail=self._detail,
+            detail=self.detail,
         )
 
     # What the session asks for.

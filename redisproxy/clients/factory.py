@@ -15,13 +15,14 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from .. import bounds
+from .. import bounds, messages
+from ..net.addresses import shown_address
 from ..net.rate_limit import TenantLimits
 from ..net.time_limit import TimeLimit
-from ..ops.access_log import AccessLog
+from ..ops.access_log import AccessLog, ConnectionRecord
 from ..ops.bugs import bug
 from ..policy.policy import Policy
-from ..tenants.account import Counts
+from ..tenants.account import Counts, increase
 from ..tenants.login_backoff import LoginBackoff
 from ..tenants.model import Snapshot, Tenant
 from ..upstream.session_backend import SessionBackend
@@ -127,6 +128,26 @@ class ClientFactory(Factory):
         if self.drained is not None:
             return None
         return ClientProtocol(self, next(self._numbers), addr)
+
+    def untrusted(self, address: IAddress) -> None:
+        """See `listen.proxy_protocol.ProxiedClients`. Such a connection gets no protocol, but it is
+        counted and logged.
+        """
+        close_reason = messages.UNTRUSTED_PROXY.code
+        increase(self.counts.ended, close_reason)
+        self.access_log.ended(
+            ConnectionRecord(
+                number=next(self._numbers),
+                peer=shown_address(address),
+                namespace=None,
+                secret=None,
+                seconds=0.0,
+                commands=0,
+                refused=0,
+                close_reason=close_reason,
+                detail="its address is not in --trust-proxy",
+            )
+        )
 
     def drain(self, on_disconnected: Callable[[], object]) -> None:
         """Accepts no more clients. on_disconnected: called now, and each time a client is gone."""

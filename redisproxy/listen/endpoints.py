@@ -35,8 +35,10 @@ from zope.interface import implementer
 
 from .. import bounds, messages
 from ..ops.logs import Log
-from . import tls
+from . import proxy_protocol, tls
 
+#: How a description begins if each connection begins with a PROXY header: see `proxy_protocol`.
+PROXIED = "haproxy:"
 #: Seconds that a process leaves a connection to the others.
 _YIELD = 0.002
 #: Seconds until the next attempt after accepting failed: most often there were too many open files.
@@ -53,6 +55,11 @@ class ListenError(Exception):
 
 def _always(_: bool) -> bool:
     return True
+
+
+def plain_kind(description: str) -> str:
+    """The kind of an endpoint, such as ``tcp``. Of `haproxy:ssl:…` it is ``ssl``."""
+    return description.removeprefix(PROXIED).partition(":")[0]
 
 
 def _why_no_endpoint(error: Exception) -> str:
@@ -75,7 +82,8 @@ class Listening:
     returns whether this process should accept the next connection, and is called with whether the
     other processes have had their chance; option: its name, for errors; client_ca: the file of the
     CAs that must have signed clients' certificates at `ssl:` endpoints, None if clients need no
-    certificate.
+    certificate; trusted: the networks whose PROXY headers are believed at `haproxy:` endpoints,
+    None if there is no such endpoint.
     """
 
     def __init__(
@@ -86,6 +94,7 @@ class Listening:
         may_take: Callable[[bool], bool] = _always,
         option: str = "--listen",
         client_ca: Path | None = None,
+        trusted: Sequence[proxy_protocol.Network] | None = None,
     ) -> None:
         self._descriptions = descriptions
         self._option = option
@@ -94,20 +103,25 @@ class Listening:
         self._endpoints: list[IStreamServerEndpoint] = []
         for number, description in enumerate(descriptions):
             endpoint: IStreamServerEndpoint
+            proxied = description.startswith(PROXIED)
+            if proxied:
+                _check_proxied(description, option, trusted)
             try:
                 listens = reactor if inherited is None else _Inheriting(reactor, inherited[number], may_take)
                 if inherited is not None and description.startswith("systemd:"):
                     # systemd's sockets belong to the process that systemd started. Only that
                     # process can ask for them.
                     endpoint = AdoptedStreamServerEndpoint(listens, 0, 0)
-                elif description.startswith("ssl:"):
-                    plain, secured = tls.parse(description, client_ca)
-                    self.tls.append(secured)
-                    endpoint = tls.TlsEndpoint(
-                        IReactorTime(reactor), serverFromString(listens, _with_backlog(plain)), secured
-                    )
                 else:
-                    endpoint = serverFromString(listens, _with_backlog(description))
+                    plain, secured = description.removeprefix(PROXIED), None
+                    if plain_kind(description) == "ssl":
+                        plain, secured = tls.parse(plain, client_ca)
+                    endpoint = serverFromString(listens, _with_backlog(plain))
+                    if proxied:  # the header comes before the handshake
+                        endpoint = proxy_protocol.ProxiedEndpoint(endpoint, trusted or ())
+                    if secured is not None:
+                        self.tls.append(secured)
+                        endpoint = tls.TlsEndpoint(IReactorTime(reactor), endpoint, secured)
             except Exception as error:
                 raise EndpointError(
                     f"{description!r} ({_why_no_endpoint(error)}); it takes a Twisted endpoint such as tcp:6379"
@@ -157,6 +171,19 @@ class Listening:
         """Stops accepting. Fires when all ports are closed."""
         ports, self.ports = self.ports, []
         return defer.gatherResults([defer.Deferred.fromCoroutine(_close(port)) for port in ports])
+
+
+def _check_proxied(description: str, option: str, trusted: Sequence[proxy_protocol.Network] | None) -> None:
+    """Whether a `haproxy:` endpoint may be one. Raises EndpointError."""
+    if trusted is None:
+        raise EndpointError(f"{description!r}, but haproxy: is not for {option}: its header would be believed from anybody")
+    if plain_kind(description) not in proxy_protocol.KINDS:
+        raise EndpointError(f"{description!r}; haproxy: takes an endpoint tcp:, tcp6: or ssl: behind it")
+    if not trusted:
+        raise EndpointError(
+            f"{description!r}, which takes --trust-proxy: the addresses of the load balancers, such as 10.0.0.0/8; "
+            "anybody else could claim any address"
+        )
 
 
 async def _close(port: IListeningPort) -> None:

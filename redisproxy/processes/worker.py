@@ -151,7 +151,14 @@ class Worker:
         number = message.fields["number"]
         balance = Balance(BALANCE)
         may_take = partial(balance.may_take, number, settings.max_workers)
-        listening = Listening(self._reactor, settings.listen, inherited, may_take, client_ca=settings.client_ca)
+        listening = Listening(
+            self._reactor,
+            settings.listen,
+            inherited,
+            may_take,
+            client_ca=settings.client_ca,
+            trusted=settings.trust_proxy,
+        )
         serving = Serving(settings, self._reactor, self._tell_databases, number)
         self._parts = _Parts(serving, listening, partial(balance.has, number))
         serving.startService()

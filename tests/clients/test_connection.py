@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import ssl
 import weakref
+from ipaddress import ip_network
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -22,8 +23,9 @@ from redisproxy import bounds
 from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import FULL, ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
+from redisproxy.listen.proxy_protocol import NO_HEADER, HeaderFactory, HeaderReader
 from redisproxy.listen.tls import ServerTls, TlsFiles, make
-from redisproxy.ops.access_log import AccessLog
+from redisproxy.ops.access_log import AccessLog, ConnectionRecord
 from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.session.errors import NOAUTH
 from redisproxy.session.pending import ReplyBatch
@@ -32,6 +34,7 @@ from redisproxy.upstream.session_backend import SessionBackend
 
 from ..support.certificates import Authority
 from ..support.conversations import BLUE, GREEN
+from ..support.proxy_headers import LOCAL, binary, line
 
 
 @implementer(ITCPTransport)
@@ -326,3 +329,185 @@ class TlsTests(unittest.TestCase):
         self.clock.advance(60)
         del protocol
         self.assertIsNone(left())
+
+
+class ProxiedTests(unittest.TestCase):
+    """Clients behind a load balancer that sends a PROXY header."""
+
+    BALANCER = "10.0.0.9"
+
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        snapshot = Snapshot(None, [BLUE])
+        snapshots = SimpleNamespace(
+            listeners=[],
+            snapshot=snapshot,
+            wall_clock=self.clock.seconds,
+            authenticate=lambda user, password: snapshot.authenticate(user, password, 0.0),
+        )
+        self.access_log = AccessLog(self.clock)
+        self.records: list[ConnectionRecord] = []
+        self.access_log.ended = self.records.append
+        self.factory = ClientFactory(self.clock, snapshots, NO_REDIS, Admission(2, 1), self.access_log, Timeouts(60.0))
+        self.behind = HeaderFactory(self.factory, [ip_network("10.0.0.0/8")])
+
+    def connect(self, host: str = BALANCER, number: int = 40000) -> HeaderReader | None:
+        reader = self.behind.buildProtocol(IPv4Address("TCP", host, number))
+        if reader is not None:
+            reader.makeConnection(Socket())
+        return reader
+
+    def client(self, reader: HeaderReader) -> ClientProtocol:
+        (found,) = [client for client in self.factory.clients if client.transport is reader.transport]
+        return found
+
+    def end(self, *readers: HeaderReader) -> None:
+        for reader in readers:
+            reader.connectionLost(connectionDone)
+        self.factory.stopFactory()
+        self.clock.advance(0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.factory.admission.served, 0)
+
+    def test_the_record_has_the_clients_own_address(self) -> None:
+        for header in (line("192.0.2.7", 50123), binary("192.0.2.7", 50123)):
+            reader = self.connect()
+            reader.dataReceived(header + b"PING\r\n")
+            self.assertEqual(reader.transport.value(), NOAUTH)
+            client = self.client(reader)
+            self.assertEqual((client.peer, client.address), ("192.0.2.7:50123", "192.0.2.7"))
+            self.assertEqual(client.bytes_received, len(b"PING\r\n"))
+            self.end(reader)
+            self.assertEqual((self.records[-1].peer, self.records[-1].detail), ("192.0.2.7:50123", ""))
+        reader = self.connect()
+        reader.dataReceived(binary("2001:db8::7", 50123))
+        self.end(reader)
+        self.assertEqual(self.records[-1].peer, "[2001:db8::7]:50123")
+
+    def test_wrong_passwords_of_one_client_delay_no_other(self) -> None:
+        def answered_at_once(source: str) -> bool:
+            reader = self.connect()
+            reader.dataReceived(line(source, 50123) + b"AUTH wrong\r\n")
+            self.clock.advance(bounds.FIRST_LOGIN_DELAY_SECONDS / 2)
+            answered = reader.transport.value() != b""
+            reader.connectionLost(connectionDone)
+            return answered
+
+        answers = [answered_at_once("192.0.2.7") for _ in range(bounds.UNDELAYED_WRONG_PASSWORDS + 1)]
+        self.assertEqual(answers, [True] * bounds.UNDELAYED_WRONG_PASSWORDS + [False])
+        self.assertTrue(answered_at_once("192.0.2.8"))
+        self.assertFalse(answered_at_once("192.0.2.7"))
+        self.end()
+
+    def test_without_a_header_it_has_the_time_of_the_log_in(self) -> None:
+        silent, slow = self.connect(), self.connect()
+        header = line("192.0.2.7", 50123)[:-1]
+        for second in range(59):
+            self.clock.advance(1)
+            slow.dataReceived(header[second : second + 1])
+        self.assertFalse(silent.transport.disconnecting or slow.transport.disconnecting)
+        self.clock.advance(1)
+        for reader in (silent, slow):
+            self.assertIn(b"-ERR no log-in within 60 seconds", reader.transport.value())
+            self.clock.advance(bounds.CLOSE_SECONDS)
+            self.assertTrue(reader.transport.disconnecting)
+        self.end(silent, slow)
+        for record in self.records:
+            self.assertEqual(
+                (record.close_reason, record.detail, record.peer), ("login-timeout", NO_HEADER, "10.0.0.9:40000")
+            )
+
+    def test_while_others_wait_for_a_slot_there_is_less_time(self) -> None:
+        readers = [self.connect() for _ in range(3)]
+        self.clock.pump([bounds.CROWDED_CHECK_SECONDS] * 8)
+        self.assertTrue(readers[0].transport.disconnecting)
+        self.end(*readers)
+
+    def test_the_time_for_the_log_in_begins_with_the_slot_and_not_with_the_header(self) -> None:
+        reader = self.connect()
+        self.clock.advance(50)
+        reader.dataReceived(line("192.0.2.7", 50123))
+        self.clock.advance(10)
+        self.assertIn(b"-ERR no log-in within 60 seconds", reader.transport.value())
+        self.end(reader)
+
+    def test_what_comes_before_there_is_a_slot_waits_behind_the_header(self) -> None:
+        served = [self.connect() for _ in range(2)]
+        waiting = self.connect()
+        waiting.dataReceived(line("192.0.2.7", 50123) + b"PING\r\n")
+        self.assertEqual(self.client(waiting).peer, "192.0.2.7:50123")
+        self.assertEqual(waiting.transport.value(), b"")
+        served[0].connectionLost(connectionDone)
+        self.assertEqual(waiting.transport.value(), NOAUTH)
+        self.end(served[1], waiting)
+
+    def test_one_that_is_turned_away_keeps_that_reason(self) -> None:
+        served = [self.connect() for _ in range(3)]
+        turned_away = self.connect()
+        self.assertEqual(turned_away.transport.value(), FULL)
+        turned_away.dataReceived(b"no header")
+        self.assertFalse(turned_away.transport.disconnected)
+        self.end(turned_away, *served)
+        self.assertEqual(self.factory.counts.ended["turned-away"], 1)
+        self.assertNotIn("bad-proxy-header", self.factory.counts.ended)
+
+    def test_a_bad_header_ends_the_connection(self) -> None:
+        reader = self.connect()
+        reader.dataReceived(b"PROXY TCP4 \x1b[31m 1 2 3\r\nPING\r\n")
+        self.assertTrue(reader.transport.disconnected)
+        reader.dataReceived(b"PING\r\n")
+        self.assertEqual(reader.transport.value(), b"")
+        self.end(reader)
+        (record,) = self.records
+        self.assertEqual((record.close_reason, record.detail), ("bad-proxy-header", "its PROXY header is malformed"))
+
+    def test_who_is_not_trusted_takes_no_slot_and_is_counted_and_logged(self) -> None:
+        for number in range(5):
+            self.assertIsNone(self.connect("192.0.2.66", number))
+        self.assertEqual((self.factory.admission.served, self.factory.clients), (0, set()))
+        self.assertEqual(self.factory.counts.ended["untrusted-proxy"], 5)
+        self.assertEqual([record.peer for record in self.records], [f"192.0.2.66:{number}" for number in range(5)])
+        self.assertEqual(self.records[0].detail, "its address is not in --trust-proxy")
+        self.end()
+
+    def test_their_lines_have_a_quota(self) -> None:
+        del self.access_log.ended
+        written = []
+        self.access_log._log = SimpleNamespace(info=lambda text, **fields: written.append(fields), debug=None)
+        for number in range(ADDRESS_LINES + 10):
+            self.connect("192.0.2.66", number)
+        self.assertEqual(len(written), ADDRESS_LINES)
+        self.access_log.stopService()
+
+    def test_a_health_check_that_leaves_is_ordinary(self) -> None:
+        for header, detail in ((LOCAL, ""), (b"", NO_HEADER)):
+            reader = self.connect()
+            reader.dataReceived(header)
+            reader.readConnectionLost()
+            self.end(reader)
+            record = self.records[-1]
+            self.assertEqual((record.close_reason, record.detail, record.peer), ("client-left", detail, "10.0.0.9:40000"))
+
+    def test_a_drain_ends_one_without_a_header(self) -> None:
+        reader = self.connect()
+        gone: list[None] = []
+        self.factory.drain(lambda: gone.append(None))
+        self.client(reader).drain()
+        self.assertEqual(self.client(reader).state, "ending")
+        self.end(reader)
+        self.assertIsNone(self.connect())
+        self.assertEqual(self.factory.counts.ended["shutdown"], 1)
+
+    def test_one_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for sent in (b"", b"PROXY", line("192.0.2.7", 50123) + b"PING\r\n"):
+            reader = self.connect()
+            reader.dataReceived(sent)
+            left = weakref.ref(reader), weakref.ref(self.client(reader))
+            reader.transport.unregisterProducer()
+            reader.connectionLost(connectionDone)
+            self.records.clear()
+            del reader
+            self.assertEqual([ref() for ref in left], [None, None])

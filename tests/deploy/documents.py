@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -117,8 +118,15 @@ def kustomized(directory: Path) -> list[dict]:
     return load(_kustomized(directory))
 
 
-def with_components(*names: str) -> list[dict]:
-    """Returns the base with these components, as a site's own overlay would combine them."""
+def documented(page: str) -> list[str]:
+    """The manifests and patches in a page of docs/: a text for each block."""
+    blocks = re.findall(r"(?<=\n\n)(?: {4}\S?[^\n]*\n|\n+(?= {4}))+", (ROOT / "docs" / page).read_text())
+    plain = [re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in blocks]
+    return [block for block in plain if block.startswith("apiVersion:")]
+
+
+def with_components(*names: str, patch: str = "") -> list[dict]:
+    """Returns the base with these components and a patch, as a site's own overlay combines them."""
     with tempfile.TemporaryDirectory(prefix="redisproxy-test-") as directory:
         there = os.path.relpath(KUBERNETES, Path(directory).resolve())
         overlay = {
@@ -126,6 +134,7 @@ def with_components(*names: str) -> list[dict]:
             "kind": "Kustomization",
             "resources": [f"{there}/base"],
             "components": [f"{there}/components/{name}" for name in names],
+            "patches": [{"patch": patch}] if patch else [],
         }
         (Path(directory) / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
         return load(_kustomized(Path(directory)))

@@ -18,6 +18,7 @@ from .documents import (
     DEPLOY,
     EXAMPLE,
     PRODUCTION,
+    documented,
     documents,
     environment,
     kustomized,
@@ -56,6 +57,22 @@ class ComponentTests(unittest.TestCase):
         self.assertLessEqual(
             {"HorizontalPodAutoscaler", "NetworkPolicy", "ServiceMonitor", "PrometheusRule", "PodDisruptionBudget"}, kinds
         )
+
+    def test_what_the_pages_about_load_balancers_and_meshes_have_is_valid(self) -> None:
+        found = [document for block in documented("load-balancers.md") for document in load(block)]
+        self.assertEqual([document["kind"] for document in found], ["Service", "NetworkPolicy"])
+        for document in found:
+            validate(document)
+            selects = document["spec"].get("selector") or document["spec"]["podSelector"]["matchLabels"]
+            self.assertEqual(selects, only("Deployment")["spec"]["selector"]["matchLabels"])
+        istio, linkerd = (with_components("tls", "network-policy", patch=block) for block in documented("meshes.md"))
+        for found in (istio, linkerd):
+            for document in found:
+                validate(document)
+            self.assertEqual(environment(only("Deployment", found)), environment(only("Deployment", with_components("tls"))))
+        ports = {port["name"]: port for port in only("Service", istio)["spec"]["ports"]}
+        self.assertEqual((ports["redis"]["appProtocol"], ports["redis"]["targetPort"]), ("tcp", "redis"))
+        self.assertEqual(ports.keys(), {"redis", "redis-tls"})
 
     def test_the_autoscaler_alone_says_how_many(self) -> None:
         found = with_components("autoscaling")

@@ -377,8 +377,8 @@ class ClientCertificateTests(TlsCase):
         for listen, why in (
             ("tcp:0", "redisproxy: --client-ca is for ssl: endpoints, and --listen has none"),
             (
-                f"{self.endpoint} haproxy:tcp:0",
-                "redisproxy: --client-ca is for ssl: endpoints, and --listen is also 'haproxy:tcp:0'",
+                f"{self.endpoint} stdio:",
+                "redisproxy: --client-ca is for ssl: endpoints, and --listen is also 'stdio:'",
             ),
         ):
             self.assertIn(why, self.failed_start("--client-ca", str(self.ca), listen=listen))

@@ -143,6 +143,7 @@ def on_every_server(case: type) -> type:
 
 
 _PACKAGES = {
+    "haproxy": "haproxy",
     "redis-server": "redis-server",
     "redis-sentinel": "redis-sentinel",
     "valkey-server": "valkey-server (on Debian 12 from bookworm-backports)",
