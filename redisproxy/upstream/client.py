@@ -63,6 +63,7 @@ class ReplyError(ControlError):
 
     def __init__(self, text: str) -> None:
         super().__init__(messages.redis_error(shown_error(text)))
+        self.args = (text,)  # whole: what follows from an error hangs on Redis's own words
         self.reply = ErrorReply(text)
 
 
