@@ -427,7 +427,7 @@ class JsonTests(TlsCase):
         installation.proxy.logged('"close_reason": "tls-failed"')
         (event,) = [event for event in self.events(installation) if event.get("close_reason") == "tls-failed"]
         self.assertTrue(event["detail"])
-        (event,) = [event for event in self.events(installation) if "valid until" in event["message"]]
+        (event,) = [event for event in self.events(installation) if "is in force, until" in event["message"]]
         self.assertEqual(event["listener"], f"ssl:{self.port}:interface=127.0.0.1")
 
     def events(self, installation: Installation) -> Iterator[dict]:
