@@ -1,10 +1,13 @@
-"""Writes the generated parts of docs/settings.md and docs/command.md: `make docs`.
+"""Writes the generated parts of the pages settings, command and troubleshoot: `make docs`.
 
 A generated part stands between ``<!-- make docs: WHAT -->`` and ``<!-- end -->``. WHAT is one of:
 
 - ``settings NAME …``: a table of these settings, made from the table in redisproxy/settings.py. A
   name is that of a field of Settings. Each setting is in one of these tables.
 - ``command NAME``: the usage and the options of a subcommand, made from redisproxy/cli/main.py.
+- ``messages WORD …``: the messages whose codes begin with one of these words, made from
+  redisproxy/messages.py. Each message is in one of these tables.
+- ``close-reasons``: the reasons why connections of clients end, from there, too.
 
 Everything else on both pages is written by hand. tests/test_docs.py fails if a generated part is
 out of date.
@@ -20,19 +23,37 @@ from pathlib import Path
 
 import click
 
+from redisproxy import messages
 from redisproxy.cli.main import command
+from redisproxy.messages import ClientError, CloseReason, Message
 from redisproxy.settings import Settings, SettingsError, default_text, option_name
 
 DOCS = Path(__file__).parent
 _PART = re.compile(r"(<!-- make docs: ([^>]*) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 _SETTINGS = {setting.name: setting for setting in fields(Settings)}
+#: Fields whose content is a text of its own, and is left out.
+_TEXTS = frozenset(
+    """
+    detail error fault how limit line more named names nearest others problem reason
+    scripts state status text users what who why
+    """.split()  # noqa: SIM905 - a list of words
+)
+#: Fields that are numbers.
+_NUMBERS = frozenset(
+    """
+    all busy commands count credentials cut_off databases delay index kib last left_out
+    milliseconds most needed number own pid refused seconds served serving sessions size
+    tenants waiting wanted worker
+    """.split()  # noqa: SIM905 - a list of words
+)
+_FIELD = re.compile(r"\{(\w+)[^{}]*\}")
 
 
 def pages() -> dict[Path, str]:
     """The pages with generated parts, and what each has to be. Raises ValueError if a part names
     something unknown, or if a setting is in no table, or in two.
     """
-    texts = {path: path.read_text() for path in (DOCS / "settings.md", DOCS / "command.md")}
+    texts = {path: path.read_text() for path in (DOCS / name for name in ("settings.md", "command.md", "troubleshoot.md"))}
     parts = [found[2].split() for text in texts.values() for found in _PART.finditer(text)]
     names = sorted(name for kind, *names in parts if kind == "settings" for name in names)
     if names != sorted(_SETTINGS):
@@ -41,6 +62,10 @@ def pages() -> dict[Path, str]:
     commands = sorted(" ".join(names) for kind, *names in parts if kind == "command")
     if commands != sorted(command.commands):
         raise ValueError(f"docs/command.md has {commands}, the command has {sorted(command.commands)}")
+    words = [name for kind, *names in parts if kind == "messages" for name in names]
+    codes = [message.code for _, message in messages.all_messages() if not isinstance(message, CloseReason)]
+    if lost := sorted({code for code in codes if words.count(code.split("-")[0]) != 1}):
+        raise ValueError(f"messages that are not in one table of docs/troubleshoot.md: {', '.join(lost)}")
     return {path: _PART.sub(lambda part: part[1] + _made(*part[2].split()), text) for path, text in texts.items()}
 
 
@@ -49,7 +74,11 @@ def _made(kind: str, *names: str) -> str:
         return _table(("variable and option", "default", "what it does"), map(_setting_row, names))
     if kind == "command":
         return _subcommand(*names)
-    raise ValueError(f"a part of docs/ is {kind!r}: it can be settings or command")
+    if kind == "messages":
+        return _messages(*names)
+    if kind == "close-reasons":
+        return _close_reasons()
+    raise ValueError(f"a part of docs/ is {kind!r}: it can be settings, command, messages or close-reasons")
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -105,6 +134,53 @@ def _option_row(option: click.Option) -> tuple[str, str]:
     if option.required:
         text += " Required."
     return (f"{names[:-1]} {takes}`" if takes else names), text
+
+
+def _messages(*parts: str) -> str:
+    """A table of the messages whose codes begin with one of these words."""
+    rows = []
+    for _, message in messages.all_messages():
+        if message.code.split("-")[0] in parts and not isinstance(message, CloseReason):
+            mark = "-" if isinstance(message, ClientError) else ""
+            rows.append((f"`{mark}{message.example or _shown(message.text)}`", _what_to_do(message), f"`{message.code}`"))
+    return _table(("it says", "what to do", "code"), rows)
+
+
+def _close_reasons() -> str:
+    rows = [
+        (f"`{message.code}`", message.text, _what_to_do(message))
+        for _, message in messages.all_messages()
+        if isinstance(message, CloseReason)
+    ]
+    return _table(("close reason", "what it means", "what to do"), rows)
+
+
+def _shown(text: str) -> str:
+    """A message's text with capitals, or …, in place of its fields."""
+    return _FIELD.sub(lambda field: _place(field[1]), text)
+
+
+def _place(name: str) -> str:
+    return "…" if name in _TEXTS else "N" if name in _NUMBERS else name.upper()
+
+
+def _what_to_do(message: Message) -> str:
+    parts = [message.remedy]
+    if not message.remedy:
+        follows = _FIELD.search(message.text) and any(name in _TEXTS for name in _FIELD.findall(message.text))
+        ordinary = isinstance(message, CloseReason | ClientError) or getattr(message, "level", "") in ("info", "debug")
+        parts = [
+            "Nothing to do."
+            if ordinary
+            else "See the reason that it gives."
+            if follows
+            else "The proxy tries again by itself."
+        ]
+    if message.runbook:
+        parts.append(f"[Runbook](runbooks/RedisProxy{message.runbook}.md).")
+    if message.see:
+        parts.append(f"[More]({message.see}).")
+    return " ".join(parts)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, TextIO
 from twisted.application import service
 from twisted.application.internet import TimerService
 from twisted.internet import defer, task
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 
+from . import messages
 from .listen.certificates import RotationService
 from .listen.endpoints import PROXIED, EndpointError, ListenError, Listening, plain_kind
 from .listen.tls import CertificateError
@@ -28,8 +29,8 @@ from .local.quickstart import tenants_command, tour
 from .net.addresses import shown_address
 from .net.reactor import IProxyReactor, is_monotonic
 from .ops.bugs import bug
-from .ops.logs import observer
-from .ops.stats import DRAINING, Stats
+from .ops.logs import Log, observer
+from .ops.stats import Stats
 from .printable import printable
 from .processes.os_process import end_with, prepare, quiet_libraries
 from .processes.ports import ServingPort
@@ -83,7 +84,7 @@ class ProxyService(service.MultiService):
     Raises SettingsError for errors that only show when the parts are made.
     """
 
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -248,36 +249,29 @@ class ProxyService(service.MultiService):
                 raise self._cannot_start(error) from None
             raise
         if not is_monotonic(self._reactor):
-            self._log.warn(
-                "the timers of {reactor} run on the wall clock: when that is set, time limits, rates and changes of "
-                "credentials come too early or too late; on Linux, start twistd without --reactor",
-                reactor=type(self._reactor).__name__,
-            )
+            self._log.write(messages.WALL_CLOCK, reactor=type(self._reactor).__name__)
         for name, nearest in misspelt(os.environ).items():
-            self._log.warn(
-                "the environment variable {name} is no setting, and does nothing{nearest}",
+            self._log.write(
+                messages.SETTING_UNKNOWN,
                 name=printable(name),
                 nearest=f": did you mean {nearest}?" if nearest else "",
             )
         if framing.COMPILED:
-            self._log.info("the framing is compiled")
+            self._log.write(messages.FRAMING_COMPILED)
         else:
-            self._log.info(
-                "the framing is interpreted, which costs several times as much: to have it compiled, "
-                "install redisproxy where gcc and Python's headers are (Debian: gcc, python3-dev)"
-            )
+            self._log.write(messages.FRAMING_INTERPRETED)
         if self.status is not None:
             self.status.startService()
             self.serving.collect_stats()
         for address in self.listening.addresses:
-            self._log.info("listening on {address}", address=shown_address(address))
+            self._log.write(messages.LISTENING, address=shown_address(address))
         if self._settings.client_ca is not None:
             for endpoint in self._settings.listen:
                 if plain_kind(endpoint) != "ssl":
-                    self._log.warn("at {endpoint} is no TLS: --client-ca is not for it", endpoint=endpoint)
+                    self._log.write(messages.CLIENT_CA_WITHOUT_TLS, endpoint=endpoint)
         for network in self._settings.trust_proxy:
             if network.prefixlen == 0:
-                self._log.warn("--trust-proxy has {network}: any client can claim any address", network=str(network))
+                self._log.write(messages.TRUST_ANYBODY, network=str(network))
 
     def _on_signal(self, call: Callable[[], object], number: int, frame: object) -> None:
         self._reactor.callFromThread(call)
@@ -327,14 +321,15 @@ class ProxyService(service.MultiService):
     # Stats.
 
     def _stats(self, snapshot_states: SnapshotStates) -> Stats:
-        now = time.time()
+        now, unready = time.time(), self._not_ready()
         return {
             "time": now,
             "counts": self.serving.stats(),
             "state": {
                 "host": socket.gethostname(),  # in Kubernetes the name of the pod
                 "uptime": self._reactor.seconds() - self._began,
-                "unready": self._not_ready(),
+                "unready": unready or "",
+                "unready_code": "" if unready is None else unready.code,
                 "most_sessions": self._settings.max_workers,
                 "workers": self.serving.workers(),
                 "snapshot": snapshot_states.state(None if self.watch is None else self.watch.state(), now),
@@ -343,8 +338,8 @@ class ProxyService(service.MultiService):
             },
         }
 
-    def _not_ready(self) -> str:
-        return DRAINING if self.draining else self.serving.not_ready()
+    def _not_ready(self) -> messages.Text | None:
+        return messages.DRAINING() if self.draining else self.serving.not_ready()
 
     def _embedded_died(self) -> None:
         end_with(1)
@@ -392,7 +387,7 @@ class ProxyService(service.MultiService):
     async def _stop(self) -> None:
         self.draining = True
         if self._delay:
-            self._log.info("about to end: not ready any more, but serves on for {delay:g} s", delay=self._delay)
+            self._log.write(messages.ABOUT_TO_END, delay=self._delay)
             await task.deferLater(self._reactor, self._delay)
         await self.listening.close()
         await self.serving.drain()

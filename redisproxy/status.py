@@ -15,8 +15,8 @@ from twisted.application import service
 from twisted.internet import defer, task
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
+from . import messages
 from .listen.endpoints import EndpointError, Listening
 from .listen.tls import ServerTls
 from .net.addresses import shown_address
@@ -25,6 +25,7 @@ from .ops import history, page
 from .ops.bugs import bug
 from .ops.history import History
 from .ops.http import TokenCheck, TokenError, is_here, read_token, site
+from .ops.logs import Log
 from .ops.metrics import Exposition
 from .ops.page_parts import ROWS
 from .ops.problems import UNREADY, OpenProblem, Sightings, open_problems
@@ -45,19 +46,19 @@ SLICE = 0.005
 class StatusService(service.Service):
     """Serves probes, metrics and the status page.
 
-    stats: gathers the numbers; not_ready: returns why no client should connect, or an empty text.
+    stats: gathers the numbers; not_ready: returns why no client should connect, or None.
     Raises SettingsError for an endpoint or a token file that cannot be used.
     """
 
     name = "status"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
         settings: Settings,
         reactor: IProxyReactor,
         stats: Callable[[], Stats],
-        not_ready: Callable[[], str],
+        not_ready: Callable[[], messages.Text | None],
     ) -> None:
         try:
             self._listening = Listening(reactor, [with_loopback(settings.status)], option="--status")
@@ -105,9 +106,9 @@ class StatusService(service.Service):
         for seconds, loop in self._loops:
             loop.start(seconds).addErrback(bug(self._log, "gathering numbers for the status page"))
         (address,) = self._listening.addresses
-        self._log.info("status is told at {address}", address=shown_address(address))
+        self._log.write(messages.STATUS_AT, address=shown_address(address))
         if not (self._guarded or is_here(address)):
-            self._log.info("only probes are answered there: the page and the metrics take --status-token-file")
+            self._log.write(messages.STATUS_PROBES_ONLY)
 
     @property
     def url(self) -> str:
@@ -205,7 +206,12 @@ class SnapshotStates:
             "refresh_seconds": reading.durations.stats(),
             "watch": watch,
             "problems": [
-                {"namespace": problem.namespace, "secret": problem.secret, "reason": problem.reason}
+                {
+                    "namespace": problem.namespace,
+                    "secret": problem.secret,
+                    "reason": problem.reason,
+                    "code": problem.reason.code,
+                }
                 for problem in reading.problems
             ],
             "without_secret": list(reading.without_secret),

@@ -1,9 +1,4 @@
-"""What the documents say is so: settings, links, log lines and errors, commands.
-
-What the proxy can say is found in its source (`support.texts`), so that a line that is new, or is
-worded otherwise, asks for its row in docs/troubleshoot.md, and a row that nothing says any more is
-found, too.
-"""
+"""What the documents say is so: settings, messages, links, commands."""
 
 from __future__ import annotations
 
@@ -13,22 +8,17 @@ import re
 import runpy
 import shlex
 import unittest
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import yaml
 
 from redisproxy.cli.main import command
-from redisproxy.ops.access_log import ConnectionRecord
-from redisproxy.sources.watch_events import Watched
 from redisproxy.tenants.limits import ANNOTATIONS
-
-from .support.texts import ANY, said
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
-TROUBLESHOOT = ROOT / "docs/troubleshoot.md"
 
 
 # Markdown.
@@ -65,186 +55,11 @@ def rows(text: str) -> list[list[str]]:
     return [row for row in cells if not set("".join(row)) <= {"-", " "}]
 
 
-# Rows and texts.
-
-#: What is filled in, in a row.
-PLACES = "NS|SECRET|ADDRESS|N|NAME|REASON|COMMAND|FILE|PORT|SOURCE|HOST|PID|ENDPOINT|TIME|VERSION|CONNECTION"
-
-
-def from_row(span: str) -> re.Pattern[str]:
-    """What matches the texts that a row is for."""
-    parts = re.split(rf"…|\b(?:{PLACES})\b", span)
-    return re.compile(".*".join(map(re.escape, parts)), re.DOTALL)
-
-
-#: Of texts whose fields are all that tells them apart: what they are like.
-LIKE = {
-    f"{ANY}: {ANY}": ["sentinel 10.0.0.1:26379: NOAUTH"],
-    f"{ANY} tells again where the master is": ["sentinel 10.0.0.1:26379 tells again where the master is"],
-    f"log-in from {ANY} refused: {ANY}": [
-        f"log-in from {ANY} refused: {why}" for why in ("wrong", "ambiguous", "not-loaded")
-    ],
-    f"{ANY} cannot be watched: {ANY} Until then what changes takes effect at the next refresh": [
-        f"{what.value} cannot be watched: {ANY}" for what in Watched
-    ],
-    **{
-        f"{ANY}: {text}": [f"ssl:6380: {text}"]
-        for text in (
-            f"from now on clients have to show a certificate that is signed by one in {ANY}",
-            f"{ANY} is that in {ANY}, valid until {ANY}",
-            f"{ANY} is that in {ANY}, which begins on {ANY} only: clients refuse it",
-            f"{ANY} is that in {ANY}, which ended on {ANY}: clients refuse it",
-            f"{ANY}; the last good certificate stays in force, until {ANY}",
-        )
-    },
-}
-#: What stands before a reason: where it is.
-BEFORE = (
-    *("", f"{ANY}/{ANY}: ", f"{ANY}: "),
-    *("all namespaces: ", "all namespaces and the master secret: ", "some namespaces: "),
-)
-
-
-def like(texts: Iterable[str]) -> set[str]:
-    """Texts as they could be."""
-    return {one for text in texts for one in LIKE.get(text, [text])}
-
-
-def close_reasons() -> list[str]:
-    return (
-        re.search(r"close_reason: ([a-z0-9, \n-]+)\.", ConnectionRecord.__doc__)[1]
-        .replace("\n", " ")
-        .replace(" ", "")
-        .split(",")
-    )
-
-
-#: Log lines without a row of their own, and why.
-NO_ROW = {
-    f"worker {ANY} ({ANY}) {ANY}; another is started in {ANY} s": "those that end so have theirs",
-    ANY: "problems, which have theirs",
-    f"Redis at {ANY} {ANY}": "its states, which have theirs",
-}
-#: Reasons that nobody is told, or that say what another row says.
-NO_REASON = {
-    "all namespaces": "stands in place of a name",
-    "all namespaces and the master secret": "likewise",
-    "some namespaces": "likewise",
-    "a namespace": "likewise",
-    f"document {ANY}": "likewise",
-    "the proxy stops": "and nobody reads any more",
-    "no backend is known": "there is no master secret, which is told",
-    "a connection with the master's rights": "opened anew at once",
-    "Redis was away a moment ago": "the client is told that Redis cannot be reached",
-    f"{ANY}: {ANY}": "a file, and what the system says of it: has no words of its own",
-    f"{ANY}: it is not YAML or JSON ({ANY})": "told as a problem of the file, with what that leads to",
-    f"{ANY}: it cannot be read ({ANY})": "likewise",
-}
-#: Errors in Redis's own words, which a client finds in Redis's documents.
-REDIS_OWN = {
-    "-ERR syntax error",
-    "-ERR value is not an integer or out of range",
-    f"-ERR wrong number of arguments for '{ANY}' command",
-    "-NOPROTO unsupported protocol version",
-    "-ERR Protocol version is not an integer or out of range",
-    f"-ERR Syntax error in HELLO option '{ANY}'",
-    f"-ERR Client names cannot contain spaces, newlines or special characters, or more than {ANY} bytes.",
-    "-ERR Unrecognized option for CLIENT SETINFO: it takes LIB-NAME or LIB-VER",
-}
-#: Rows of what Redis, Kubernetes or OpenSSL say.
-FOREIGN = (
-    "-LOADING …",
-    "-READONLY …",
-    "-BUSY …",
-    "-OOM …",
-    "-NOPERM …",
-    "not logged in",
-)
-
-
-@functools.cache
-def told() -> dict[str, re.Pattern[str]]:
-    """What the first cells of troubleshoot.md quote, and what its last line of lines that ask for
-    nothing does.
-    """
-    text = TROUBLESHOOT.read_text()
-    quoted = [span for row in rows(text) for span in re.findall(r"`([^`]+)`", row[0])]
-    quoted += re.findall(r"`([^`]+)`", text.partition("These ask for nothing:")[2].partition("\n\n")[0])
-    return {span: from_row(span) for span in quoted}
-
-
-class SaidTests(unittest.TestCase):
-    maxDiff = None
-
-    def missing(self, texts: Iterable[str], *before: str) -> list[str]:
-        """Those that no row is for."""
-        found = told().values()
-        return sorted(
-            text
-            for text in like(texts)
-            if not any(row.fullmatch(start + text) for row in found for start in before or ("",))
-        )
-
-    def test_texts_are_found(self) -> None:
-        """Or the other tests would have nothing to compare."""
-        found = said()
-        self.assertGreater(len(found.logged), 40)
-        self.assertGreater(len(found.reasons), 60)
-        self.assertGreater(len(found.errors), 25)
-        self.assertGreater(found.failures, 10)
-        for text in (
-            f"no connection to Redis: {ANY}",
-            "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits, and scripts are refused",
-            f"worker {ANY} ({ANY}) ended with {ANY}: its clients have to connect again; another is started in {ANY} s",
-        ):
-            self.assertIn(text, found.logged)
-        self.assertIn("redis-connection-string has no password", found.reasons)
-        self.assertIn(
-            f"-ERR this namespace has subscribed to {ANY} different patterns: Redis is told of no more", found.errors
-        )
-
-    def test_each_log_line_has_its_row(self) -> None:
-        self.assertEqual(self.missing(said().logged - NO_ROW.keys()), [])
-        self.assertIn("a line with a traceback", TROUBLESHOOT.read_text())  # of log.failure
-
-    def test_each_state_of_redis_has_its_row(self) -> None:
-        self.assertGreater(len(said().states), 3)
-        self.assertEqual(self.missing(said().states, "", f"Redis at {ANY} "), [])
-
-    def test_each_reason_has_its_row(self) -> None:
-        self.assertEqual(self.missing(said().reasons - NO_REASON.keys(), *BEFORE), [])
-
-    def test_each_error_has_its_row(self) -> None:
-        self.assertEqual(self.missing(said().errors - REDIS_OWN), [])
-
-    def test_exceptions_are_needed(self) -> None:
-        found = said()
-        self.assertEqual(REDIS_OWN - found.errors, set())
-        self.assertEqual(NO_REASON.keys() - found.reasons, set())
-        self.assertEqual(NO_ROW.keys() - found.logged, set())
-
-    def test_each_row_is_said(self) -> None:
-        """A row that quotes what nothing says any more is out of date. What stands before a reason
-        may be anything.
-        """
-        found = said()
-        texts = like(found.logged | found.errors | found.reasons | found.states | found.all)
-        texts = {text for text in texts if len(text.replace(ANY, "").strip(" :/")) > 3}
-        texts = {start + text for text in texts for start in (*BEFORE, f"Redis at {ANY} ")}
-        known = {*FOREIGN, *close_reasons()}
-        lost = [span for span, row in told().items() if span not in known and not any(map(row.fullmatch, texts))]
-        self.assertEqual(lost, [])
-
-    def test_each_close_reason_is_explained(self) -> None:
-        self.assertGreater(len(close_reasons()), 10)
-        self.assertEqual(set(close_reasons()) - told().keys(), set())
-
-
 class GeneratedTests(unittest.TestCase):
     def test_generated_parts_are_what_the_code_says(self) -> None:
         """Also each setting is in one table, and each subcommand has its part: else this raises."""
         pages = runpy.run_path(str(ROOT / "docs/generate.py"))["pages"]()
-        self.assertEqual({page.name for page in pages}, {"settings.md", "command.md"})
+        self.assertEqual({page.name for page in pages}, {"settings.md", "command.md", "troubleshoot.md"})
         for page, text in pages.items():
             self.assertEqual(page.read_text(), text, f"docs/{page.name} is out of date: `make docs` writes it anew")
 

@@ -14,7 +14,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial import unittest
 
-from redisproxy import status
+from redisproxy import messages, status
 from redisproxy.ops import history
 from redisproxy.ops.stats import TenantState
 from redisproxy.settings import Settings
@@ -23,6 +23,7 @@ from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Credential, Snapshot
 
 from .support.conversations import BLUE, GREEN
+from .support.reasons import set_fault, set_unready
 from .support.stats import redis_seconds, stats, tenant_stats
 
 
@@ -46,7 +47,7 @@ class StatusServiceTests(unittest.SynchronousTestCase):
         self.stats["state"]["snapshot"]["problems"] = []
         self.stats["state"]["workers"] = None
         settings = Settings(ns_prefix="team-", status="tcp:9180")
-        self.service = StatusService(settings, self.reactor, lambda: self.stats, lambda: self.stats["state"]["unready"])
+        self.service = StatusService(settings, self.reactor, lambda: self.stats, self.unready)
         self.service.privilegedStartService()
         self.service.startService()
         self.addCleanup(self.stop)
@@ -71,28 +72,35 @@ class StatusServiceTests(unittest.SynchronousTestCase):
         protocol.dataReceived(b"%b %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%b\r\n" % (method, path, headers))
         return transport
 
+    def unready(self) -> messages.Text | None:
+        state = self.stats["state"]
+        return messages.restored(state["unready"], state["unready_code"])
+
     def page(self) -> str:
         _, body = self.get(b"/")
         return body.decode()
 
     def test_since_when_it_is_not_ready(self) -> None:
         self.reactor.advance(100)
-        self.stats["state"] |= {"unready": "Redis does not answer"}
-        self.stats["state"]["redis"] |= {"connected": False, "fault": "redis://r:6379 cannot be reached: it took too long"}
+        set_unready(self.stats["state"], messages.REDIS_NO_ANSWER())
+        fault = messages.REDIS_UNREACHABLE(address="redis://r:6379", reason=messages.NET_TIMEOUT())
+        set_fault(self.stats["state"]["redis"], fault, connected=False)
         self.reactor.advance(status.LOOK)
         self.reactor.pump([1.0] * 42)
         # Another reason does not change the beginning.
-        self.stats["state"]["unready"] = "Redis has not told yet what it is"
+        set_unready(self.stats["state"], messages.REDIS_NOT_PROBED())
         self.assertIn("Not ready, since 1970-01-01 00:15:58 UTC (42 s): Redis has not told yet", self.page())
-        self.stats["state"]["unready"] = ""
+        set_unready(self.stats["state"], None)
         self.reactor.advance(status.LOOK)
-        self.stats["state"]["unready"] = "Redis does not answer"
+        set_unready(self.stats["state"], messages.REDIS_NO_ANSWER())
         self.reactor.advance(status.LOOK)
         self.assertIn("(0 s)", self.page())
 
     def test_since_when_there_is_a_problem(self) -> None:
         self.reactor.advance(history.INTERVAL)
-        self.stats["state"]["snapshot"]["problems"] = [{"namespace": "team-b", "secret": "", "reason": "it is odd"}]
+        self.stats["state"]["snapshot"]["problems"] = [
+            {"namespace": "team-b", "secret": "", "reason": "it is odd", "code": "net-other"}
+        ]
         self.reactor.advance(history.INTERVAL)
         self.reactor.pump([history.INTERVAL] * 3)
         self.assertIn("<small>30 s ago</small>", self.page())

@@ -69,7 +69,7 @@ ONE_OF_EACH = (
     ),
     ("times as text", r"\bstrftime\(|\bfromtimestamp\(", ("ops/time_text.py", "ops/logs.py")),
     ("stamps of files", r"\bst_mtime", ("ops/file_watch.py",)),
-    ("the line of a bug", r"failed in a way that is a bug|log\.failure\(", ("ops/bugs.py",)),
+    ("the line of a bug", r"messages\.BUG|log\.failure\(", ("ops/bugs.py",)),
     ("errors of a server in the log", r"\bserver_error\(", ("printable.py", "ops/logs.py")),
     ("the rules of enrolment", r"\bEnrolment\(|\bpolicy_for\(", ("settings.py", "policy/probing.py")),
 )

@@ -13,7 +13,9 @@ from typing import ParamSpec, TypeVar
 
 from twisted.internet import threads
 
+from .. import messages
 from ..local.embedded import DATABASES
+from ..messages import Text
 from ..net.reactor import IProxyReactor
 from ..policy.probing import Server, needed
 from ..printable import listed, sentence
@@ -26,10 +28,11 @@ from ..tenants.allocation import Room, must_be_read
 from ..tenants.documents import TEMPORARY_PREFIX, FullRead, Problem, ReadFailure, SecretDocument
 from ..tenants.model import BackendAddress, Credential, Snapshot
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
-from .advice import REDIS, redis_advice
 
 _P = ParamSpec("_P")
 _Answer = TypeVar("_Answer")
+#: What stands in place of a namespace in a problem of Redis.
+REDIS = "Redis"
 #: Seconds after which the API server ends a watch that was opened as a test, if the command has not
 #: closed it.
 _WATCH = 5
@@ -64,7 +67,7 @@ class Operator:
         if backend.sentinels:
             view.sentinels, master = await ask_sentinels(self.reactor, backend, settings.connect_timeout, settings.redis_ca)
             if master is None:
-                view.problems.append(f"none of the sentinels tells where {backend.master_name} is")
+                view.problems.append(messages.SENTINELS_SILENT(name=backend.master_name))
                 return view
             address = master
         try:
@@ -77,7 +80,7 @@ class Operator:
                 lambda server: needed(settings.policy(server)),
             )
         except InquiryError as error:
-            view.problems.append(str(error))
+            view.problems.append(error.reason)
         return view
 
 
@@ -94,7 +97,7 @@ class RedisView:
     sentinels: list[SentinelView] = field(default_factory=list)
     inquiry: Inquiry | None = None
     #: why Redis could not be asked
-    problems: list[str] = field(default_factory=list)
+    problems: list[Text] = field(default_factory=list)
 
     @property
     def room(self) -> Room | None:
@@ -251,7 +254,7 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
     """Adds problems of Redis, which keep tenants out, and warnings about Redis."""
     settings = operator.settings
 
-    def problem(text: str) -> None:
+    def problem(text: Text) -> None:
         found.problems.append(Problem(REDIS, "", text))
 
     for sentinel in view.sentinels:
@@ -262,16 +265,17 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
     if view.inquiry is None:
         return
     server, address = view.inquiry.server, view.inquiry.address
-    if view.inquiry.state:
-        problem(f"{address} {view.inquiry.state}")
-    if again := view.inquiry.again:
-        found.warnings.append(f"{address} did not tell all that it was asked: {sentence(again)} {redis_advice(again)}")
+    if view.inquiry.state is not None:
+        problem(messages.REDIS_IS(address=address, state=view.inquiry.state))
+    if (again := view.inquiry.again) is not None:
+        summary = f"{address} did not tell all that it was asked: {sentence(again)}"
+        found.warnings.append(f"{summary} {again.remedy or messages.FIX_AS_TOLD}")
     if server.replica:
-        problem(f"{address} says that it is a replica, and refuses to write: name the master, or its sentinels")
+        problem(messages.REDIS_IS_REPLICA(address=address))
     view.scripts = settings.policy(server).runs_scripts
     layer = settings.acl != "off" and server.acl
     if settings.acl == "require" and not layer:
-        problem(f"{address} has no ACL users for tenants, and --acl is require: nobody is served")
+        problem(messages.REDIS_IS_WITHOUT_ACL(address=address))
     elif not layer:
         found.warnings.append("there is one isolation layer, the proxy's own: scripts are refused")
     elif not view.scripts:
@@ -296,9 +300,8 @@ def _judge_commands(operator: Operator, found: Findings, server: Server | None) 
     """
     policy = operator.settings.policy() if server is None else operator.settings.policy(server)
     if policy.unknown and server is not None:
-        names = ", ".join(policy.unknown)
-        found.warnings.append(f"--allow-commands or --deny-commands names what this Redis does not have: {names}")
-    found.warnings += [f"--allow-commands opens {command}: {what}" for command, what in policy.exposed]
+        found.warnings.append(messages.COMMANDS_UNKNOWN(names=", ".join(policy.unknown)))
+    found.warnings += [messages.COMMANDS_OPENED(command=command, what=what) for command, what in policy.exposed]
 
 
 def _try_watches(watches: ClusterWatches) -> list[str]:

@@ -8,15 +8,21 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
+from ..messages import FIX_AS_TOLD, Text
 from ..ops.time_text import iso
 from ..printable import listed, printable
 from ..tenants.documents import Problem
 from ..tenants.model import Credential
 from ..tenants.urls import address_of
-from .advice import advice
 from .inspect import Findings, RedisView, State
 from .operations import Written
 from .rotation import OtherPassword, Rotated
+
+
+def advice(reason: Text) -> str:
+    """What to do about a problem."""
+    return reason.remedy or FIX_AS_TOLD
+
 
 # JSON.
 
@@ -25,8 +31,9 @@ def _problem(problem: Problem) -> dict[str, object]:
     return {
         "namespace": problem.namespace,
         "secret": problem.secret or None,
+        "code": problem.reason.code,
         "reason": problem.reason,
-        "advice": advice(problem),
+        "advice": advice(problem.reason),
     }
 
 
@@ -164,7 +171,7 @@ def _problem_lines(problems: Sequence[Problem], width: int) -> Iterator[str]:
     yield f"{len(problems)} problem{'s' if problems[1:] else ''}:"
     for problem in problems:
         yield from _wrapped(str(problem), width, "  ", "    ")
-        yield from _wrapped(advice(problem), width, "    -> ", "       ")
+        yield from _wrapped(advice(problem.reason), width, "    -> ", "       ")
 
 
 def check_lines(found: Findings, now: float, width: int) -> Iterator[str]:
@@ -209,7 +216,7 @@ def _counts(found: Findings) -> str:
 
 def _redis_facts(view: RedisView) -> Iterator[tuple[str, str]]:
     for sentinel in view.sentinels:
-        said = sentinel.error
+        said: str | None = sentinel.error
         if sentinel.answer is not None:
             said = f"{view.backend.master_name} is at {sentinel.answer.host}:{sentinel.answer.port}"
         yield "sentinel", f"{sentinel.address}: {said}"

@@ -26,14 +26,13 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .. import bounds, probes
+from .. import bounds, messages, probes
 from ..listen.tls import why_tls
 from ..net.addresses import shown_address
 from ..net.protocol import PauseReason, Pressure, RespReceiver, below_tls
 from ..net.time_limit import TimeLimit
 from ..net.twisted_private import close_if_written, has_unsent
 from ..ops.access_log import ConnectionRecord
-from ..session.errors import REVOKED
 from ..session.ports import Dedicated
 from ..session.session import Session
 from ..tenants.account import increase
@@ -46,7 +45,7 @@ from .admission import Admission
 #: commands go to this kind of connection to Redis.
 STATES = ("waiting", "unauthenticated", "multiplexed", "dedicated", "ending")
 
-FULL = b"-ERR max number of clients reached\r\n"
+FULL = messages.FULL.reply()
 
 
 class Clients(accounts.Shared, Protocol):
@@ -117,7 +116,7 @@ class ClientProtocol(RespReceiver):
         clients.client_connected(self)
         if not clients.admission.arrive(self):
             self.write(FULL)
-            self.close("turned-away")
+            self.close(messages.TURNED_AWAY.code)
         elif not self._admitted:
             clients.crowded()
 
@@ -144,8 +143,8 @@ class ClientProtocol(RespReceiver):
 
     def login_timeout(self) -> None:
         """Closes the client, because its login deadline has passed."""
-        self.write(b"-ERR no log-in within %d seconds\r\n" % self._clients.login_timeout)
-        self.session.ending.begin("login-timeout")
+        self.write(messages.NO_LOGIN.reply(seconds=int(self._clients.login_timeout)))
+        self.session.ending.begin(messages.LOGIN_TIMEOUT.code)
 
     def make_room(self) -> None:
         """Closes the client, because others wait for a slot and it has not logged in.
@@ -155,9 +154,9 @@ class ClientProtocol(RespReceiver):
         if self.session.pending_login is not None:
             self._clients.log_ins.begin(self)
             return
-        self.write(b"-ERR no log-in within %d seconds, and others wait for a place\r\n" % bounds.CROWDED_LOGIN_SECONDS)
-        self.session.ending.begin("login-timeout")
-        self.transport.loseConnection()  # without the time that others get to read the error
+        self.write(messages.NO_LOGIN_WHILE_OTHERS_WAIT.reply(seconds=int(bounds.CROWDED_LOGIN_SECONDS)))
+        self.session.ending.begin(messages.LOGIN_TIMEOUT.code)
+        self.transport.loseConnection()  # without a time to read that
 
     def respReceived(self, data: bytes) -> None:
         if self._closing:
@@ -253,8 +252,8 @@ class ClientProtocol(RespReceiver):
         self._no_deadline()
         error = reason.value
         if not self._close_reason and isinstance(error, TlsError):
-            self._close_reason, self.detail = "tls-failed", why_tls(error, self.transport.getHandle())
-        close_reason = self._close_reason or "client-left"
+            self._close_reason, self.detail = messages.TLS_FAILED.code, why_tls(error, self.transport.getHandle())
+        close_reason = self._close_reason or messages.CLIENT_LEFT.code
         increase(clients.counts.ended, close_reason)
         if clients.access_log.logs(close_reason):
             clients.access_log.ended(self._record(close_reason))
@@ -276,7 +275,7 @@ class ClientProtocol(RespReceiver):
         """It began with no PROXY header, or with a malformed one. why: for the log."""
         if not self._closing:
             self.detail = why
-            self.abort("bad-proxy-header")
+            self.abort(messages.BAD_PROXY_HEADER.code)
 
     # The tenant's limits: see `net.rate_limit.Client`.
 
@@ -437,7 +436,7 @@ class ClientProtocol(RespReceiver):
         if self._admitted:
             self.session.ending.drain()
         else:
-            self.close("shutdown")
+            self.close(messages.SHUTDOWN.code)
 
     def hurry(self) -> Dedicated | None:
         """The end is near: sends no more commands to Redis.
@@ -459,7 +458,7 @@ class ClientProtocol(RespReceiver):
             secure = ISSLTransport.providedBy(self.transport)
             (self.transport.abortConnection if secure else self.transport.loseConnection)()
         else:
-            self.abort("cut-off")
+            self.abort(messages.CUT_OFF.code)
 
     @property
     def _all_written(self) -> bool:
@@ -486,4 +485,4 @@ class ClientProtocol(RespReceiver):
     def _out_of_grace(self) -> None:
         probes.reached("revoked client does not take its last replies")
         self.session.ending.at_once()
-        self.close(REVOKED)
+        self.close(messages.REVOKED.code)

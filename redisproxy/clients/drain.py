@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 
-from .. import bounds
+from .. import bounds, messages
 from ..ops.bugs import bug
+from ..ops.logs import Log
 from ..policy import acl
 from ..session.ports import Dedicated
 from ..upstream.client import Commands, ControlError
@@ -28,7 +28,7 @@ class Drain:
     control: the connection over which Redis is asked to unblock blocked commands.
     """
 
-    _log = Logger()
+    _log = Log()
 
     def __init__(self, clock: IReactorTime, factory: ClientFactory, control: Commands, seconds: float) -> None:
         self._clock = clock
@@ -51,8 +51,8 @@ class Drain:
         clients = list(self._clients)
         self._count = len(clients)
         busy = sum(client.session.outstanding > 0 for client in clients)
-        self._log.info(
-            "draining: {sessions} sessions, {busy} of them wait for Redis; within {seconds:g} s",
+        self._log.write(
+            messages.DRAIN_BEGINS,
             sessions=len(clients),
             busy=busy,
             seconds=self._seconds,
@@ -86,11 +86,11 @@ class Drain:
         for timer in self._timers:
             if timer.active():
                 timer.cancel()
-        self._log.info(
-            "drained: {sessions} sessions ended in {seconds:.1f} s, {cut_off} of them were cut off",
+        self._log.write(
+            messages.DRAINED,
             sessions=self._count,
             seconds=self._clock.seconds() - self._began,
-            cut_off=self._factory.counts.ended.get("cut-off", 0),
+            cut_off=self._factory.counts.ended.get(messages.CUT_OFF.code, 0),
         )
         self._over.callback(None)
 

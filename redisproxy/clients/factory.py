@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from .. import bounds
+from .. import bounds, messages
 from ..net.addresses import shown_address
 from ..net.rate_limit import TenantLimits
 from ..net.time_limit import TimeLimit
@@ -133,7 +133,7 @@ class ClientFactory(Factory):
         """See `listen.proxy_protocol.ProxiedClients`. Such a connection gets no protocol, but it is
         counted and logged.
         """
-        close_reason = "untrusted-proxy"
+        close_reason = messages.UNTRUSTED_PROXY.code
         increase(self.counts.ended, close_reason)
         self.access_log.ended(
             ConnectionRecord(

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from twisted.application import service
 from twisted.internet import defer, threads
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
+from .. import messages
 from ..ops.bugs import bug
 from ..ops.file_watch import FileWatch, Settled
 from ..ops.log_once import Condition
+from ..ops.logs import Log
 from ..ops.stats import TlsState
 from ..ops.time_text import moment
 from ..printable import printable
@@ -85,7 +86,7 @@ class RotationService(service.Service):
     """
 
     name = "certificates"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class RotationService(service.Service):
             try:
                 self._watched.append(_Watched(tls))
             except CertificateError as error:
-                raise CertificateError(f"{tls.listener}: {error}") from None
+                raise CertificateError(messages.TLS_LISTENER(listener=tls.listener, reason=error.reason)) from None
         self._reloads = {"ok": 0, "failed": 0}
         failed = bug(self._log, "the look at certificates")
         self._watch = FileWatch(clock, self._look_at_all, self._on_found, failed, INTERVAL, in_thread)
@@ -119,7 +120,7 @@ class RotationService(service.Service):
                     "listener": printable(watched.tls.listener),
                     "begins": watched.made.begins,
                     "expires": watched.made.expires,
-                    "problem": printable(watched.condition.text),
+                    "problem": watched.condition.reason or "",
                 }
                 for watched in self._watched
             ],
@@ -129,7 +130,7 @@ class RotationService(service.Service):
     def startService(self) -> None:
         super().startService()
         for watched in self._watched:
-            self._tell(watched, "the certificate")
+            self._log_certificate(watched)
         if self._watched:
             self._watch.start()
 
@@ -150,51 +151,47 @@ class RotationService(service.Service):
             if news is None:
                 continue
             if isinstance(news, CertificateError):
-                self._refuse(watched, str(news))
+                self._refuse(watched, news.reason)
                 continue
             if watched.condition.over():
-                self._log.info("fixed: {listener}", listener=watched.tls.listener)
+                self._log.write(messages.CERTIFICATE_FIXED, listener=watched.tls.listener)
             if news is not watched.made:
                 before, watched.made = watched.made.material, news
                 watched.tls.use(news)
                 self._reloads["ok"] += 1
-                self._tell_of_change(watched, before)
+                self._log_change(watched, before)
                 changed = True
         if changed:
             self._changed()
 
-    def _refuse(self, watched: _Watched, problem: str) -> None:
+    def _refuse(self, watched: _Watched, reason: messages.Text) -> None:
         self._reloads["failed"] += 1
-        if watched.condition.fault(problem):
-            self._log.warn(
-                "{listener}: {problem}; the last good certificate stays in force, until {expires}",
+        if watched.condition.fault(reason):
+            self._log.write(
+                messages.CERTIFICATE_BAD,
                 listener=watched.tls.listener,
-                problem=problem,
+                reason=reason,
                 expires=moment(watched.made.expires),
             )
 
-    def _tell_of_change(self, watched: _Watched, before: Material) -> None:
+    def _log_change(self, watched: _Watched, before: Material) -> None:
         now, files = watched.made.material, watched.tls.files
         if (now.key, now.certificate, now.chain) != (before.key, before.certificate, before.chain):
-            self._tell(watched, "from now on the certificate")
+            self._log_certificate(watched)
         if now.client_ca != before.client_ca:
-            text = "{listener}: from now on clients have to show a certificate that is signed by one in {path}"
-            self._log.info(text, listener=watched.tls.listener, path=str(files.client_ca))
+            self._log.write(messages.CLIENT_CA_CHANGED, listener=watched.tls.listener, path=str(files.client_ca))
 
-    def _tell(self, watched: _Watched, what: str) -> None:
+    def _log_certificate(self, watched: _Watched) -> None:
         made, now = watched.made, self._wall_clock()
         fields = {
             "listener": watched.tls.listener,
-            "what": what,
             "path": str(watched.tls.files.certificate),
             "begins": moment(made.begins),
             "expires": moment(made.expires),
         }
         if made.expires <= now:
-            self._log.warn("{listener}: {what} is that in {path}, which ended on {expires}: clients refuse it", **fields)
+            self._log.write(messages.CERTIFICATE_PAST, **fields)
         elif made.begins > now:
-            self._log.warn(
-                "{listener}: {what} is that in {path}, which begins on {begins} only: clients refuse it", **fields
-            )
+            self._log.write(messages.CERTIFICATE_EARLY, **fields)
         else:
-            self._log.info("{listener}: {what} is that in {path}, valid until {expires}", **fields)
+            self._log.write(messages.CERTIFICATE_IN_FORCE, **fields)

@@ -29,12 +29,12 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .. import bounds
+from .. import bounds, messages
+from ..ops.logs import Log
 from . import proxy_protocol, tls
 
 #: How a description begins if each connection begins with a PROXY header: see `proxy_protocol`.
@@ -260,7 +260,7 @@ class SharedPort(FileDescriptor):
     all processes.
     """
 
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -334,8 +334,8 @@ class SharedPort(FileDescriptor):
         except (BlockingIOError, InterruptedError, ConnectionError):
             return  # another process was faster, or the client is gone
         except OSError as error:
-            if error.errno != errno.EPERM:  # EPERM: a firewall refused this connection
-                self._log.error("cannot accept a connection: {error}", error=str(error))
+            if error.errno != errno.EPERM:  # of a firewall
+                self._log.write(messages.CANNOT_ACCEPT, error=str(error))
                 self.stopReading()
                 self._clock.callLater(_PAUSE, self._again)
             return

@@ -32,6 +32,8 @@ from twisted.internet.interfaces import (
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from .. import messages
+from ..messages import MessageError
 from ..ops.file_watch import Stamp, stamp
 
 #: For TLS 1.2: only ciphers with forward secrecy and authenticated encryption, which every client
@@ -59,9 +61,9 @@ _REFUSALS = {
 _KEY = re.compile(rb"-----BEGIN ((?:[A-Z0-9]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 
 
-class CertificateError(ValueError):
-    """A certificate, its key, or a client CA cannot be used. The text is one line. It names the
-    file and never quotes its content.
+class CertificateError(MessageError, ValueError):
+    """A certificate, its key, or a client CA cannot be used. reason: names the file, never its
+    content.
     """
 
 
@@ -110,12 +112,12 @@ def _read(path: Path) -> bytes:
         # Without O_NONBLOCK, opening a pipe would wait for its writer.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 - has no flags
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise CertificateError(f"{path} is no file")
+                raise CertificateError(messages.TLS_NOT_A_FILE(path=path))
             content = file.read(FILE_LIMIT + 1)
     except OSError as error:
-        raise CertificateError(f"{path} cannot be read: {error.strerror}") from None
+        raise CertificateError(messages.TLS_UNREADABLE(path=path, error=error.strerror)) from None
     if len(content) > FILE_LIMIT:
-        raise CertificateError(f"{path} is larger than {FILE_LIMIT // 1024} KiB")
+        raise CertificateError(messages.TLS_TOO_LARGE(path=path, kib=FILE_LIMIT // 1024))
     return content
 
 
@@ -141,9 +143,9 @@ def make(files: TlsFiles, material: Material) -> Made:
     try:
         belong = _public(certificate) == _public(key)
     except (ValueError, UnsupportedAlgorithm):
-        raise CertificateError(f"the certificate in {files.certificate} has a key of an unknown kind") from None
+        raise CertificateError(messages.TLS_UNKNOWN_KEY(path=files.certificate)) from None
     if not belong:
-        raise CertificateError(f"{files.key} is not the key of {files.certificate}, or of the first certificate there")
+        raise CertificateError(messages.TLS_OTHER_KEY(key=files.key, certificate=files.certificate))
     try:
         context = _context()
         context.use_certificate(X509.from_cryptography(certificate))
@@ -152,11 +154,9 @@ def make(files: TlsFiles, material: Material) -> Made:
         for one in chain:
             context.add_extra_chain_cert(X509.from_cryptography(one))
     except SSL.Error as error:
-        raise CertificateError(f"OpenSSL refuses what is in {files.certificate}: {why_tls(error)}") from None
+        raise CertificateError(messages.TLS_OPENSSL(path=files.certificate, reason=why_tls(error))) from None
     except (UnsupportedAlgorithm, TypeError):
-        raise CertificateError(
-            f"the key in {files.key} is of a kind that TLS has not: it takes RSA, ECDSA or Ed25519"
-        ) from None
+        raise CertificateError(messages.TLS_KIND_OF_KEY(path=files.key)) from None
     if files.client_ca is not None:
         _ask_for_certificates(context, _certificates(files.client_ca, material.client_ca))
     begins, expires = certificate.not_valid_before_utc, certificate.not_valid_after_utc
@@ -166,24 +166,24 @@ def make(files: TlsFiles, material: Material) -> Made:
 def _key(path: Path, content: bytes) -> PrivateKeyTypes:
     found = _KEY.search(content)
     if found is None:
-        raise CertificateError(f"{path} has no private key; it takes one in PEM")
+        raise CertificateError(messages.TLS_NO_KEY(path=path))
     try:
         # The checks of an RSA key take up to a second. OpenSSL's own loading from a file makes
         # none.
         return load_pem_private_key(found[0], None, unsafe_skip_rsa_key_validation=True)
     except TypeError:
-        raise CertificateError(f"the private key in {path} is encrypted; it takes one without a passphrase") from None
+        raise CertificateError(messages.TLS_ENCRYPTED_KEY(path=path)) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise CertificateError(f"the private key in {path} is malformed, or of an unknown kind") from None
+        raise CertificateError(messages.TLS_MALFORMED_KEY(path=path)) from None
 
 
 def _certificates(path: Path, content: bytes) -> list[x509.Certificate]:
     if b"-----BEGIN CERTIFICATE-----" not in content:
-        raise CertificateError(f"{path} has no certificate; it takes one or more in PEM")
+        raise CertificateError(messages.TLS_NO_CERTIFICATE(path=path))
     try:
         return x509.load_pem_x509_certificates(content)
     except ValueError:
-        raise CertificateError(f"a certificate in {path} is malformed") from None
+        raise CertificateError(messages.TLS_MALFORMED_CERTIFICATE(path=path)) from None
 
 
 def _public(source: PrivateKeyTypes | x509.Certificate) -> bytes:

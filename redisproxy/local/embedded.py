@@ -20,8 +20,9 @@ from typing import IO
 
 from twisted.application import service
 from twisted.internet import task
-from twisted.logger import Logger
 
+from .. import messages
+from ..ops.logs import Log
 from ..tenants.model import BackendAddress
 
 #: Seconds until the server must listen. It takes about 0.05 s.
@@ -80,7 +81,7 @@ class EmbeddedRedis(service.Service):
     """
 
     name = "embedded"
-    _log = Logger()
+    _log = Log()
 
     def __init__(self, died: Callable[[], object]) -> None:
         self._died = died
@@ -159,7 +160,7 @@ class EmbeddedRedis(service.Service):
         process = self._process
         if process is not None and process.poll() is not None:
             self._watch.stop()
-            self._log.critical("the embedded server ended with status {status}", status=process.returncode)
+            self._log.write(messages.EMBEDDED_ENDED, status=process.returncode)
             self._died()
 
     def stopService(self) -> None:

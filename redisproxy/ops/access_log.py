@@ -11,21 +11,26 @@ from dataclasses import dataclass
 
 from twisted.application import service
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
+from .. import messages
 from .line_quota import LeftOut, LineQuota
+from .logs import Log
 
+#: By the outcome of a refused log-in.
+_REFUSED_LOGINS = {
+    "wrong": messages.LOGIN_WRONG,
+    "ambiguous": messages.LOGIN_AMBIGUOUS,
+    "not-loaded": messages.LOGIN_NOT_LOADED,
+}
 #: Ends that an operator need not know of.
-ORDINARY = frozenset(("client-left", "quit", "shutdown"))
+ORDINARY = frozenset((messages.CLIENT_LEFT.code, messages.QUIT.code, messages.SHUTDOWN.code))
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRecord:
     """How one connection went.
 
-    close_reason: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error,
-    cross-protocol, wrong-passwords, moved-within-a-message, redis-lost, revoked, shutdown, cut-off,
-    too-slow, tls-failed, tls-on-plain-port, untrusted-proxy, bad-proxy-header.
+    close_reason: the code of a `messages.CloseReason`.
     """
 
     number: int
@@ -50,7 +55,7 @@ class AccessLog(service.Service):
     """
 
     name = "access log"
-    _log = Logger()
+    _log = Log()
 
     def __init__(self, clock: IReactorTime, ordinary: bool = True, processes: int = 1) -> None:
         self._ordinary = ordinary
@@ -64,12 +69,12 @@ class AccessLog(service.Service):
 
     def _left_out(self, left_out: LeftOut) -> None:
         if left_out.namespace is not None:
-            text = "{left_out} lines about {namespace} were left out: they came too fast"
+            message = messages.LINES_LEFT_OUT
         elif left_out.most:
-            text = "{left_out} lines about clients that are not logged in were left out: most came from {address}"
+            message = messages.LINES_LEFT_OUT_OF_ADDRESS
         else:
-            text = "{left_out} lines about clients that are not logged in were left out: they came from too many addresses"
-        self._log.info(text, left_out=left_out.lines, namespace=left_out.namespace, address=left_out.most)
+            message = messages.LINES_LEFT_OUT_OF_MANY
+        self._log.write(message, left_out=left_out.lines, namespace=left_out.namespace, address=left_out.most)
 
     def logs(self, close_reason: str) -> bool:
         """Whether an end with this reason may be logged.
@@ -83,11 +88,8 @@ class AccessLog(service.Service):
         ordinary = record.close_reason in ORDINARY
         if not ordinary and not self.allows(record.namespace, record.peer):
             return
-        tell = self._log.debug if ordinary else self._log.info
-        detail = " ({detail})" if record.detail else ""
-        tell(
-            f"client {{number}} from {{peer}}, {{who}}: {{close_reason}}{detail} after {{seconds:.3f}} s, "
-            "{commands} commands, {refused} refused",
+        self._log.write(
+            messages.CLIENT_ENDED_ORDINARILY if ordinary else messages.CLIENT_ENDED,
             number=record.number,
             peer=record.peer,
             who=f"{record.namespace}/{record.secret}" if record.namespace else "not logged in",
@@ -95,6 +97,7 @@ class AccessLog(service.Service):
             secret=record.secret,
             close_reason=record.close_reason,
             detail=record.detail,
+            more=f" ({record.detail})" if record.detail else "",
             seconds=record.seconds,
             commands=record.commands,
             refused=record.refused,
@@ -105,8 +108,8 @@ class AccessLog(service.Service):
         word.
         """
         if self.allows(namespace, peer):
-            self._log.info(
-                "refused {command} to {namespace}/{secret} from {peer}",
+            self._log.write(
+                messages.COMMAND_REFUSED,
                 command=name,
                 namespace=namespace,
                 secret=secret,
@@ -116,12 +119,7 @@ class AccessLog(service.Service):
     def tenant_full(self, peer: str, namespace: str, secret: str) -> None:
         """Logs a log-in that was refused because the tenant has as many connections as it may."""
         if self.allows(namespace, peer):
-            self._log.info(
-                "log-in from {peer} refused: {namespace}/{secret} has as many connections as it may",
-                peer=peer,
-                namespace=namespace,
-                secret=secret,
-            )
+            self._log.write(messages.LOGIN_TENANT_FULL, peer=peer, namespace=namespace, secret=secret)
 
     def login_refused(self, peer: str, outcome: str, namespace: str | None = None) -> None:
         """Logs a refused AUTH.
@@ -130,4 +128,4 @@ class AccessLog(service.Service):
         None.
         """
         if self.allows(namespace, peer):
-            self._log.info("log-in from {peer} refused: {outcome}", peer=peer, outcome=outcome)
+            self._log.write(_REFUSED_LOGINS[outcome], peer=peer)

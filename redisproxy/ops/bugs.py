@@ -12,6 +12,8 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import messages
+
 
 def log_bug(log: Logger, what: str, failure: Failure, /, **fields: Any) -> None:
     """Logs an unexpected failure with its traceback.
@@ -19,7 +21,7 @@ def log_bug(log: Logger, what: str, failure: Failure, /, **fields: Any) -> None:
     log: the logger of the module that has the bug; what: what failed, with names of fields in
     braces.
     """
-    log.failure(what + " failed in a way that is a bug", failure, **fields)
+    log.failure(messages.BUG.text.replace("{what}", what), failure, code=messages.BUG.code, **fields)
 
 
 def bug(log: Logger, what: str, /, *expected: type[BaseException], **fields: Any) -> Callable[[Failure], None]:

@@ -23,6 +23,7 @@ from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from ..messages import Text
 from ..printable import printable
 
 #: Connections at the same time. Further ones are closed.
@@ -222,7 +223,7 @@ def site(
     page: Callable[[], Deferred[bytes]],
     headers: dict[bytes, bytes],
     metrics: Callable[[str], tuple[str, bytes]],
-    unready: Callable[[], str],
+    unready: Callable[[], Text | None],
     token_check: TokenCheck,
     runbooks: Mapping[str, bytes],
     runbooks_list: Callable[[], Deferred[bytes]],
@@ -232,7 +233,7 @@ def site(
     page: makes the HTML of the status page.
     headers: further headers for it.
     metrics: returns (content type, text) for an Accept header.
-    unready: returns why no client should connect; empty if the proxy is ready.
+    unready: returns why no client should connect; None if the proxy is ready.
     token_check: for the page, the metrics and the runbooks.
     runbooks: Markdown, by name.
     runbooks_list: makes the HTML of the list of runbooks.

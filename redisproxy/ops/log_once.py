@@ -11,6 +11,8 @@ from collections import OrderedDict
 
 from twisted.internet.interfaces import IReactorTime
 
+from ..messages import Text
+
 #: Seconds in which the same text is not logged again.
 QUIET = 30.0
 #: Different texts that are logged within that time. Further ones are left out.
@@ -58,7 +60,7 @@ class Condition:
     Callers give the times, in seconds.
     """
 
-    __slots__ = ("_lasting", "_logged_at", "_quiet", "since", "text")
+    __slots__ = ("_lasting", "_logged_at", "_quiet", "reason", "since")
 
     def __init__(self, lasting: float = 0.0, quiet: float = 0.0) -> None:
         self._lasting = lasting
@@ -66,24 +68,28 @@ class Condition:
         self._logged_at = 0.0
         #: when the present fault began, logged or not; None if there is none
         self.since: float | None = None
-        #: the fault that was logged; empty if none was
-        self.text = ""
+        #: the fault that was logged; None if none was
+        self.reason: Text | None = None
 
-    def fault(self, text: str, now: float = 0.0) -> bool:
+    def fault(self, reason: Text, now: float = 0.0) -> bool:
         """Records a fault. Returns whether to log it now. If so, it counts as logged.
 
         now: not needed if both times are 0.
         """
         if self.since is None:
             self.since = now
-        if text == self.text or now - self.since < self._lasting or (self.text and now - self._logged_at < self._quiet):
+        if (
+            reason == self.reason
+            or now - self.since < self._lasting
+            or (self.reason and now - self._logged_at < self._quiet)
+        ):
             return False
-        self.text, self._logged_at = text, now
+        self.reason, self._logged_at = reason, now
         return True
 
     def over(self) -> bool:
         """Records that there is no fault. Returns whether to log that, because a fault was
         logged.
         """
-        logged, self.text, self.since = self.text != "", "", None
+        logged, self.reason, self.since = self.reason is not None, None, None
         return logged

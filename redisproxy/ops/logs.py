@@ -15,13 +15,14 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
     eventAsText,
@@ -31,12 +32,27 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
+from ..messages import LogLine, Text
 from ..printable import printable, server_error
 
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("text", "json")
 #: Exceptions in one traceback, each the cause of the one before it.
 CHAINED = 8
+
+_LEVELS = {level.name: level for level in LogLevel.iterconstants()}
+
+
+class Log(Logger):
+    """A logger of `redisproxy.messages`. It is made and bound as Twisted's own is."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> Log:
+        return cast("Log", super().__get__(instance, owner))
+
+    def write(self, message: LogLine, /, **fields: object) -> None:
+        """Logs a message. fields: those of its text, and others that JSON lines show besides."""
+        self.emit(_LEVELS[message.level], message.text, code=message.code, **fields)
+
 
 # Twisted's own fields, and those that cannot be JSON.
 _INTERNAL = ("log_", "isError", "message", "format", "time", "system", "why", "failure")
@@ -59,6 +75,8 @@ def record(event: LogEvent) -> dict[str, object]:
         if not key.startswith(_INTERNAL) and key not in found:
             plain = value if isinstance(value, int | float | None) else _text(str(_named(value)))
             found[printable(key)] = plain
+            if isinstance(value, Text):
+                found[f"{printable(key)}_code"] = value.code
     return found
 
 

@@ -14,17 +14,17 @@ from collections.abc import Iterable
 from twisted.internet.defer import Deferred
 from twisted.web.template import Tag, flattenString, tags
 
-from .. import __version__
+from .. import __version__, messages
 from ..printable import printable
 from .history import Rate
 from .page_parts import PageContent, Pause, marked, plot, rate_text, seconds_text, size_text
 from .page_style import SCRIPT, style
 from .page_tables import TABLES, certificates, failed_log_ins, open_problems, refused_commands, tenants, without_secret
-from .problems import UNREADY, advice, why_unready
-from .stats import DRAINING, Counts, RedisState, SnapshotState, WorkersState
+from .problems import UNREADY, why_unready
+from .stats import Counts, RedisState, SnapshotState, State, WorkersState
 from .time_text import moment, span
 
-__all__ = ["HEADERS", "PageContent", "advice", "render", "render_runbooks"]
+__all__ = ["HEADERS", "PageContent", "render", "render_runbooks"]
 
 #: Seconds until the browser loads the page again.
 REFRESH = 5
@@ -71,7 +71,7 @@ def render(content: PageContent, pause: Pause = lambda: None) -> Deferred[bytes]
         *without_secret(state["snapshot"]["without_secret"]),
         *tenants(content, pause),
     ]
-    return _document(f"Redis Proxy: {_state(state['unready'])}", body, refreshes=True)
+    return _document(f"Redis Proxy: {_state(state)}", body, refreshes=True)
 
 
 def render_runbooks(names: Iterable[str]) -> Deferred[bytes]:
@@ -106,8 +106,12 @@ def _finished(html: bytes) -> bytes:
     return b"<!DOCTYPE html>\n" + "\n".join(map(printable, html.decode().split("\n"))).encode()
 
 
-def _state(unready: str) -> str:
-    return DRAINING if unready == DRAINING else "not ready" if unready else "ready"
+def _state(state: State) -> str:
+    return "draining" if _drains(state) else "not ready" if state["unready"] else "ready"
+
+
+def _drains(state: State) -> bool:
+    return state["unready_code"] == messages.DRAINING.code
 
 
 def _banner(content: PageContent) -> Iterable[Tag]:
@@ -115,7 +119,7 @@ def _banner(content: PageContent) -> Iterable[Tag]:
     state = content.stats["state"]
     if not state["unready"]:
         return []
-    if state["unready"] == DRAINING:
+    if _drains(state):
         text = "Draining: it is about to end. Sessions finish what they have begun, and nobody should come any more."
         return [tags.p(text, class_="banner", role="alert")]
     unready = next((problem for problem in content.problems if problem.kind == UNREADY), None)
@@ -147,7 +151,7 @@ def _overview(content: PageContent) -> Tag:
     rate = Rate(sum(one.commands for one in recent.rates.values()), sum(one.bytes for one in recent.rates.values()))
     not_enrolled = len(snapshot["without_secret"])
     return tags.dl(
-        _card("State", _state(state["unready"]), "", "bad" if state["unready"] else "good"),
+        _card("State", _state(state), "", "bad" if state["unready"] else "good"),
         _card(
             "Redis",
             _answers(redis),

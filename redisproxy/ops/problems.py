@@ -6,13 +6,13 @@ all that keep the proxy from being ready. A runbook has the name of its alert.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from .. import messages
+from ..messages import FIX_AS_TOLD, MESSAGES, Text
 from .history import INTERVAL, SAMPLES, Recent
-from .redis_advice import redis_advice
-from .stats import DRAINING, REDIS_BOUNDS, CertificateState, RedisState, State, Stats
+from .stats import REDIS_BOUNDS, CertificateState, State, Stats
 from .time_text import moment, span
 
 #: If less than this part of a certificate's time remains, it should have been renewed. cert-manager
@@ -26,58 +26,13 @@ SLOW, ENOUGH = 0.1, 100
 #: Wrong passwords per second above which somebody may be guessing.
 GUESSES = 1.0
 
-_STAYS = "the last good one stays in force. Fix the files as told; they are read again by themselves."
-
-#: Advice by pattern of a problem's reason. The first match counts.
-_ADVICE = (
-    (r"belongs to ", "Give this namespace another index: redisproxy tenants shows which are taken."),
-    (r"is also named by", "Give one of them another index, or both Namespaces a creationTimestamp."),
-    (
-        r"not YAML|it cannot be read \(|never readable",
-        "Fix the file, or rename it so that its name begins with a dot.",
-    ),
-    (r"no metadata.creationTimestamp", "Write a creationTimestamp: redisproxy temp --dry-run --output yaml prints one."),
-    (r"password is also that of", "Give one of them a password of its own; until then AUTH <namespace> <password> works."),
-    (r"annotation redisproxy/", "Fix the annotation in the namespace's metadata, as told."),
-    (r"has no database", "Raise `databases` in Redis's configuration, or take a lower index."),
-    (r"not read: /", "Give the right to read the directory of manifests. What was last read stays in force."),
-    (r"connection-string|valid_hours|white space|not UTF-8", "Fix the secret as told; it is read again by itself."),
-    (
-        r"no way to the Kubernetes API",
-        "Fix the kubeconfig, or the service account, as told. What was last read stays in force.",
-    ),
-    (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/base/rbac.yaml."),
-    (r"master secret|does not exist", "Create or fix the master secret; the last good one stays in force."),
-    (r"not read|cannot be read|timed out|refused", "Is the Kubernetes API there? What was last read stays in force."),
-)
-#: Reasons why the proxy is not ready: the beginning of the reason, where the problem is, the
-#: runbook, and the advice if the cause is unknown.
-_UNREADY = (
-    ("no credentials", "proxy", "CredentialsNotLoaded", "Is the Kubernetes API there? The log has the error."),
-    ("the master secret", "proxy", "CredentialsNotLoaded", "Create the master secret, or fix it as told here."),
-    ("no worker", "proxy", "WorkersMissing", "Wait. If it lasts, the log says why the workers do not start."),
-    (
-        "Redis has no ACL users",
-        "Redis",
-        "OneIsolationLayer",
-        "Take another Redis, give the master's user more rights, or set --acl auto.",
-    ),
-    ("Redis does not let", "Redis", "NotReady", "Give the master's user the right to ACL SETUSER."),
-    ("Redis has not told", "Redis", "NotReady", "Wait. If it lasts, the log has what Redis answers."),
-    ("", "Redis", "RedisUnreachable", "See whether Redis runs, and whether the proxy may reach it. The log has the error."),
-)
-
-
-def advice(reason: str) -> str:
-    """Returns what an operator can do about a problem of a namespace or a secret."""
-    return next((text for pattern, text in _ADVICE if re.search(pattern, reason)), "Fix it as told.")
-
 
 @dataclass(frozen=True, slots=True)
 class OpenProblem:
     """One problem to fix.
 
     where: a namespace, or a part of the proxy.
+    advice: what to do.
     runbook: its name.
     kind: what stays the same while the reason changes, such as by a number in it; empty if the
         reason does not change.
@@ -98,6 +53,8 @@ class OpenProblem:
 
 #: The kind of the problem that the proxy is not ready: see `OpenProblem.key`.
 UNREADY = "unready"
+#: What to do where no message says more.
+_UNKNOWN = "The log has more."
 
 
 def open_problems(stats: Stats, recent: Recent) -> list[OpenProblem]:
@@ -108,8 +65,8 @@ def open_problems(stats: Stats, recent: Recent) -> list[OpenProblem]:
         found += _of_certificate(certificate, stats["time"])
     found += [*_of_log_ins(stats, recent)]
     for problem in state["snapshot"]["problems"]:
-        reason = problem["reason"]
-        found.append(OpenProblem(problem["namespace"], problem["secret"], reason, advice(reason), "RedisProxyProblems"))
+        remedy = MESSAGES[problem["code"]].remedy or FIX_AS_TOLD
+        found.append(OpenProblem(problem["namespace"], problem["secret"], problem["reason"], remedy, "RedisProxyProblems"))
     return found
 
 
@@ -118,17 +75,34 @@ def why_unready(state: State) -> str:
     return ": ".join(filter(None, (state["unready"], state["redis"]["fault"] if state["unready"] else "")))
 
 
+def _of(where: str, text: Text, kind: str = "") -> OpenProblem:
+    """A problem that one message tells of."""
+    return OpenProblem(where, "", text, text.remedy or _UNKNOWN, f"RedisProxy{text.runbook}", kind)
+
+
 def _unready(state: State) -> Iterator[OpenProblem]:
-    unready = state["unready"]
-    if not unready or unready == DRAINING:
+    code = state["unready_code"]
+    if not code or code == messages.DRAINING.code:
         return
-    _, where, runbook, what = next(row for row in _UNREADY if unready.startswith(row[0]))
-    redis: RedisState = state["redis"]
-    if where == "Redis" and redis["fault"]:
-        what = redis_advice(redis["fault"]) or what
-    if where == "Redis" and redis["answers"] == "hung":
-        runbook = "RedisHung"
-    yield OpenProblem(where, "", why_unready(state), what, f"RedisProxy{runbook}", UNREADY)
+    unready = MESSAGES[code]
+    of_redis = unready in _OF_REDIS
+    remedy, runbook = unready.remedy, unready.runbook
+    fault = MESSAGES.get(state["redis"]["fault_code"])
+    if of_redis and fault is not None:
+        remedy = fault.remedy or remedy
+    if of_redis and state["redis"]["answers"] == "hung":
+        runbook = messages.REDIS_HUNG.runbook
+    yield OpenProblem("Redis" if of_redis else "proxy", "", why_unready(state), remedy, f"RedisProxy{runbook}", UNREADY)
+
+
+#: Reasons to be not ready that Redis is the cause of.
+_OF_REDIS = (
+    messages.REDIS_NO_ANSWER,
+    messages.REDIS_NOT_PROBED,
+    messages.REDIS_REFUSES_USERS,
+    messages.REDIS_REFUSES_CONNECTIONS,
+    messages.REDIS_WITHOUT_ACL,
+)
 
 
 def _of_workers(state: State) -> Iterator[OpenProblem]:
@@ -136,61 +110,49 @@ def _of_workers(state: State) -> Iterator[OpenProblem]:
     if workers is None:
         return
     if workers["serving"] < workers["wanted"]:
-        reason = f"{workers['serving']} of {workers['wanted']} workers serve clients"
-        what = "Wait: others are started. The log says how they ended, or why they do not start."
-        yield OpenProblem("proxy", "", reason, what, "RedisProxyWorkersMissing", "workers")
+        text = messages.WORKERS_MISSING(serving=workers["serving"], wanted=workers["wanted"])
+        yield _of("proxy", text, "workers")
     if not state["unready"]:
-        for number, reason in workers["unready"].items():
-            what = redis_advice(reason) or "The log has more: its lines of this worker."
-            yield OpenProblem(f"worker {number}", "", reason, what, "RedisProxyRedisUnreachable", UNREADY)
+        for number, (reason, code) in workers["unready"].items():
+            remedy = MESSAGES[code].remedy or _UNKNOWN
+            yield OpenProblem(f"worker {number}", "", reason, remedy, "RedisProxyRedisUnreachable", UNREADY)
 
 
 def _of_sessions(stats: Stats) -> Iterator[OpenProblem]:
     sessions, most = stats["counts"]["sessions"], stats["state"]["most_sessions"]
     waiting = sessions.get("waiting", 0)
     served = sum(sessions.values()) - waiting
-    what = "Raise MAX_WORKERS, add a replica, or limit the connections of the tenants that have most."
     if waiting:
-        reason = f"{waiting:,} clients wait: {served:,} of {most:,} sessions are taken (MAX_WORKERS)"
-        yield OpenProblem("proxy", "", reason, what, "RedisProxyQueueFilling", "sessions")
+        yield _of("proxy", messages.CLIENTS_WAIT(waiting=waiting, served=served, most=most), "sessions")
     elif served > NEARLY_ALL * most:
-        reason = f"{served:,} of {most:,} sessions are taken (MAX_WORKERS)"
-        yield OpenProblem("proxy", "", reason, what, "RedisProxyConnectionsNearLimit", "sessions")
+        yield _of("proxy", messages.NEARLY_FULL(served=served, most=most), "sessions")
 
 
 def _of_redis(state: State, recent: Recent) -> Iterator[OpenProblem]:
     """Problems of a Redis with which the proxy is still ready."""
     redis = state["redis"]
     if redis["fault"] and not state["unready"]:
-        what = redis_advice(redis["fault"]) or "The log has more."
-        yield OpenProblem("Redis", "", redis["fault"], what, "RedisProxyRedisHung")
+        remedy = MESSAGES[redis["fault_code"]].remedy or _UNKNOWN
+        yield OpenProblem("Redis", "", redis["fault"], remedy, "RedisProxyRedisHung")
     slow = recent.total.latency(0.99)
     if redis["connected"] and slow is not None and slow > SLOW and recent.total.timed >= ENOUGH:
-        reason = f"slow: one PING in a hundred took {min(slow, REDIS_BOUNDS[-1]) * 1000:,.0f} ms or longer"
-        yield OpenProblem("Redis", "", reason, "SLOWLOG GET shows what keeps it busy.", "RedisProxyRedisSlow", "slow")
+        yield _of("Redis", messages.REDIS_SLOW(milliseconds=min(slow, REDIS_BOUNDS[-1]) * 1000), "slow")
 
 
 def _of_watch(state: State) -> Iterator[OpenProblem]:
     watch = state["snapshot"]["watch"]
     if watch is not None and not watch["watching"] and state["snapshot"]["loaded"]:
-        reason = "changes are not watched: they take effect at the next full read of the credentials"
-        what = "The log says why. The proxy tries again by itself."
-        yield OpenProblem("credentials", "", reason, what, "RedisProxyNotWatching", "watch")
+        yield _of("credentials", messages.NOT_WATCHED(), "watch")
 
 
 def _of_certificate(certificate: CertificateState, now: float) -> Iterator[OpenProblem]:
     listener, expires = certificate["listener"], certificate["expires"]
-    runbook = "RedisProxyCertificateExpiring"
     if certificate["problem"]:
-        yield OpenProblem(
-            listener, "", f"a newer certificate: {certificate['problem']}", f"It is not used: {_STAYS}", runbook
-        )
+        yield _of(listener, messages.CERTIFICATE_REFUSED(reason=certificate["problem"]))
     if expires <= now:
-        reason = f"its certificate ended {span(now - expires)} ago: clients refuse it"
-        yield OpenProblem(listener, "", reason, "Renew it: what is in the files is taken over by itself.", runbook, "ended")
+        yield _of(listener, messages.CERTIFICATE_ENDED(ago=span(now - expires)), "ended")
     elif ends_soon(certificate, now):
-        reason = f"its certificate ends in {span(expires - now)}, {moment(expires)}"
-        yield OpenProblem(listener, "", reason, "Renew it: what is in the files is taken over by itself.", runbook, "ends")
+        yield _of(listener, messages.CERTIFICATE_ENDS(left=span(expires - now), when=moment(expires)), "ends")
 
 
 def ends_soon(certificate: CertificateState, now: float) -> bool:
@@ -200,18 +162,15 @@ def ends_soon(certificate: CertificateState, now: float) -> bool:
 
 def _of_log_ins(stats: Stats, recent: Recent) -> Iterator[OpenProblem]:
     wrong = recent.logins.get("wrong", 0)
+    time = span(recent.seconds)
     if wrong > GUESSES * max(recent.seconds, INTERVAL * SAMPLES):
-        reason = f"{wrong:,} log-ins had a wrong password in the last {span(recent.seconds)}"
-        what = "The log has the addresses: an application has an old password, or somebody guesses."
-        yield OpenProblem("clients", "", reason, what, "RedisProxyWrongPasswords", "wrong")
+        yield _of("clients", messages.WRONG_PASSWORDS(count=wrong, time=time), "wrong")
     tenants = stats["state"]["snapshot"]["tenants"]
     full = {name: series.turned_away for name, series in recent.series.items() if series.turned_away and name in tenants}
     for namespace, refused in sorted(full.items(), key=lambda each: (-each[1], each[0])):
         most = tenants[namespace]["limits"].get("max_connections", 0)
         limit = f"its limit of {most:,} connections" if most else "its limit of connections"
-        reason = f"it reached {limit}: {refused:,} log-ins were refused in the last {span(recent.seconds)}"
-        what = "Raise redisproxy/max-connections of the namespace, or have the application close what it does not use."
-        yield OpenProblem(namespace, "", reason, what, "RedisProxyTenantFull", "full")
+        yield _of(namespace, messages.TENANT_FULL(limit=limit, count=refused, time=time), "full")
 
 
 class Sightings:

@@ -16,9 +16,6 @@ REDIS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05
 #: Upper bounds of the buckets for the duration of a reload, in seconds.
 RELOAD_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
-#: The reason for not being ready when the process is about to end.
-DRAINING = "draining"
-
 
 class HistogramStats(TypedDict):
     """A histogram.
@@ -154,11 +151,16 @@ class TenantState(TypedDict):
 
 
 class ProblemState(TypedDict):
-    """What an operator has to fix. secret: empty if the problem is about the namespace."""
+    """What an operator has to fix.
+
+    secret: empty if the problem is about the namespace.
+    code: of the reason, in `messages`.
+    """
 
     namespace: str
     secret: str
     reason: str
+    code: str
 
 
 class WatchState(TypedDict):
@@ -208,6 +210,7 @@ class RedisState(TypedDict):
     answers: one of ANSWERS.
     unanswered: seconds that a PING of the proxy has waited for its answer; 0 if none waits.
     fault: why Redis cannot be used; empty if it can be, or if the reason is unknown.
+    fault_code: of the fault, in `messages`; empty if there is none.
     """
 
     connected: bool
@@ -218,6 +221,7 @@ class RedisState(TypedDict):
     answers: str
     unanswered: float
     fault: str
+    fault_code: str
 
 
 class CertificateState(TypedDict):
@@ -247,14 +251,14 @@ class WorkersState(TypedDict):
     serving: how many accept clients.
     restarts: how often one was started in place of another.
     pids: process ids, by number of the worker.
-    unready: why a serving worker is not ready, by number of the worker.
+    unready: why a serving worker is not ready, with its code, by number of the worker.
     """
 
     wanted: int
     serving: int
     restarts: int
     pids: dict[str, int]
-    unready: dict[str, str]
+    unready: dict[str, tuple[str, str]]
 
 
 class State(TypedDict):
@@ -263,6 +267,7 @@ class State(TypedDict):
     host: name of the machine or pod.
     uptime: seconds since the process began.
     unready: why no client should connect; empty if the proxy is ready.
+    unready_code: of that, in `messages`; empty if the proxy is ready.
     most_sessions: sessions that are served at once.
     workers: None if this process serves clients itself.
     """
@@ -270,6 +275,7 @@ class State(TypedDict):
     host: str
     uptime: float
     unready: str
+    unready_code: str
     most_sessions: int
     workers: WorkersState | None
     snapshot: SnapshotState

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .. import messages
 from ..resp.framing import FORWARD, INSPECT, INSPECT_FIRST, REFUSE
 from .facts import Command
 from .server_config import NAMES
@@ -295,7 +296,7 @@ UNAUTHENTICATED_TABLE: dict[bytes, int] = {}
 
 def refusal(name: bytes) -> bytes:
     """The error reply to a refused command. name: as the client spelt it."""
-    return b"-NOPERM the command '%b' is not available here: it reaches beyond the own database\r\n" % shown(name).encode()
+    return messages.FORBIDDEN.reply(command=shown(name))
 
 
 def shown(name: bytes) -> str:

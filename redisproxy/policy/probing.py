@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
+from .. import messages
+from ..messages import Text
 from ..printable import shown_error
 from ..resp.info import fields as fields
 from ..resp.value import ErrorReply
@@ -289,7 +291,7 @@ def needed(policy: Policy) -> frozenset[bytes]:
     return frozenset(name.upper().encode() for name in policy.forwarded)
 
 
-def explain(again: Mapping[str, ErrorReply]) -> str:
+def explain(again: Mapping[str, ErrorReply]) -> Text:
     """The text for the operator: the questions that Redis did not answer, and what to do.
 
     again: the errors, by name of the question.
@@ -298,9 +300,9 @@ def explain(again: Mapping[str, ErrorReply]) -> str:
     for name, error in again.items():
         by_error.setdefault(shown_error(error.text), []).append(name)
     text = "; ".join(f"{', '.join(names)}: {error}" for error, names in by_error.items())[:600]
-    if any(error.code not in _CODES_THAT_PASS and error.code != "NOPERM" for error in again.values()):
-        text += "; if a hosted Redis always refuses so, --acl off does without ACL users and scripts"
-    return text
+    odd = any(error.code not in _CODES_THAT_PASS and error.code != "NOPERM" for error in again.values())
+    message = messages.REDIS_ODD_ANSWERS if odd else messages.REDIS_QUESTIONS
+    return message(text=text, cause=messages.redis_error(next(iter(by_error), "")))
 
 
 def is_replica(info: Mapping[str, str]) -> bool:

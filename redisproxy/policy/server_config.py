@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .. import bounds
+from .. import bounds, messages
 from ..resp.value import Answer
 
 #: Settings that client libraries and frameworks ask for: the number of databases, what happens when
 #: memory is full, notifications about keys, and whether data survives a restart.
 NAMES = (b"databases", b"maxmemory", b"maxmemory-policy", b"notify-keyspace-events", b"appendonly", b"save")
-TOO_LONG = b"-ERR the patterns of CONFIG GET have more than %d bytes\r\n" % bounds.CONFIG_PATTERN_BYTES
+TOO_LONG = messages.CONFIG_PATTERNS.reply(most=bounds.CONFIG_PATTERN_BYTES)
 
 #: Stands for ``*`` in a parsed pattern: any characters.
 _ANY = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, TypedDict, cast
 
+from .. import messages
 from ..clients.connection import STATES
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, total
 
@@ -21,6 +22,7 @@ _NOTHING: RedisState = {
     "answers": "down",
     "unanswered": 0.0,
     "fault": "",
+    "fault_code": "",
 }
 
 
@@ -44,6 +46,7 @@ class Report(TypedDict):
     counts: Counts
     redis: RedisState
     unready: str
+    unready_code: str
 
 
 class Reports:
@@ -89,15 +92,20 @@ class Reports:
         states = [report["redis"] for report in self._latest.values()]
         return next((state for state in states if state["connected"]), states[0] if states else _NOTHING)
 
-    def unready_workers(self) -> dict[str, str]:
-        """Returns why each worker that is not ready is not, by its number."""
+    def unready_workers(self) -> dict[str, tuple[str, str]]:
+        """Why those that are not ready are not, by number: a text, and a code of `messages`."""
         return {
-            str(number): ": ".join(filter(None, (report["unready"], report["redis"]["fault"])))
+            str(number): (
+                ": ".join(filter(None, (report["unready"], report["redis"]["fault"]))),
+                report["redis"]["fault_code"] or report["unready_code"],
+            )
             for number, report in sorted(self._latest.items())
             if report["unready"]
         }
 
-    def unready(self) -> str:
-        """Returns why no worker is ready; empty if at least one is."""
-        reasons = [report["unready"] for report in self._latest.values()]
-        return "no worker serves yet" if not reasons else "" if "" in reasons else reasons[0]
+    def unready(self) -> messages.Text | None:
+        """Why none of them is ready; None: at least one is."""
+        reasons = [messages.restored(report["unready"], report["unready_code"]) for report in self._latest.values()]
+        if not reasons:
+            return messages.NO_WORKER()
+        return None if None in reasons else reasons[0]

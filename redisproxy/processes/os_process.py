@@ -14,12 +14,13 @@ import resource
 import sys
 import threading
 
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import messages
 from ..ops.bugs import log_bug
+from ..ops.logs import Log
 
-_log = Logger()
+_log = Log()
 
 #: Seconds that another thread may run Python while the reactor waits for its turn. With Python's
 #: default of 5 ms clients notice the delay.
@@ -80,8 +81,7 @@ def raise_descriptor_limit(needed: int, named: str) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     if soft != resource.RLIM_INFINITY and soft < needed:
-        text = "the limit of open files is {limit}, but {named} may need {needed}"
-        _log.warn(text, limit=soft, named=named, needed=needed)
+        _log.write(messages.OPEN_FILES, limit=soft, named=named, needed=needed)
 
 
 def end_with(status: int) -> None:

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 
 from ..listen.endpoints import Listening
 from ..listen.tls import Material
+from ..messages import Text
 from ..ops.stats import Counts, RedisState, WorkersState
 from ..tenants.documents import ReadSummary
 from ..tenants.model import Snapshot
@@ -58,8 +59,8 @@ class ServingPort(Protocol):
     def workers(self) -> WorkersState | None:
         """Returns the state of the workers; None if there are none."""
 
-    def not_ready(self) -> str:
-        """Returns why no client should connect; empty if clients may."""
+    def not_ready(self) -> Text | None:
+        """Why no client should come; None: there is no reason."""
 
     def drain(self) -> Deferred[None]:
         """Asks clients to leave after what they have begun. Fires when the last one is gone."""

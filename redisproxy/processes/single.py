@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from twisted.application import service
 from twisted.internet import defer
 
+from .. import messages
 from ..clients.admission import Admission
 from ..clients.connection import STATES
 from ..clients.drain import Drain
@@ -151,7 +152,13 @@ class Serving(service.MultiService):
 
     def report(self) -> Report:
         """Returns all stats in a form that JSON can hold."""
-        return {"counts": self.stats(), "redis": self.redis(), "unready": self.not_ready()}
+        unready = self.not_ready()
+        return {
+            "counts": self.stats(),
+            "redis": self.redis(),
+            "unready": unready or "",
+            "unready_code": "" if unready is None else unready.code,
+        }
 
     def redis(self) -> RedisState:
         """See `ports.ServingPort`."""
@@ -161,9 +168,9 @@ class Serving(service.MultiService):
         """See `ports.ServingPort`."""
         return None
 
-    def not_ready(self) -> str:
+    def not_ready(self) -> messages.Text | None:
         """See `ports.ServingPort`."""
-        return "no credentials have been read yet" if self.snapshot.snapshot is None else self.backend.not_ready()
+        return messages.NO_CREDENTIALS() if self.snapshot.snapshot is None else self.backend.not_ready()
 
     def _settle(self, _: Snapshot) -> None:
         self.on_snapshot.remove(self._settle)

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from twisted.application import service
 from twisted.internet import defer, task
-from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from .. import bounds
+from .. import bounds, messages
 from ..listen.balance import Balance, shared_memory
 from ..listen.endpoints import Listening
 from ..listen.tls import Material
 from ..net.reactor import IProxyReactor
+from ..ops.logs import Log
 from ..ops.retry import Backoff, Retry
 from ..ops.stats import Counts, RedisState, WorkersState
 from ..tenants import wire_form
@@ -52,7 +52,7 @@ class Workers(service.Service):
     """
 
     name = "workers"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class Workers(service.Service):
         """See `ports.ServingPort`."""
         return self._reports.redis()
 
-    def not_ready(self) -> str:
+    def not_ready(self) -> messages.Text | None:
         """See `ports.ServingPort`."""
         return self._reports.unready()
 
@@ -166,7 +166,7 @@ class Workers(service.Service):
         try:
             self._spawn(process)
         except OSError as error:
-            self._again(process, f"could not be started: {error}")
+            self._again(process, messages.WORKER_NOT_STARTED, error=error)
             return
         self._processes[number] = process
         process.channel.send("start", digest_key(), number=number, options=self._options)
@@ -190,7 +190,7 @@ class Workers(service.Service):
 
     def _serves(self, process: WorkerProcess) -> None:
         process.serves = True
-        process.tell(LogLevel.info, "serves")
+        process.log(messages.WORKER_SERVES)
 
     def ended(self, process: WorkerProcess, how: str) -> None:
         """Called when a worker's process is gone. how: in a few words."""
@@ -200,12 +200,12 @@ class Workers(service.Service):
         if self._ending:
             self._check_gone()
         elif process.serves:
-            self._again(process, f"ended with {how}: its clients have to connect again")
+            self._again(process, messages.WORKER_ENDED, how=how)
         else:
-            self._again(process, f"could not start: {process.last_line or 'it did not say why'} ({how})")
+            self._again(process, messages.WORKER_FAILED, why=process.last_line or "it did not say why", how=how)
         self._check_taken()
 
-    def _again(self, process: WorkerProcess, reason: str) -> None:
+    def _again(self, process: WorkerProcess, message: messages.LogLine, **fields: object) -> None:
         """Starts another worker with the same number: almost at once after its first end, then
         later and later.
         """
@@ -215,7 +215,7 @@ class Workers(service.Service):
             retry.succeeded()
         self._restarts += 1
         delay = retry.failed()
-        process.tell(LogLevel.error, "{reason}; another is started in {delay:.1f} s", reason=reason, delay=delay)
+        process.log(message, delay=delay, **fields)
 
     # Certificates.
 
@@ -354,7 +354,7 @@ class Workers(service.Service):
 
     def _kill(self) -> None:
         for process in self._running():
-            process.tell(LogLevel.error, "did not end within {limit:g} s: it is killed", limit=self._end_limit)
+            process.log(messages.WORKER_HUNG, limit=self._end_limit)
             process.kill()
 
     def _check_gone(self) -> None:

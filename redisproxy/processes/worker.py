@@ -16,13 +16,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
 
+from .. import messages
 from ..net import reactor as _reactor
+from ..ops.logs import Log
 
 _reactor.install()  # before anything imports Twisted's default reactor
 
 from twisted.internet import defer, threads
 from twisted.internet.interfaces import IPushProducer
-from twisted.logger import ILogObserver, LogEvent, Logger, globalLogBeginner
+from twisted.logger import ILogObserver, LogEvent, globalLogBeginner
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -68,14 +70,14 @@ class Teller:
         self._full = False
         if self._left_out:
             left_out, self._left_out = self._left_out, 0
-            _log.warn("{left_out} lines were left out: they came too fast", left_out=left_out)
+            _log.write(messages.LINES_LOST, left_out=left_out)
 
     def stopProducing(self) -> None:
         """The parent is gone."""
         self._full = True
 
 
-_log = Logger(namespace="redisproxy.processes.worker")
+_log = Log(namespace="redisproxy.processes.worker")
 
 
 class _Parts(NamedTuple):

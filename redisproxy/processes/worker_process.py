@@ -16,10 +16,11 @@ from twisted.internet import defer
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
 from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from .. import messages
 from ..ops import logs
+from ..ops.logs import Log
 from .channel import Answer, Channel, Handler, Message
 
 #: Like `channel.Handler`, for a message from one of the workers.
@@ -41,7 +42,7 @@ class Parent(Protocol):
 class WorkerProcess(ProcessProtocol):
     """One run of a worker."""
 
-    _log = Logger()
+    _log = Log()
     transport: IProcessTransport
 
     def __init__(self, workers: Parent, number: int) -> None:
@@ -68,9 +69,9 @@ class WorkerProcess(ProcessProtocol):
     def _take_log(self, message: Message) -> None:
         logs.replay(message.fields["record"], self.number, self.pid)
 
-    def tell(self, level: LogLevel, text: str, **fields: object) -> None:
+    def log(self, message: messages.LogLine, **fields: object) -> None:
         """Logs an event of this worker."""
-        self._log.emit(level, "worker {worker} ({pid}) " + text, worker=self.number, pid=self.pid, **fields)
+        self._log.write(message, worker=self.number, pid=self.pid, **fields)
 
     # Its standard output and error: used by a worker that cannot start, and by Python itself.
 
@@ -84,7 +85,7 @@ class WorkerProcess(ProcessProtocol):
         text = line.decode("utf-8", "backslashreplace")[:_LINE].rstrip()
         if text:
             self.last_line = text
-            self.tell(LogLevel.warn, "wrote: {line}", line=text)
+            self.log(messages.WORKER_WROTE, line=text)
 
     # The end of both the process and the channel, which may hold its last messages.
 

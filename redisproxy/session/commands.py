@@ -12,14 +12,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .. import bounds, probes
+from .. import bounds, messages, probes
 from ..policy.policy import Policy
 from ..resp.framing import COMMAND, OVERSIZE, REFUSE, STREAM
 from . import commands_connection as connection
 from . import commands_data as data
 from . import commands_pubsub as channels
 from . import commands_server as server
-from .errors import LONG_NAME, NOAUTH, REPLACED
+from .errors import LONG_NAME, NOAUTH
 from .handler import Handler, Need, arity_error, unknown
 from .route import DEDICATED
 
@@ -82,9 +82,7 @@ def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
     if kind == OVERSIZE:
         if session.credential is not None and what.upper() not in session.policy.table:
             return unknown(session, [what])
-        return session.refuse(
-            b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), bounds.INSPECTED_BYTES)
-        )
+        return session.refuse(messages.ARGUMENTS_TOO_LARGE.reply(command=what.lower(), most=bounds.INSPECTED_BYTES))
     if session.credential is None:
         return session.answer(NOAUTH)
     if what:
@@ -99,7 +97,7 @@ def _begin_stream(session: Session, piece: bytes, judge: Policy) -> None:
     """
     if judge != session.policy:
         probes.reached("Redis was replaced while a large command waited")
-        return session.refuse_waiting(REPLACED)
+        return session.refuse_waiting(messages.REPLACED.text)
     session.streaming = True
     return session.forward(piece)
 
@@ -122,7 +120,7 @@ def dispatch(session: Session, words: list[bytes]) -> None:
     if handler.also is not None:
         needs |= handler.also(session, words)
     if needs & _NO_MULTI and session.multi:
-        return session.refuse(b"-ERR %b inside MULTI is not allowed\r\n" % name)
+        return session.refuse(messages.MULTI_INSIDE.reply(command=name))
     if needs & _DEDICATED and session.route.state is not DEDICATED:
         return session.route.acquire(session, partial(_run_later, session, name, words, handler.run))
     if needs & Need.DRAINED and not session.replies.drained:

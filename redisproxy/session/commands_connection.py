@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import bounds
+from .. import bounds, messages
 from . import login
 from .errors import BAD_NAME, NOAUTH_HELLO, OK, SYNTAX
 from .handler import Need, bulk, forbid_subcommand, help_reply, wrong_number
@@ -67,8 +67,8 @@ def _parse_hello(words: list[bytes]) -> _ParsedHello:
         return _ParsedHello(hello=login.Hello(words, 0))
     if words[1] not in (b"2", b"3"):
         if words[1].isdigit():
-            return _ParsedHello(b"-NOPROTO unsupported protocol version\r\n")
-        return _ParsedHello(b"-ERR Protocol version is not an integer or out of range\r\n")
+            return _ParsedHello(messages.NOPROTO.reply())
+        return _ParsedHello(messages.PROTOCOL_NOT_AN_INTEGER.reply())
     rest = words[2:]
     who = name = None
     while rest:
@@ -81,7 +81,7 @@ def _parse_hello(words: list[bytes]) -> _ParsedHello:
             rest = rest[2:]
         else:
             shown = b"".join(rest[0].split()).decode("ascii", "replace")[:32]
-            return _ParsedHello(f"-ERR Syntax error in HELLO option '{shown}'\r\n".encode("ascii", "replace"))
+            return _ParsedHello(messages.HELLO_OPTION.reply(option=shown))
     if name is not None and not is_client_name(name):
         return _ParsedHello(BAD_NAME)
     return _ParsedHello(hello=login.Hello(words[:2], int(words[1]), name), login=who)
@@ -122,7 +122,7 @@ def reset(session: Session, words: list[bytes]) -> None:
 def quit_(session: Session, words: list[bytes]) -> None:
     """QUIT."""
     session.answer(OK)
-    session.ending.begin("quit")
+    session.ending.begin(messages.QUIT.code)
 
 
 def cross_protocol(session: Session, words: list[bytes]) -> None:
@@ -130,7 +130,7 @@ def cross_protocol(session: Session, words: list[bytes]) -> None:
 
     A web page made a browser send an HTTP request to this port.
     """
-    session.ending.begin("cross-protocol")
+    session.ending.begin(messages.CROSS_PROTOCOL.code)
 
 
 def select(session: Session, words: list[bytes]) -> None:
@@ -138,10 +138,9 @@ def select(session: Session, words: list[bytes]) -> None:
     index = session.tenant.index
     text = words[1]
     if not (text.removeprefix(b"-").isdigit() and len(text) < 12):
-        session.refuse(b"-ERR value is not an integer or out of range\r\n")
+        session.refuse(messages.NOT_AN_INTEGER.reply())
     elif text != b"%d" % index:
-        error = b"-NOPERM this password opens database %d only: SELECT of any other is refused\r\n" % index
-        session.forbid(b"select", error)
+        session.forbid(b"select", messages.WRONG_DATABASE.reply(index=index))
     elif session.multi:
         # SELECT is not allowed on this connection. ECHO gives EXEC's reply an element in its place.
         session.pass_on([b"ECHO", b"OK"])
@@ -189,7 +188,7 @@ def _client_set(session: Session, words: list[bytes]) -> None:
         return session.answer(OK)
     option = words[2].upper()
     if option not in session.client_library:
-        return session.refuse(b"-ERR Unrecognized option for CLIENT SETINFO: it takes LIB-NAME or LIB-VER\r\n")
+        return session.refuse(messages.SETINFO.reply())
     if not is_client_name(words[3]):
         return session.refuse(BAD_NAME.replace(b"Client names", words[2].lower()))
     session.client_library[option] = words[3]

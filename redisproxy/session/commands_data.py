@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .. import messages
 from ..resp.framing import INSPECT_FIRST, encode
 from .handler import Need
 from .pending import ReplyBatch
@@ -75,7 +76,7 @@ def _open_multi(session: Session, words: list[bytes]) -> None:
     if session.protocol == 2 and session.subscriptions:
         # As Redis does. It is not left to Redis: where a pending SUBSCRIBE fails, Redis would take
         # the MULTI, and the session would not know of it.
-        return session.refuse(b"-ERR Can't execute 'multi': it is not allowed to subscribers that speak RESP2\r\n")
+        return session.refuse(messages.MULTI_SUBSCRIBED.reply())
     session.multi = session.multi or len(words) == 1
     return session.pass_on(words)
 
@@ -128,5 +129,5 @@ def copy(session: Session, words: list[bytes]) -> None:
     options = words[3:]
     for position, option in enumerate(options):
         if option.upper() == b"DB" and options[position + 1 : position + 2] != [index]:
-            return session.forbid(b"copy", b"-NOPERM COPY into another database than %b is refused\r\n" % index)
+            return session.forbid(b"copy", messages.COPY_ELSEWHERE.reply(index=index))
     return session.pass_on(words)

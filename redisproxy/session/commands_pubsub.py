@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .. import bounds
+from .. import bounds, messages
 from ..resp.framing import encode
 from ..resp.value import Answer
 from . import pubsub as names
@@ -18,8 +18,6 @@ from .pending import CONFIRMATIONS, ReplyBatch
 
 if TYPE_CHECKING:
     from .session import Session
-
-_TOO_MANY = b"-ERR this would be more than %d subscriptions, or %d bytes of their names\r\n"
 
 #: Subcommands of PUBSUB, with their largest number of words, PUBSUB included. 0: no limit.
 _PUBSUB = {b"CHANNELS": 3, b"HELP": 2, b"NUMPAT": 2, b"NUMSUB": 0, b"SHARDCHANNELS": 3, b"SHARDNUMSUB": 0}
@@ -48,7 +46,9 @@ def subscribe(session: Session, words: list[bytes]) -> None:
         return None
     subscriptions = _subscriptions(session)
     if not subscriptions.room_for(kind, channels):
-        return session.refuse(_TOO_MANY % (bounds.SUBSCRIPTIONS, bounds.SUBSCRIPTION_BYTES))
+        return session.refuse(
+            messages.TOO_MANY_SUBSCRIPTIONS.reply(count=bounds.SUBSCRIPTIONS, size=bounds.SUBSCRIPTION_BYTES)
+        )
     update = names.SubscriptionChange(kind, True, channels)
     if kind == b"P":
         return allow_patterns(session, channels, lambda _: _send(session, subscriptions, name, update))
@@ -79,7 +79,7 @@ def _own_channels(session: Session, name: bytes, kind: bytes, channels: list[byt
     try:
         return [names.own_channel(session.tenant, kind, channel) for channel in channels]
     except names.ForeignChannelError as error:
-        session.forbid(name, b"-NOPERM %b\r\n" % str(error).encode())
+        session.forbid(name, error.reply)
         return None
 
 

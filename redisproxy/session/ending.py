@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .. import probes
+from .. import messages, probes
 from ..tenants.model import Credential
-from .errors import REVOKED
 from .route import MULTIPLEXED
 from .state import BugError, Gate, Phase
 
@@ -38,7 +37,7 @@ class Ending:
     @property
     def revoked(self) -> bool:
         """Whether the session ends because its credential is not valid any more."""
-        return self.close_reason == REVOKED
+        return self.close_reason == messages.REVOKED.code
 
     def _enter(self, phase: Phase) -> None:
         """Changes the phase; nothing else does. Raises BugError if it would go back."""
@@ -90,7 +89,7 @@ class Ending:
 
         A command that was sent only in part will not run.
         """
-        self.begin("cut-off")
+        self.begin(messages.CUT_OFF.code)
 
     def expect_unblocking(self) -> None:
         """Redis is asked to unblock the blocked command, after `hurry`.
@@ -121,7 +120,7 @@ class Ending:
         session.abandon_step()
         session.replies.abandon(shared=False)
         session.route.end(clean=None)
-        session.connection.close(self.close_reason or "redis-lost")
+        session.connection.close(self.close_reason or messages.REDIS_LOST.code)
 
     def within_a_message(self) -> None:
         """Closes the client, because the session cannot change its connection within a message.
@@ -129,7 +128,7 @@ class Ending:
         The rest of the message would never come from the old connection.
         """
         probes.reached("session would move within a message")
-        self.close_reason = "moved-within-a-message"
+        self.close_reason = messages.MOVED_WITHIN_A_MESSAGE.code
         self._enter(Phase.CLOSING)
         self.close()
 
@@ -141,7 +140,7 @@ class Ending:
             self._enter(Phase.DRAINING)
         self._drain_from = None
         if not self._session.gates:
-            self.begin("client-left")
+            self.begin(messages.CLIENT_LEFT.code)
 
     def drain(self) -> None:
         """The proxy ends: runs what has come by now, then closes.
@@ -152,7 +151,7 @@ class Ending:
         """
         session = self._session
         if session.credential is None:
-            self.begin("shutdown")
+            self.begin(messages.SHUTDOWN.code)
         elif self.phase is Phase.OPEN:
             self._enter(Phase.DRAINING)
             self._drain_from = session.connection.bytes_received
@@ -166,11 +165,11 @@ class Ending:
         session, scanner = self._session, self._session.scanner
         if self._drain_from is None:
             if starved:
-                self.begin("client-left")
+                self.begin(messages.CLIENT_LEFT.code)
         elif session.gates or session.multi or session.watching or scanner.within:
             return
         elif scanner.buffered <= session.connection.bytes_received - self._drain_from:
-            self.begin("shutdown")
+            self.begin(messages.SHUTDOWN.code)
 
     # Revocation.
 
@@ -203,9 +202,9 @@ class Ending:
         """
         session = self._session
         if session.ended:
-            self.close_reason = REVOKED
+            self.close_reason = messages.REVOKED.code
         else:
-            self._take_no_more(REVOKED)
+            self._take_no_more(messages.REVOKED.code)
         dedicated = session.route.dedicated
         if session.replies.mid_message:
             probes.reached("revoked within a message")

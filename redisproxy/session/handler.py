@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from .. import messages
 from ..policy import unknown as texts
 from ..resp.value import Answer
 from .ports import Unavailable
@@ -45,7 +46,7 @@ class Handler(NamedTuple):
 
 def arity_error(session: Session, words: list[bytes]) -> None:
     """Refuses a command that has too few words, or too many."""
-    session.refuse(b"-ERR wrong number of arguments for '%b' command\r\n" % words[0].lower())
+    session.refuse(messages.ARITY.reply(command=words[0].lower()))
 
 
 def wrong_number(session: Session, words: list[bytes]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import messages
 from ..policy.policy import UNAUTHENTICATED_TABLE
 from ..resp.framing import AUTHENTICATED, UNAUTHENTICATED
 from ..tenants.model import AuthenticationError, Credential, TenantFullError
@@ -54,7 +55,7 @@ def authenticate(session: Session, user: bytes | None, password: bytes, hello: H
         def answer(_: None) -> None:
             session.answer(error)
             if last:
-                session.ending.begin("wrong-passwords")
+                session.ending.begin(messages.TOO_MANY_WRONG.code)
 
         session.suspend(Until.DELAY, answer, answered_at)
         return

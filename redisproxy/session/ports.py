@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from .. import messages
 from ..policy.policy import Policy
 from ..resp.value import Answer
 from ..tenants.model import Credential, Tenant
-from .errors import UNREACHABLE
 from .pending import ReplyBatch
 from .pubsub import SubscriptionChange
 from .state import Step
@@ -299,7 +299,7 @@ class Unavailable:
 
     __slots__ = ("busy", "error")
 
-    def __init__(self, error: str = UNREACHABLE, busy: bool = False) -> None:
+    def __init__(self, error: str = messages.UNREACHABLE.text, busy: bool = False) -> None:
         self.error = error
         self.busy = busy
 

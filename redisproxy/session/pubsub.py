@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import bounds
+from .. import bounds, messages
 from ..tenants.model import Tenant
 
 if TYPE_CHECKING:
@@ -21,7 +21,11 @@ KINDS = (b"", b"P", b"S")
 
 
 class ForeignChannelError(Exception):
-    """A channel of notifications about other tenants' keys. The text is fit for the client."""
+    """A channel of notifications about other tenants' keys. reply: the error for the client."""
+
+    def __init__(self, reply: bytes) -> None:
+        super().__init__(reply)
+        self.reply = reply
 
 
 def own_channel(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
@@ -37,7 +41,7 @@ def own_channel(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
                 return channel
         if kind == b"P" or channel.startswith((b"__keyspace@", b"__keyevent@")):
             shown = " or ".join(f"{own.decode()}…".replace("…", "*") for own in tenant.keyspace_channels)
-            raise ForeignChannelError(f"of the notifications about keys only those of the own database can be had: {shown}")
+            raise ForeignChannelError(messages.FOREIGN_EVENTS.reply(channel=shown))
     return tenant.channel_prefix + channel
 
 

@@ -13,7 +13,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from .. import probes
+from .. import messages, probes
 from .ports import Dedicated, Multiplexed, TenantPool, Unavailable, Upstream
 from .state import BugError, Gate, Until
 
@@ -47,7 +47,7 @@ LEGAL = frozenset(
     )
 )
 #: The upstream while the client is not logged in. Nothing is sent there.
-NOWHERE = Unavailable("NOAUTH Authentication required.")
+NOWHERE = Unavailable(messages.NOAUTH.text)
 
 
 class Route:

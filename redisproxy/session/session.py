@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import bounds, probes
+from .. import bounds, messages, probes
 from ..policy import policy
 from ..resp.framing import (
     INSPECT,
@@ -200,13 +200,13 @@ class Session:
 
     def _may_send_unauthenticated(self, data: bytes) -> bool:
         if not self.sent_unauthenticated and data.startswith(TLS_HANDSHAKE):
-            self.answer(b"-ERR Protocol error: there is no TLS at this port\r\n")
-            self.ending.begin("tls-on-plain-port")
+            self.answer(messages.NO_TLS_HERE.reply())
+            self.ending.begin(messages.TLS_ON_PLAIN_PORT.code)
             return False
         self.sent_unauthenticated += len(data)
         if self.sent_unauthenticated > bounds.UNAUTHENTICATED_BYTES:
-            self.answer(b"-ERR Protocol error: too much was sent without authentication\r\n")
-            self.ending.begin("protocol-error")
+            self.answer(messages.TOO_MUCH_BEFORE_LOGIN.reply())
+            self.ending.begin(messages.NOT_RESP.code)
             return False
         return True
 
@@ -271,7 +271,7 @@ class Session:
         """Closes the client: other sessions wait behind replies that it does not read."""
         probes.reached("client is closed because others wait for what it does not read")
         self.ending.at_once()
-        self.connection.abort("too-slow")
+        self.connection.abort(messages.TOO_SLOW.code)
 
     def bug(self, error: Exception) -> None:
         """Reports a bug of the proxy. Only this client's connection is aborted."""
@@ -446,8 +446,8 @@ class Session:
 
     def _malformed(self, error: ProtocolError) -> None:
         self.withdraw()
-        self.answer(b"-ERR Protocol error: %b\r\n" % str(error).encode())
-        self.ending.begin("protocol-error")
+        self.answer(messages.NOT_RESP_ERROR.reply(reason=error))
+        self.ending.begin(messages.NOT_RESP.code)
 
     # Called by commands' handlers.
 

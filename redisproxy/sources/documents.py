@@ -20,12 +20,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from .. import messages
+from ..messages import MessageError, Text
 from ..tenants.documents import KEYS, NamespaceDocument, SecretDocument
 from ..tenants.limits import ANNOTATIONS, PREFIX
 
 
-class DocumentError(ValueError):
-    """The document cannot be read. The text says what is missing or wrong, without any value."""
+class DocumentError(MessageError, ValueError):
+    """The document cannot be read. reason: what is missing or wrong, without any value."""
 
 
 #: RFC 3339, as Kubernetes writes it. A time without a zone is accepted too, and means UTC.
@@ -42,7 +44,7 @@ def _metadata(document: Mapping[str, object]) -> tuple[str, Mapping[str, object]
     metadata = document.get("metadata")
     name = metadata.get("name") if isinstance(metadata, Mapping) else None
     if not isinstance(metadata, Mapping) or not isinstance(name, str) or is_missing(name):
-        raise DocumentError("it has no metadata.name")
+        raise DocumentError(messages.NO_NAME())
     return name, metadata
 
 
@@ -60,7 +62,7 @@ def _created(metadata: Mapping[str, object]) -> float | None:
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         pass
-    raise DocumentError("metadata.creationTimestamp is not a time like 2026-01-31T12:00:00Z")
+    raise DocumentError(messages.BAD_TIME())
 
 
 def read_namespace(document: Mapping[str, object]) -> NamespaceDocument:
@@ -126,7 +128,7 @@ def read_secret(document: Mapping[str, object]) -> SecretDocument:
     try:
         created = _created(metadata)
     except DocumentError as problem:
-        errors.append(str(problem))
+        errors.append(problem.reason)
     return SecretDocument(namespace, name, created, values, errors[0] if errors else None)
 
 
@@ -137,31 +139,31 @@ def _secret_metadata(document: Mapping[str, object]) -> tuple[str, str, Mapping[
     if is_missing(namespace):
         namespace = "default"
     if not isinstance(namespace, str):
-        raise DocumentError("metadata.namespace is not a text")
+        raise DocumentError(messages.NAMESPACE_NOT_TEXT())
     return namespace, name, metadata
 
 
-def _values(document: Mapping[str, object], keys: Collection[str] | None) -> tuple[dict[str, bytes], list[str]]:
+def _values(document: Mapping[str, object], keys: Collection[str] | None) -> tuple[dict[str, bytes], list[Text]]:
     """Returns the values of some keys, and the errors. keys: None for all keys.
 
     One fault does not hide the other values: a malformed secret still keeps other namespaces from
     the database that it names.
     """
     values: dict[str, bytes] = {}
-    errors = []
+    errors: list[Text] = []
     for part in ("data", "stringData"):
         content = document.get(part)
         if is_missing(content):
             continue
         if not isinstance(content, Mapping):
-            errors.append(f"{part} is not a mapping")
+            errors.append(messages.PART_NOT_A_MAPPING(part=part))
             continue
         for key in content if keys is None else keys:
             if content.get(key) is not None:
                 try:
                     values[key] = _value(part, key, content[key])
                 except DocumentError as problem:
-                    errors.append(str(problem))
+                    errors.append(problem.reason)
     return values, errors
 
 
@@ -227,14 +229,14 @@ def _value(part: str, key: str, content: object) -> bytes:
         if isinstance(content, int) and not isinstance(content, bool):
             return str(content).encode()  # valid_hours: 5, without quotes
         if not isinstance(content, str):
-            raise DocumentError(f"stringData.{key} is not a text")
+            raise DocumentError(messages.NOT_TEXT(key=key))
         try:
             return content.encode()
         except UnicodeEncodeError:
-            raise DocumentError(f"stringData.{key} is not UTF-8") from None
+            raise DocumentError(messages.NOT_UTF8(key=key)) from None
     if not isinstance(content, str):
-        raise DocumentError(f"data.{key} is not base64")
+        raise DocumentError(messages.NOT_BASE64(key=key))
     try:
         return base64.b64decode("".join(content.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise DocumentError(f"data.{key} is not base64") from None
+        raise DocumentError(messages.NOT_BASE64(key=key)) from None

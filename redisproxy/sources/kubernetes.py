@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from kubernetes import client as kubernetes_client
 
+from .. import messages
 from ..tenants.documents import (
     ITSELF,
     TEMPORARY_PREFIX,
@@ -220,15 +221,14 @@ class ClusterSource:
             if isinstance(item, ReadFailure):
                 return item
             if _name(item) != name:
-                return ReadFailure(
-                    f"the answer of {address_asked(api.list_secret_for_all_namespaces)} has objects that were not asked for"
-                )
+                address = address_asked(api.list_secret_for_all_namespaces)
+                return ReadFailure(messages.API_OTHER_OBJECTS(address=address))
             namespace = _metadata(item).get("namespace")
             if isinstance(namespace, str) and namespace in wanted:
                 try:
                     found[namespace] = self._parsed_secrets.parse(item, read_secret, namespace, name)
                 except DocumentError as error:
-                    return ReadFailure(str(error))
+                    return ReadFailure(error.reason)
         for namespace in [namespace for namespace, secret in found.items() if secret is None]:
             self._parsed_secrets.forget(namespace, name)
         return found
@@ -251,11 +251,11 @@ class ClusterSource:
             if isinstance(item, ReadFailure):
                 return item
             if _name(item) != name:
-                return ReadFailure(f"the answer of {address_asked(method)} has objects that were not asked for")
+                return ReadFailure(messages.API_OTHER_OBJECTS(address=address_asked(method)))
             try:
                 found = parsed.parse(item, read, where, name)
             except DocumentError as error:
-                return ReadFailure(str(error))
+                return ReadFailure(error.reason)
         if found is None:
             parsed.forget(where, name)
         return found
@@ -291,11 +291,11 @@ class ClusterSource:
         namespace, name = self._master
         answer = self._call(api.read_namespaced_secret, name, namespace)
         if isinstance(answer, ReadFailure):
-            return None if answer.reason.startswith("404 ") else answer
+            return None if answer.reason.code == messages.API_NOT_FOUND.code else answer
         try:
             return self._parsed_secrets.parse(answer, read_secret, namespace, name)
         except DocumentError as error:
-            return ReadFailure(str(error))
+            return ReadFailure(error.reason)
 
     def _namespaces(
         self, api: kubernetes_client.CoreV1Api, unreadable: list[Problem]
@@ -310,7 +310,7 @@ class ClusterSource:
             try:
                 found[name] = self._parsed_namespaces.parse(item, read_namespace, "", name)
             except DocumentError as error:
-                unreadable.append(Problem("a namespace", name, str(error)))
+                unreadable.append(Problem("a namespace", name, error.reason))
         self._parsed_namespaces.forget_others("", found.keys())
         return tuple(found.values())
 
@@ -329,7 +329,7 @@ class ClusterSource:
             try:
                 found[name] = self._parsed_secrets.parse(item, read_secret, namespace, name)
             except DocumentError as error:
-                unreadable.append(Problem(namespace, name, str(error)))
+                unreadable.append(Problem(namespace, name, error.reason))
         self._parsed_secrets.forget_others(namespace, found.keys())
         return tuple(found.values())
 
@@ -358,14 +358,14 @@ class ClusterSource:
                 and isinstance(items, list)
                 and all(isinstance(item, dict) for item in items)
             ):
-                yield ReadFailure(f"the answer of {address_asked(method)} is not a list of objects")
+                yield ReadFailure(messages.API_NOT_A_LIST(address=address_asked(method)))
                 return
             yield from items
             before, token = token, metadata.get("continue") or None
             if token is None:
                 return
             if token == before:
-                yield ReadFailure("the list does not end: a page is said to follow itself")
+                yield ReadFailure(messages.API_ENDLESS())
                 return
 
     def _call(self, method: Method, *arguments: str, **options: str | int) -> dict[str, object] | ReadFailure:
@@ -374,7 +374,7 @@ class ClusterSource:
         """
         self._rest()
         if self._stopped.is_set():
-            raise Unreachable(ReadFailure("the proxy stops"))
+            raise Unreachable(ReadFailure(messages.STOPPING()))
         return self.api.ask(method, *arguments, **options)
 
 

@@ -25,6 +25,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import InClusterConfigLoader
 
+from .. import messages
 from ..printable import clause, printable
 from ..tenants.documents import ReadFailure
 
@@ -67,16 +68,18 @@ class Unreachable(Exception):
         self.failure = replace(failure, of_source=True)
 
 
-class RequestError(Exception):
-    """One request was refused or not answered. The text says why, and is fit for the operator.
+class RequestError(messages.MessageError):
+    """One request was refused or not answered.
 
     status: HTTP status of the answer; 0 if there was none.
     terminating: whether the namespace is being deleted.
     retry_after: seconds that the server asked to wait, or None.
     """
 
-    def __init__(self, text: str, status: int = 0, terminating: bool = False, retry_after: float | None = None) -> None:
-        super().__init__(text)
+    def __init__(
+        self, reason: messages.Text, status: int = 0, terminating: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(reason)
         self.status = status
         self.terminating = terminating
         self.retry_after = retry_after
@@ -117,7 +120,7 @@ class KubernetesApi:
         except Exception as error:
             # For a malformed kubeconfig the loader raises many exceptions, YAMLError and
             # AttributeError among them.
-            raise Unreachable(ReadFailure(f"no way to the Kubernetes API: {self._no_client(error)}")) from None
+            raise Unreachable(ReadFailure(messages.API_NO_WAY(detail=self._no_client(error)))) from None
 
     def _no_client(self, error: Exception) -> str:
         """Returns why there is no client, and which file is wrong.
@@ -187,7 +190,7 @@ class KubernetesApi:
         try:
             return self._answer(method, *arguments, **options)
         except RequestError as error:
-            failure = ReadFailure(str(error), error.retry_after)
+            failure = ReadFailure(error.reason, error.retry_after)
             # A 500 may concern this object alone, such as one that cannot be decrypted. So the
             # others are still read.
             if error.status in (0, 401, 429) or error.status > 500:
@@ -203,24 +206,19 @@ class KubernetesApi:
             body = response_of(method, *arguments, timeout=self.timeout, **options).data
         except ApiException as error:
             if not error.status:
-                raise RequestError(f"no answer from {address}: {error_kind(error)}") from None
-            text = status_text(error.status)
-            raise RequestError(text, error.status, _is_terminating(error), retry_after(error)) from None
+                raise RequestError(messages.API_NO_ANSWER(address=address, error=error_kind(error))) from None
+            raise RequestError(refusal(error.status), error.status, _is_terminating(error), retry_after(error)) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise RequestError(f"no answer from {address}: {error_kind(error)}") from None
+            raise RequestError(messages.API_NO_ANSWER(address=address, error=error_kind(error))) from None
         except ValueError:
-            raise RequestError(UNSENDABLE) from None
+            raise RequestError(messages.API_UNSENDABLE()) from None
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError):
-            raise RequestError(f"the answer of {address} is not JSON") from None
+            raise RequestError(messages.API_NOT_JSON(address=address)) from None
         if not isinstance(answer, dict):
-            raise RequestError(f"the answer of {address} is not a JSON object")
+            raise RequestError(messages.API_NOT_AN_OBJECT(address=address))
         return answer
-
-
-#: The error text for the client's ValueError, which it raises before it sends anything.
-UNSENDABLE = "the token or the address cannot be sent: look for a line end in it"
 
 
 def address_of(client: kubernetes_client.ApiClient) -> str:
@@ -286,6 +284,20 @@ def status_text(code: int) -> str:
     The phrase in the answer is not used, because it is the peer's text.
     """
     return f"{code} {_PHRASES.get(code, '(no usual status)')}"
+
+
+#: By status: what it means for the operator.
+_REFUSALS = {
+    401: messages.API_UNAUTHORIZED,
+    403: messages.API_FORBIDDEN,
+    404: messages.API_NOT_FOUND,
+    429: messages.API_TOO_MANY,
+}
+
+
+def refusal(code: int) -> messages.Text:
+    """Why the API server refused a request, by the status of its answer."""
+    return _REFUSALS.get(code, messages.API_STATUS)(status=status_text(code))
 
 
 def error_kind(error: BaseException) -> str:

@@ -14,15 +14,16 @@ import urllib3
 from kubernetes import client as kubernetes_client
 from kubernetes.client.exceptions import ApiException
 
+from .. import messages
 from ..tenants.documents import TEMPORARY_PREFIX
 from .kubernetes_api import (
     SELECTOR,
-    UNSENDABLE,
     KubernetesApi,
     Method,
     Unreachable,
     address_of,
     error_kind,
+    refusal,
     response_of,
     retry_after,
     status_text,
@@ -66,13 +67,13 @@ class ClusterWatches:
             body = json.loads(answer.data)
             version = body["metadata"]["resourceVersion"] if str(body["kind"]).endswith("List") else None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise WatchFailure(f"no answer from {address_of(client)}: {error_kind(error)}") from None
+            raise WatchFailure(messages.API_NO_ANSWER(address=address_of(client), error=error_kind(error))) from None
         except (ValueError, KeyError, TypeError, RecursionError):
             version = None
         finally:
             client.close()
         if not isinstance(version, str) or not version:
-            raise WatchFailure("the answer is not a list of objects")
+            raise WatchFailure(messages.API_NOT_A_LIST(address=address_of(client)))
         return version
 
     def watch(self, what: Watched, version: str, seconds: int) -> WatchStream:
@@ -116,18 +117,18 @@ class ClusterWatches:
             return client, response_of(call, *arguments, timeout=timeout, **options)
         except ApiException as error:
             if not error.status:
-                failure = WatchFailure(f"no answer from {address_of(client)}: {error_kind(error)}")
+                failure = WatchFailure(messages.API_NO_ANSWER(address=address_of(client), error=error_kind(error)))
             else:
-                reason = status_text(error.status)
+                reason = refusal(error.status)
                 if error.status == 403:
                     verb = "watch" if options.get("watch") else "list"
                     where = " in all namespaces" if what is Watched.SECRETS else ""
-                    reason += f": the right to {verb} {what.value}{where} is missing (deploy/kubernetes/base/rbac.yaml)"
+                    reason = messages.API_RIGHT_MISSING(status=status_text(403), verb=verb, what=f"{what.value}{where}")
                 failure = WatchFailure(reason, error.status, retry_after(error))
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            failure = WatchFailure(f"no answer from {address_of(client)}: {error_kind(error)}")
+            failure = WatchFailure(messages.API_NO_ANSWER(address=address_of(client), error=error_kind(error)))
         except ValueError:
-            failure = WatchFailure(UNSENDABLE)
+            failure = WatchFailure(messages.API_UNSENDABLE())
         client.close()
         raise failure
 
@@ -159,7 +160,7 @@ class WatchStream:
             yield from self._response.stream(CHUNK, decode_content=False)
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
             # ValueError and AttributeError may occur when another thread has cut the connection.
-            raise WatchFailure(f"it broke off: {error_kind(error)}", BROKEN_OFF) from None
+            raise WatchFailure(messages.WATCH_BROKE_OFF(error=error_kind(error)), BROKEN_OFF) from None
 
     def close(self) -> None:
         self._response.close()

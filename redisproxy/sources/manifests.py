@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .. import messages
 from ..ops.file_watch import Stamp, stamp
 from ..printable import printable
 from ..tenants.documents import FullRead, NamespaceDocument, NeverRead, Problem, ReadFailure, SecretDocument
@@ -162,7 +163,9 @@ class ManifestsSource:
         try:
             files = self._files()
         except OSError as error:
-            failure = ReadFailure(f"{self._directory}: {error.strerror}", of_source=True)
+            failure = ReadFailure(
+                messages.DIRECTORY_UNREADABLE(directory=self._directory, error=error.strerror), of_source=True
+            )
             return FullRead(failure, failure, {})
         found: dict[str, _Content] = {}
         problems: list[Problem] = []
@@ -179,18 +182,18 @@ class ManifestsSource:
             except FileNotFoundError:
                 continue  # it was removed a moment ago: see `_believe`
             except OSError as error:
-                reason = f"it cannot be read ({error.strerror})"
+                reason = messages.FILE_UNREADABLE(error=error.strerror)
             except Exception as error:
                 # The exception's text quotes the document. Whatever PyYAML raises, only this file
                 # is wrong.
-                reason = f"it is not YAML or JSON ({yamltext.position(error)})"
-            stale.append(ReadFailure(f"{shown}: {reason}"))
+                reason = messages.FILE_NOT_YAML(where=yamltext.position(error))
+            stale.append(ReadFailure(messages.FILE_FAILED(file=shown, reason=reason)))
             if before is not None:
                 found[name] = before
-                problems.append(Problem(shown, "", f"{reason}: what was last read of it stays in force"))
+                problems.append(Problem(shown, "", messages.FILE_STALE(reason=reason)))
             else:
                 never_read.append(_never_read(shown, text))
-                problems.append(Problem(shown, "", f"{reason}: nothing in it is in force, nor a database that it may name"))
+                problems.append(Problem(shown, "", messages.FILE_NEVER_READ(reason=reason)))
         again = self._believe(found)
         documents = [document for name in sorted(self._believed) for document in self._believed[name].documents]
         reading = self._gather(documents, problems)
@@ -258,14 +261,13 @@ class ManifestsSource:
         number = 0
         for content, tagged in yamltext.documents(text):
             if tagged:
-                reason = f"it has a tag on line {tagged[0]}, which means nothing here: what follows it is taken as it stands"
-                made.append(Problem(file, f"document {number + 1}", reason))
+                made.append(Problem(file, f"document {number + 1}", messages.TAG(line=tagged[0])))
             for document in _flatten(content):
                 number += 1
                 yield_cpu()
                 try:
                     if not isinstance(document, Mapping):
-                        raise DocumentError("it is not a mapping")
+                        raise DocumentError(messages.NOT_A_MAPPING())
                     if document.get("kind") == "Namespace":
                         try:
                             made.append(read_namespace(document))
@@ -277,7 +279,7 @@ class ManifestsSource:
                     elif document.get("kind") == "Secret":
                         made.append(read_secret(document))
                 except DocumentError as error:
-                    made.append(Problem(file, f"document {number}", str(error)))
+                    made.append(Problem(file, f"document {number}", error.reason))
         return made
 
     def _gather(
@@ -299,7 +301,7 @@ class ManifestsSource:
                 if (namespace, name) != self._master:
                     by_namespace[namespace].append(secret)
             elif namespace.startswith(self._prefix):
-                unreadable.append(Problem(namespace, name, "no file has a Namespace document of that name"))
+                unreadable.append(Problem(namespace, name, messages.NO_NAMESPACE_DOCUMENT()))
         held = {name: tuple(found) for name, found in by_namespace.items()}
         complete = not any(isinstance(document, Problem) for document in documents)
         return FullRead(secrets.get(self._master), tuple(namespaces.values()), held, tuple(unreadable), complete=complete)

@@ -15,10 +15,11 @@ from typing import Protocol, runtime_checkable
 from twisted.application import service
 from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from .. import messages
 from ..ops.bugs import bug, log_bug
+from ..ops.logs import Log
 from ..ops.retry import Backoff, Retry
 from ..ops.stats import RELOAD_BOUNDS, Histogram
 from ..tenants.documents import Changes, FullRead, Problem, ReadFailure, ReadSummary, Update
@@ -91,7 +92,7 @@ class _Outcome:
     failures: Sequence[ReadFailure]
     snapshot: Snapshot | None
     problems: list[Problem]
-    lines: list[tuple[LogLevel, str]]
+    lines: list[tuple[messages.LogLine, Problem]]
     databases: int | None
     without_secret: tuple[str, ...] = ()
     again: float | None = None
@@ -109,7 +110,7 @@ class ReloadService(service.Service):
     """
 
     name = "reading"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -169,7 +170,7 @@ class ReloadService(service.Service):
         self._not_before = 0.0
         #: the problems that the thread found last
         self._found: list[Problem] = []
-        self._to_tell: deque[tuple[LogLevel, str]] = deque()
+        self._to_tell: deque[tuple[messages.LogLine, Problem]] = deque()
         self._telling: IDelayedCall | None = None
 
     @property
@@ -338,7 +339,7 @@ class ReloadService(service.Service):
             self._retry_later(max(asked, default=0.0))
         elif outcome.job is _Job.READ:
             if self._retry.failures:
-                self._log.info("{source} can be read again", source=str(self.source))
+                self._log.write(messages.READ_AGAIN, source=str(self.source))
             self._retry.succeeded()
             self.reloaded_at = self._clock.seconds()
         self.problems = outcome.problems
@@ -364,8 +365,8 @@ class ReloadService(service.Service):
             return
         self.snapshot = self._published = snapshot
         if before is None or before.tenants != snapshot.tenants:
-            self._log.info(
-                "{tenants} tenants with {credentials} credentials, from {source}",
+            self._log.write(
+                messages.LOADED,
                 tenants=len(snapshot.tenants),
                 credentials=len(snapshot.credentials),
                 source=str(self.source),
@@ -379,18 +380,18 @@ class ReloadService(service.Service):
 
     def _tell(self) -> None:
         for _ in range(min(TOLD_AT_ONCE, len(self._to_tell))):
-            level, line = self._to_tell.popleft()
-            self._log.emit(level, "{problem}", problem=line)
+            message, problem = self._to_tell.popleft()
+            self._log.write(message, problem=problem, problem_code=problem.reason.code)
         if self._to_tell and self.running:
             self._telling = self._clock.callLater(0, self._tell)
 
 
-def _news(before: list[Problem], after: list[Problem]) -> list[tuple[LogLevel, str]]:
+def _news(before: list[Problem], after: list[Problem]) -> list[tuple[messages.LogLine, Problem]]:
     """Returns the lines to log: new problems, and fixed ones. A lasting problem is logged once."""
     if after == before:
         return []
-    lines = [(LogLevel.warn, str(problem)) for problem in sorted(set(after) - set(before))]
-    return lines + [(LogLevel.info, f"fixed: {problem}") for problem in sorted(set(before) - set(after))]
+    lines = [(messages.TENANT_PROBLEM, problem) for problem in sorted(set(after) - set(before))]
+    return lines + [(messages.FIXED, problem) for problem in sorted(set(before) - set(after))]
 
 
 def _at_once(call: Callable[..., object], *arguments: object) -> None:

@@ -22,13 +22,13 @@ from typing import Protocol
 
 from twisted.application import service
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import messages
 from ..ops.bugs import bug
+from ..ops.logs import Log
 from ..ops.retry import Backoff
 from ..ops.stats import WatchState
-from ..printable import sentence
 from ..tenants.documents import ITSELF
 from .hints import ChangeQueue
 from .throttle import Throttle
@@ -80,7 +80,7 @@ class Watchable(Protocol):
 class _Follower:
     """Keeps one watch open, in its own thread."""
 
-    _log = Logger()
+    _log = Log()
 
     def __init__(self, watch: WatchService, source: Watchable, what: Watched, master: tuple[str, str]) -> None:
         self._watch = watch
@@ -118,7 +118,7 @@ class _Follower:
         failures = 0
         while not self._stopped.is_set():
             self._opened = None
-            failure = WatchFailure("the connection was closed")
+            failure = WatchFailure(messages.WATCH_CLOSED())
             try:
                 self._follow()
             except WatchFailure as caught:
@@ -126,7 +126,7 @@ class _Follower:
             except Exception:
                 self._watch.crashed(self._what, Failure())
                 self._version = None
-                failure = WatchFailure("a bug")
+                failure = WatchFailure(messages.WATCH_BUG())
             if self._stopped.is_set():
                 return
             good = self._opened is not None and time.monotonic() - self._opened >= GOOD
@@ -191,10 +191,13 @@ class _Follower:
 
     def _on_event(self, event: Event) -> None:
         self._version = event.version
+        if event.kind != "BOOKMARK":
+            self._on_change(event)
+        # Last: whoever sees it counted finds it in the queue.
         self.events += 1
         self.last_event = time.monotonic()
-        if event.kind == "BOOKMARK":
-            return
+
+    def _on_change(self, event: Event) -> None:
         namespaces = self._what is Watched.NAMESPACES
         namespace, name = (event.name, ITSELF) if namespaces else (event.namespace, event.name)
         if self._source.concerns(self._what, namespace, name):
@@ -214,7 +217,7 @@ class WatchService(service.Service):
     """
 
     name = "watch"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -301,7 +304,7 @@ class WatchService(service.Service):
         """Logs a bug in a thread."""
         self._reactor.callFromThread(bug(self._log, "the watch of {what}", what=what.value), failure)
 
-    def _set(self, what: Watched, reason: str | None) -> None:
+    def _set(self, what: Watched, reason: messages.Text | None) -> None:
         """Logs each change of state once: not every attempt, and not the same reason for several
         watches.
         """
@@ -311,10 +314,6 @@ class WatchService(service.Service):
             return
         if reason is None:
             if before is not None and self.watching:
-                self._log.info("namespaces and secrets are watched: what changes takes effect at once")
+                self._log.write(messages.WATCHED)
         elif not before and reason not in known_reasons:
-            self._log.warn(
-                "{what} cannot be watched: {reason} Until then what changes takes effect at the next refresh",
-                what=what.value,
-                reason=sentence(reason),
-            )
+            self._log.write(messages.NOT_WATCHED_NOW, what=what.value, reason=reason)

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from .. import messages
+
 #: Bytes in one event. Metadata is always shorter: an object has at most 1.5 MiB, of which
 #: annotations have 256 KiB, and JSON can make those six times as long.
 LONGEST = 4 * 1024 * 1024
@@ -29,7 +31,7 @@ class Watched(enum.Enum):
 BROKEN_OFF = -1
 
 
-class WatchFailure(Exception):
+class WatchFailure(messages.MessageError):
     """A watch cannot be opened, or ended with an error.
 
     reason: fit for a log.
@@ -38,9 +40,8 @@ class WatchFailure(Exception):
     retry_after: seconds that the server asked to wait, or None.
     """
 
-    def __init__(self, reason: str, status: int = 0, retry_after: float | None = None) -> None:
+    def __init__(self, reason: messages.Text, status: int = 0, retry_after: float | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
         self.status = status
         self.retry_after = retry_after
 
@@ -82,13 +83,13 @@ def read_event(line: bytes) -> Event:
         if kind == "ERROR":
             code = item.get("code")
             code = code if isinstance(code, int) else 0
-            raise WatchFailure(f"the API server ended it with status {code}", code)
+            raise WatchFailure(messages.WATCH_ENDED(status=code), code)
         metadata = item["metadata"]
         parts = (kind, metadata.get("namespace", ""), metadata.get("name", ""), metadata["resourceVersion"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise WatchFailure("what came is no event") from None
+        raise WatchFailure(messages.WATCH_NO_EVENT()) from None
     if not all(isinstance(part, str) for part in parts) or not parts[3]:
-        raise WatchFailure("what came is no event")
+        raise WatchFailure(messages.WATCH_NO_EVENT())
     return Event(*parts)
 
 
@@ -104,11 +105,11 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
             line = b"".join([*pieces, end])
             pieces, size = [], 0
             if len(line) > LONGEST:
-                raise WatchFailure("a line is too long")
+                raise WatchFailure(messages.WATCH_LONG_LINE())
             if line.strip():
                 yield line
         if rest:
             pieces.append(rest)
             size += len(rest)
             if size > LONGEST:
-                raise WatchFailure("a line is too long")
+                raise WatchFailure(messages.WATCH_LONG_LINE())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from .. import bounds
+from .. import bounds, messages
 
 #: Commands that are forwarded without inspection: mostly reads and writes of keys.
 PLAIN = "plain"
@@ -90,7 +90,7 @@ class Counts:
         self.refused_names: dict[str, int] = {}
         #: closed connections by close reason. ``turned-away`` starts at 0, so that Prometheus sees
         #: the first increase
-        self.ended: dict[str, int] = {"turned-away": 0}
+        self.ended: dict[str, int] = {messages.TURNED_AWAY.code: 0}
         #: bytes of replies that Redis sent, by namespace
         self.replied: dict[str, int] = {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..messages import Text
 from ..printable import printable
 from .urls import CONNECTION_STRING
 
@@ -50,14 +51,14 @@ class SecretDocument:
     #: creationTimestamp in seconds since the epoch, None if it has none
     created: float | None
     data: Mapping[str, bytes] = field(repr=False)
-    error: str | None = None
+    error: Text | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReadFailure:
     """Stands for something that could not be read. reason: safe for the log."""
 
-    reason: str
+    reason: Text
     #: seconds that the server asked to wait before another attempt, or None
     retry_after: float | None = None
     #: whether the source itself failed, so that nothing else could be read from it: that is one
@@ -179,12 +180,11 @@ class Problem:
 
     namespace: str
     secret: str
-    reason: str
+    reason: Text
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "namespace", printable(self.namespace[:LONGEST_NAME]))
         object.__setattr__(self, "secret", printable(self.secret[:LONGEST_NAME]))
-        object.__setattr__(self, "reason", printable(self.reason))
 
     def __str__(self) -> str:
         where = f"{self.namespace}/{self.secret}" if self.secret else self.namespace

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from .. import messages
 from .documents import (
     PASSWORD,
     SENTINEL_PASSWORD,
@@ -47,14 +48,14 @@ def parse_backend(data: Mapping[str, bytes]) -> BackendAddress:
     backend = read_master(data.get(CONNECTION_STRING))
     for key in (PASSWORD, SENTINEL_USERNAME, SENTINEL_PASSWORD):
         if data.get(key, b"").endswith(b"\n"):
-            raise MalformedError(f"{key} ends with a newline (echo adds one: use echo -n or printf)")
+            raise MalformedError(messages.MASTER_NEWLINE(key=key))
     backend = replace(backend, password=data.get(PASSWORD, backend.password))
     if not backend.sentinels:
         return backend
     try:
         username = data.get(SENTINEL_USERNAME, b"").decode("utf-8")
     except UnicodeDecodeError:
-        raise MalformedError(f"{SENTINEL_USERNAME} is not UTF-8") from None
+        raise MalformedError(messages.MASTER_USER_NOT_UTF8()) from None
     return replace(backend, sentinel_username=username, sentinel_password=data.get(SENTINEL_PASSWORD, b""))
 
 
@@ -74,7 +75,7 @@ def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:
         return None
     digits = value.strip()
     if not re.fullmatch(rb"0|[1-9][0-9]{0,7}", digits) or int(digits) > _MOST_HOURS:
-        raise MalformedError(f"{VALID_HOURS} is not a whole number of hours from 0 to {_MOST_HOURS}")
+        raise MalformedError(messages.VALID_HOURS_MALFORMED(most=_MOST_HOURS))
     return int(digits)
 
 
@@ -202,14 +203,14 @@ class Enrolment:
         """
         self._master_problem = None
         if master is None:
-            self._master_problem = Problem(*self._master, "the master secret does not exist")
+            self._master_problem = Problem(*self._master, messages.MASTER_MISSING())
             return
         try:
             if master.error:
                 raise MalformedError(master.error)
             self._backend = parse_backend(master.data)
         except MalformedError as error:
-            self._master_problem = Problem(*self._master, f"the master secret is malformed: {error}")
+            self._master_problem = Problem(*self._master, messages.MASTER_MALFORMED(reason=error.reason))
 
     @property
     def loaded(self) -> bool:
@@ -239,8 +240,7 @@ class Enrolment:
             if not _NAMESPACE.fullmatch(namespace.name):
                 # Only a manifest can have such a name. It could make the names of channels and ACL
                 # users ambiguous.
-                text = "is no name of a namespace, which has up to 63 of a-z, 0-9 and -"
-                problems.append(Problem(ascii(namespace.name[:63]), "", text))
+                problems.append(Problem(ascii(namespace.name[:63]), "", messages.NAMESPACE_NAME()))
                 continue
             enrolled = found[namespace.name] = self._enrol(namespace.name)
             problems += enrolled.problems
@@ -273,9 +273,8 @@ class Enrolment:
             first = enrolled.credentials[0]
             index = first.tenant.index
             if databases is not None and index >= databases:
-                problems.append(
-                    Problem(namespace.name, first.secret, f"Redis has no database {index}: it has 0 to {databases - 1}")
-                )
+                reason = messages.DATABASE_MISSING(index=index, last=databases - 1)
+                problems.append(Problem(namespace.name, first.secret, reason))
             elif self._owners.get(index) != namespace.name:
                 problems.append(self._kept_out(namespace.name, first, claims[index]))
             else:
@@ -321,15 +320,15 @@ class Enrolment:
         others = [claimant.name for claimant in claimants if claimant.name != namespace]
         ages = all(claimant.created is not None for claimant in claimants)
         if owner is not None and ages and claimants[0].name == owner:
-            reason = f"database {index} belongs to the older {owner}"
+            reason = messages.DATABASE_OF_OLDER(index=index, owner=owner)
         elif owner is not None:
-            reason = f"database {index} belongs to {owner}, which had it first"
+            reason = messages.DATABASE_OF_FORMER(index=index, owner=owner)
         elif others and not ages:
             named = f"{', '.join(others[:NAMED])}{f' and {len(others) - NAMED} more' if others[NAMED:] else ''}"
-            reason = f"database {index} is also named by {named}, and not all have a creationTimestamp: none of them gets it"
+            reason = messages.DATABASE_OF_NOBODY(index=index, others=named)
         else:
             file = next(part.name for part in self._never_read if part.may_name(index))
-            reason = f"database {index} may belong to a namespace in {file}, which was never readable: nobody else gets it"
+            reason = messages.DATABASE_IN_DOUBT(index=index, file=file)
         return Problem(namespace, credential.secret, reason)
 
     def _enrol(self, namespace: str) -> _Enrolled:
@@ -356,12 +355,11 @@ class Enrolment:
                 expires = self._expiry(secret)
                 tenant = Tenant(namespace, index)
                 if found and found[0].tenant != tenant:
-                    raise MalformedError(
-                        f"it names database {index}, but {found[0].secret} gives the namespace {found[0].tenant.index}"
-                    )
+                    own = found[0]
+                    raise MalformedError(messages.OTHER_DATABASE(index=index, secret=own.secret, own=own.tenant.index))
                 found.append(Credential(tenant, secret.name, digest(password), username, expires))
             except MalformedError as error:
-                problems.append(Problem(namespace, secret.name, str(error)))
+                problems.append(Problem(namespace, secret.name, error.reason))
                 if meant is None:
                     meant = next(reversed(possible_indexes(secret.data.get(CONNECTION_STRING))), None)
         return _Enrolled(secrets, found, problems, None if found else meant)
@@ -377,7 +375,7 @@ class Enrolment:
         if hours is None:
             return None
         if secret.created is None:
-            raise MalformedError(f"it has {VALID_HOURS}, but no metadata.creationTimestamp, from which they count")
+            raise MalformedError(messages.VALID_HOURS_WITHOUT_START())
         return min(secret.created + hours * 3600, _LATEST)
 
 
@@ -388,20 +386,20 @@ def _failures(reading: FullRead, master: tuple[str, str]) -> Iterator[Problem]:
     first = reading.master
     if isinstance(first, ReadFailure):
         if first.of_source and isinstance(reading.namespaces, ReadFailure):
-            yield Problem("all namespaces and the master secret", "", f"not read: {first.reason}")
+            yield Problem("all namespaces and the master secret", "", messages.NOT_READ(reason=first.reason))
             return
-        yield Problem(*master, f"not read: {first.reason}")
+        yield Problem(*master, messages.NOT_READ(reason=first.reason))
     if isinstance(reading.namespaces, ReadFailure):
-        yield Problem("all namespaces", "", f"not read: {reading.namespaces.reason}")
+        yield Problem("all namespaces", "", messages.NOT_READ(reason=reading.namespaces.reason))
     failed = {name: held for name, held in reading.secrets.items() if isinstance(held, ReadFailure)}
     together = [held for held in failed.values() if held.of_source]
     if len(together) > 1:
         where = "all namespaces" if len(together) == len(reading.secrets) else "some namespaces"
-        count = f"{len(together)} of {len(reading.secrets)}"
-        yield Problem(where, "", f"the secrets of {count} were not read: {together[0].reason}")
+        reason = messages.MANY_NOT_READ(count=len(together), all=len(reading.secrets), reason=together[0].reason)
+        yield Problem(where, "", reason)
     for namespace, held in failed.items():
         if not held.of_source or len(together) == 1:
-            yield Problem(namespace, "", f"its secrets were not read: {held.reason}")
+            yield Problem(namespace, "", messages.SECRETS_NOT_READ(reason=held.reason))
 
 
 def _by_age(document: NamespaceDocument | SecretDocument) -> tuple[bool, float, str]:
@@ -431,8 +429,7 @@ def _shared_passwords(snapshot: Snapshot, yield_cpu: Callable[[], None]) -> list
                 Problem(
                     credential.tenant.namespace,
                     credential.secret,
-                    f"its password is also that of {', '.join(others)}{f' and {more} more' if more else ''}:"
-                    " only AUTH <namespace> <password> is accepted",
+                    messages.PASSWORD_SHARED(others=f"{', '.join(others)}{f' and {more} more' if more else ''}"),
                 )
             )
     return problems

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from .. import bounds
+from .. import bounds, messages
+from ..messages import Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ ANNOTATIONS = {
 }
 
 
-def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limits, list[str]]:
+def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limits, list[Text]]:
     """(the limits in a Namespace's annotations, a text for each annotation that is wrong). The
     default applies if an annotation is missing or wrong.
 
@@ -49,7 +50,7 @@ def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limit
     if not annotations:
         return defaults, []
     values = {field.name: getattr(defaults, field.name) for field in fields(Limits)}
-    wrong = []
+    wrong: list[Text] = []
     for annotation, (name, most) in ANNOTATIONS.items():
         text = annotations.get(annotation)
         if text is None:
@@ -58,11 +59,12 @@ def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limit
             values[name] = int(text)
         else:
             default = values[name] or "no limit"
-            wrong.append(f"annotation {annotation} is not a whole number from 0 to {most}: the default, {default}, holds")
+            wrong.append(messages.ANNOTATION_MALFORMED(name=annotation, most=most, default=default))
     unknown = sorted(annotations.keys() - ANNOTATIONS.keys())
     if unknown:
         # Only one, and in ASCII: in a manifest it can be any text.
-        wrong.append(f"annotation {ascii(unknown[0][:80])[1:-1]} is unknown: there are {', '.join(ANNOTATIONS)}")
+        name = ascii(unknown[0][:80])[1:-1]
+        wrong.append(messages.ANNOTATION_UNKNOWN(name=name, known=", ".join(ANNOTATIONS)))
     return Limits(**values), wrong
 
 

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .. import messages
 from ..printable import printable
 from .limits import UNLIMITED, Limits
 
@@ -151,14 +152,13 @@ class TenantFullError(AuthenticationError):
 
     def __init__(self) -> None:
         super().__init__(
-            "ERR max number of clients reached for this tenant: it has as many connections as it may, "
-            "see redisproxy/max-connections of its namespace",
-            "tenant-full",
+            messages.TENANT_IS_FULL.text,
+            messages.OVER_LIMIT.code,
         )
 
 
-WRONGPASS = "WRONGPASS invalid username-password pair or user is disabled."
-NOT_LOADED = "ERR the proxy has not read its credentials yet, try again in a moment"
+WRONGPASS = messages.WRONGPASS.text
+NOT_LOADED = messages.NOT_LOADED.text
 #: User names that mean "find the tenant by the password". None: the client sent no user name.
 ANYONE = (None, "default")
 
@@ -217,7 +217,7 @@ class Snapshot:
             found = [c for c in found if c.tenant.namespace == username] or found
         if len({credential.tenant for credential in found}) > 1:
             raise AuthenticationError(
-                "WRONGPASS more than one namespace uses this password: log in with AUTH <namespace> <password>",
+                messages.AMBIGUOUS.text,
                 "ambiguous",
             )
         if not found:

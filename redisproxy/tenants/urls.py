@@ -11,12 +11,13 @@ import re
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote_from_bytes, unquote_plus, unquote_to_bytes
 
+from .. import messages
+from ..messages import MessageError
 from .model import BackendAddress
 
 #: The key in a Secret whose value is the URL. Errors name it.
 CONNECTION_STRING = "redis-connection-string"
 
-_EXAMPLE = "redis://:password@host:6379/3"
 _HOST = r"\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)"
 _LOCATION = re.compile(rf"(?:{_HOST})(?::([0-9]{{0,5}}))?", re.ASCII)
 _PORT = 6379
@@ -27,8 +28,8 @@ _TENANTS = ("redis", "rediss")
 _MASTERS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 
 
-class MalformedError(ValueError):
-    """A secret's value is malformed. The text says why, without the value."""
+class MalformedError(MessageError, ValueError):
+    """A secret's value is malformed. reason: why, without the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class _Parts:
         try:
             return unquote_to_bytes(username).decode("utf-8"), unquote_to_bytes(password)
         except UnicodeDecodeError:
-            raise MalformedError(f"the user name in {CONNECTION_STRING} is not UTF-8") from None
+            raise MalformedError(messages.URL_USER_NOT_UTF8()) from None
 
     def with_password(self, password: bytes) -> _Parts:
         username = (self.info or "").partition(":")[0]
@@ -73,19 +74,17 @@ class _Parts:
 
 def _text(value: bytes | None) -> str:
     if value is None:
-        raise MalformedError(f"it has no key {CONNECTION_STRING}, which takes the form {_EXAMPLE}")
+        raise MalformedError(messages.URL_MISSING())
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
-        raise MalformedError(f"{CONNECTION_STRING} is not UTF-8") from None
+        raise MalformedError(messages.URL_NOT_UTF8()) from None
     if text != text.strip():
-        raise MalformedError(
-            f"{CONNECTION_STRING} begins or ends with white space (echo adds a newline: use echo -n or printf)"
-        )
+        raise MalformedError(messages.URL_WHITE_SPACE())
     if any(ord(character) < 33 or ord(character) == 127 for character in text):
-        raise MalformedError(f"{CONNECTION_STRING} contains white space or a control character")
+        raise MalformedError(messages.URL_CONTROL_CHARACTER())
     if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-        raise MalformedError(f"{CONNECTION_STRING} has a % that two hexadecimal digits do not follow: write %25 for %")
+        raise MalformedError(messages.URL_PERCENT())
     return text
 
 
@@ -98,13 +97,11 @@ def _cut(text: str, schemes: tuple[str, ...]) -> _Parts:
     """
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.lower() not in schemes:
-        raise MalformedError(f"{CONNECTION_STRING} does not begin with {' or '.join(s + '://' for s in schemes)}")
+        raise MalformedError(messages.URL_SCHEME(schemes=" or ".join(f"{one}://" for one in schemes)))
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     behind = rest[len(authority) :]
     if "@" in behind:
-        raise MalformedError(
-            f"{CONNECTION_STRING} has an @ behind a / ? or #. In a password write / as %2F, ? as %3F, # as %23 and @ as %40"
-        )
+        raise MalformedError(messages.URL_UNESCAPED())
     info, at, location = authority.rpartition("@")
     behind, number, fragment = behind.partition("#")
     path, mark, query = behind.partition("?")
@@ -119,12 +116,10 @@ def _host_and_port(location: str, default: int, which: str = "") -> tuple[str, i
     """
     found = _LOCATION.fullmatch(location)
     if not found:
-        raise MalformedError(
-            f"{CONNECTION_STRING} is not a URL of the form {_EXAMPLE}: what stands for host and port is neither"
-        )
+        raise MalformedError(messages.URL_HOST())
     port = int(found[3] or default)
     if not 0 < port < 65536:
-        raise MalformedError(f"{CONNECTION_STRING} names a port that is not within 1 to 65535{which}")
+        raise MalformedError(messages.URL_PORT(which=which))
     return found[1] or found[2], port
 
 
@@ -139,15 +134,15 @@ def read_tenant(value: bytes | None) -> tuple[str, bytes, int]:
     if parts.location:  # may be missing: the proxy does not use it
         _host_and_port(parts.location, _PORT)
     if not password:
-        raise MalformedError(f"{CONNECTION_STRING} has no password")
+        raise MalformedError(messages.URL_NO_PASSWORD())
     index = parts.path.removeprefix("/")
     if not _INDEX.fullmatch(index):
-        raise MalformedError(f"{CONNECTION_STRING} does not end in /N, the database's number")
+        raise MalformedError(messages.URL_NO_INDEX())
     for option in re.split("[&;]", parts.query or ""):
         name, _, number = option.partition("=")
         # In some libraries the query wins over the path: redis-py has db, Lettuce database.
         if unquote_plus(name).lower() in ("db", "database") and number != index:
-            raise MalformedError(f"{CONNECTION_STRING} names one database behind the host, and another one in its query")
+            raise MalformedError(messages.URL_TWO_INDEXES())
     return username, password, int(index)
 
 
@@ -156,7 +151,7 @@ def read_master(value: bytes | None) -> BackendAddress:
     parts = _cut(_text(value), _MASTERS)
     username, password = parts.log_in()
     if parts.query is not None or parts.fragment is not None:
-        raise MalformedError(f"{CONNECTION_STRING} has a ? or #: the master's takes no options")
+        raise MalformedError(messages.MASTER_OPTIONS())
     if parts.scheme == "unix":
         return BackendAddress(path=_socket(parts), username=username, password=password)
     tls = parts.scheme.startswith("rediss")
@@ -165,20 +160,20 @@ def read_master(value: bytes | None) -> BackendAddress:
         return BackendAddress(tls=tls, username=username, password=password, sentinels=sentinels, master_name=name)
     host, port = _host_and_port(parts.location, _PORT)
     if parts.path not in ("", "/") and not _INDEX.fullmatch(parts.path[1:]):
-        raise MalformedError(f"{CONNECTION_STRING} has something else behind the host than /N, a database's number")
+        raise MalformedError(messages.MASTER_PATH())
     return BackendAddress(host=host.lower(), port=port, tls=tls, username=username, password=password)
 
 
 def _socket(parts: _Parts) -> str:
     """The path of a Unix socket."""
     if parts.location not in ("", "localhost"):
-        raise MalformedError(f"{CONNECTION_STRING} names a host, or no absolute path: unix:///run/redis.sock")
+        raise MalformedError(messages.MASTER_SOCKET_HOST())
     try:
         path = unquote_to_bytes(parts.path).decode("utf-8")
     except UnicodeDecodeError:
-        raise MalformedError(f"{CONNECTION_STRING} has a path that is not UTF-8") from None
+        raise MalformedError(messages.MASTER_PATH_NOT_UTF8()) from None
     if not path.startswith("/") or not path.isprintable():
-        raise MalformedError(f"{CONNECTION_STRING} names no absolute path: unix:///run/redis.sock")
+        raise MalformedError(messages.MASTER_SOCKET_PATH())
     return path
 
 
@@ -186,18 +181,17 @@ def _sentinels(parts: _Parts) -> tuple[tuple[tuple[str, int], ...], str]:
     """(host and port of each sentinel, each once; the name of the master there). A /N at the end, a
     database's number, has no meaning here.
     """
-    form = f"{CONNECTION_STRING} is not of the form redis+sentinel://:password@host:26379,host:26379/master-name"
     addresses = []
     for number, location in enumerate(parts.location.split(","), 1):
         if not _LOCATION.fullmatch(location):
-            raise MalformedError(f"{form}: sentinel {number} is no host and port")
+            raise MalformedError(messages.MASTER_SENTINEL_HOST(number=number))
         addresses.append(_host_and_port(location, _SENTINEL_PORT, f" for sentinel {number}"))
     name, _, index = parts.path.removeprefix("/").partition("/")
     # The names that Sentinel itself accepts.
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name, re.ASCII):
-        raise MalformedError(f"{form}: it names no master, or one that is not of letters, digits and . - _")
+        raise MalformedError(messages.MASTER_SENTINEL_NAME())
     if index and not _INDEX.fullmatch(index):
-        raise MalformedError(f"{form}: what follows the master's name is no database's number")
+        raise MalformedError(messages.MASTER_SENTINEL_INDEX())
     return tuple(dict.fromkeys(addresses)), name
 
 

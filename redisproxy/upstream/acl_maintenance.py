@@ -17,10 +17,11 @@ from collections.abc import Callable, Set
 from twisted.application import service
 from twisted.internet import defer, task
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
+from .. import messages
 from ..ops.bugs import bug
 from ..ops.log_once import LogOnce
+from ..ops.logs import Log
 from ..policy import acl
 from ..policy.acl_users import Inventory
 from ..resp.value import Answer, strings_of
@@ -58,7 +59,7 @@ class AclMaintenanceService(service.Service):
     """
 
     name = "acl-users"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -251,7 +252,7 @@ class AclMaintenanceService(service.Service):
             if tenant is not None:  # always true: the names are the proxy's own
                 self._removed(tenant)
         shown = ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
-        self._log.info("removed {count} ACL users without a tenant: {names}", count=len(names), names=shown)
+        self._log.write(messages.USERS_REMOVED, count=len(names), names=shown)
         await self._pause(began)
 
     async def _used(self) -> set[str]:
@@ -263,16 +264,9 @@ class AclMaintenanceService(service.Service):
 
     def _report_changes(self) -> None:
         if self._added:
-            self._log.info(
-                "{count} ACL users have the password of the present master password; their others end in {seconds:g} s",
-                count=self._added,
-                seconds=self._interval,
-            )
+            self._log.write(messages.USERS_REKEYED, count=self._added, seconds=self._interval)
         if self._ended:
-            self._log.info(
-                "{count} ACL users have only the password of the present master password",
-                count=self._ended,
-            )
+            self._log.write(messages.USERS_REKEYED_ALONE, count=self._ended)
         self._added = self._ended = 0
 
     def _report_denied(self, error: ControlError) -> None:
@@ -281,11 +275,7 @@ class AclMaintenanceService(service.Service):
         """
         code = str(error).partition(" ")[0]
         if self._denied.due(f"{self._question} {code}"):
-            self._log.warn(
-                "tenants' ACL users cannot be looked after: Redis answered {question} with {code}",
-                question=self._question,
-                code=code,
-            )
+            self._log.write(messages.USERS_UNKEPT, question=self._question, error=code)
 
 
 def _strings(answer: Answer) -> list[bytes]:
@@ -293,7 +283,7 @@ def _strings(answer: Answer) -> list[bytes]:
     try:
         return strings_of(answer)
     except ValueError:
-        raise ControlError("an answer that Redis does not give to this question") from None
+        raise ControlError(messages.REDIS_ODD_ANSWER()) from None
 
 
 def _passwords(user: Answer) -> list[bytes]:

@@ -12,11 +12,11 @@ from functools import partial
 from itertools import islice
 
 from twisted.internet import defer
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .. import bounds
+from .. import bounds, messages
 from ..net.waiters import Waiters
+from ..ops.logs import Log
 from ..policy import acl
 from ..policy.policy import Policy
 from ..policy.probing import Server, user_exists
@@ -28,15 +28,20 @@ from .client import Commands, ControlError
 _UNFIT = re.compile(rb"[\0 \t\n\v\f\r]")
 
 
-class AclUserError(Exception):
-    """The tenant's ACL user is not available. The text is for the log.
+class AclUserError(messages.MessageError):
+    """The tenant's ACL user is not available.
 
     passing: whether a later attempt may succeed.
     """
 
-    def __init__(self, text: str, passing: bool) -> None:
-        super().__init__(text)
+    def __init__(self, reason: messages.Text, passing: bool) -> None:
+        super().__init__(reason)
         self.passing = passing
+
+
+def _refused(error: messages.Text) -> ControlError:
+    """What a client is answered, whose patterns Redis is not told of."""
+    return ControlError(error, error)
 
 
 class _Patterns:
@@ -70,7 +75,7 @@ class AclUsers:
     ``off`` uses none. control: the connection that asks Redis.
     """
 
-    _log = Logger()
+    _log = Log()
 
     def __init__(self, mode: str, control: Commands) -> None:
         self._mode = mode
@@ -84,7 +89,7 @@ class AclUsers:
         # Callers that wait for a tenant's user, which is created once for all of them.
         self._waiting: dict[tuple[Tenant, bytes], Waiters[None]] = {}
         self._patterns: dict[Tenant, _Patterns] = {}
-        self._last_text = ""
+        self._logged: tuple[messages.LogLine, dict[str, str]] | None = None
         #: called when a tenant's user could not be created
         self.user_refused: Callable[[], None] = lambda: None
 
@@ -110,28 +115,20 @@ class AclUsers:
         self._server, self._policy = server, policy
         self._provisioned.clear()
         self._patterns.clear()
+        line = self._layers(server, policy)
+        if line != self._logged:
+            self._logged = line
+            message, fields = line
+            self._log.write(message, **fields)
+
+    def _layers(self, server: Server, policy: Policy) -> tuple[messages.LogLine, dict[str, str]]:
+        """The line of the log that says what isolates tenants, and its fields."""
         if not self.enforced_by(server):
-            text = (
-                "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits, and scripts are refused"
-            )
-            if self._mode == "require":
-                text += "; nobody is served, because --acl is require"
-        elif server.acl_databases:
-            text = (
-                "two isolation layers: the proxy's policy, and for each tenant an ACL user that Redis keeps to its database"
-            )
-        else:
-            text = "two isolation layers: the proxy's policy, and an ACL user for each tenant"
-        if self.enforced_by(server) and server.sealed is False:
-            text += (
-                f"; scripts are {'allowed though' if policy.runs_scripts else 'refused, for'} on this server one tenant's "
-            )
-            text += (
-                "can change what another's do (CVE-2025-46818), unless it is EVAL that the master's user may not: upgrade it"
-            )
-        if text != self._last_text:
-            self._last_text = text
-            (self._log.info if self.enforced_by(server) else self._log.warn)("{text}", text=text)
+            return (messages.NO_LAYER if self._mode == "require" else messages.ONE_LAYER), {}
+        users = "that Redis keeps to its database" if server.acl_databases else "for its database"
+        if server.sealed is not False:
+            return messages.TWO_LAYERS, {"users": users}
+        return messages.SCRIPTS_ALLOWED if policy.runs_scripts else messages.SCRIPTS_REFUSED, {"users": users}
 
     async def login(self, tenant: Tenant, master_password: bytes) -> tuple[bytes, bytes] | None:
         """Returns (user, password) of the tenant's user, after Redis knows that user.
@@ -148,7 +145,7 @@ class AclUsers:
             assert self._server is not None, "Redis is asked nothing else before it has told what it is"  # noqa: S101
             if not self._server.acl:
                 if self._mode == "require":
-                    raise AclUserError("this Redis has no ACL users for us, and --acl is require", passing=False)
+                    raise AclUserError(messages.REDIS_NO_ACL(), passing=False)
                 return None
             name = acl.username(tenant)
             secret = acl.password(master_password, name)
@@ -156,7 +153,9 @@ class AclUsers:
                 await self._provisioned_once(tenant, name, secret)
         except ControlError as error:
             self.user_refused()
-            raise AclUserError(f"the ACL user of {tenant.namespace} cannot be made: {error}", passing=True) from None
+            raise AclUserError(
+                messages.REDIS_NO_USER(namespace=tenant.namespace, error=error.reason), passing=True
+            ) from None
         return name.encode(), secret
 
     def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred[None]:
@@ -220,15 +219,11 @@ class AclUsers:
         known = self._patterns.setdefault(tenant, _Patterns())
         new = {pattern for pattern in patterns if pattern not in known.granted}
         if any(_UNFIT.search(pattern) for pattern in new):
-            text = "a pattern with spaces or NUL bytes: Redis has no ACL rules for such"
-            raise ControlError(text, f"ERR {text}")
+            raise _refused(messages.UNFIT_PATTERN())
         if known.size + sum(map(len, new)) > bounds.TENANT_PATTERN_BYTES:
-            most = bounds.TENANT_PATTERN_BYTES
-            text = f"this namespace's different patterns are more than {most} bytes: Redis is told of no more"
-            raise ControlError(text, f"ERR {text}")
+            raise _refused(messages.PATTERNS_TOO_LARGE(most=bounds.TENANT_PATTERN_BYTES))
         if known.count + len(new) > bounds.TENANT_PATTERNS:
-            text = f"this namespace has subscribed to {bounds.TENANT_PATTERNS} different patterns: Redis is told of no more"
-            raise ControlError(text, f"ERR {text}")
+            raise _refused(messages.TOO_MANY_PATTERNS(count=bounds.TENANT_PATTERNS))
         if not new:
             return
         # Counted before Redis answers: otherwise many sessions at once could all pass the check

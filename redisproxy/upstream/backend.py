@@ -12,12 +12,12 @@ from functools import partial
 
 from twisted.application import service
 from twisted.internet import defer, task
-from twisted.logger import Logger
 
-from .. import bounds
+from .. import bounds, messages
 from ..net.rate_limit import TenantLimits
 from ..net.reactor import IConnectingReactor
 from ..ops.bugs import bug
+from ..ops.logs import Log
 from ..ops.stats import REDIS_BOUNDS, Histogram, RedisState
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
@@ -50,7 +50,7 @@ class Backend(service.MultiService):
     """
 
     name = "backend"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -183,28 +183,29 @@ class Backend(service.MultiService):
 
     # For probes, metrics and the status page.
 
-    def not_ready(self) -> str:
-        """Why this process should get no clients; empty if there is no reason."""
+    def not_ready(self) -> messages.Text | None:
+        """Why this process should get no clients; None: there is no reason."""
         if not self.master.follows:
-            return "the master secret, which says where Redis is, has not been read yet"
+            return messages.NO_MASTER()
         if self.health.state is Answers.HUNG:
             if self.health.unanswered >= bounds.HUNG_UNREADY_SECONDS:
-                return "Redis does not answer"
+                return messages.REDIS_NO_ANSWER()
         elif not self.control.connected:
-            return "Redis has not told yet what it is" if self.control.asking else "Redis does not answer"
+            return messages.REDIS_NOT_PROBED() if self.control.asking else messages.REDIS_NO_ANSWER()
         if self.control.users_refused:
-            return "Redis does not let the proxy make the tenants' ACL users, as it did before"
+            return messages.REDIS_REFUSES_USERS()
         if self.pool.refused:
-            return "Redis takes no new connections of the proxy's"
+            return messages.REDIS_REFUSES_CONNECTIONS()
         if not self.acl_users.serves:
-            return "Redis has no ACL users for tenants, and --acl is require"
-        return ""
+            return messages.REDIS_WITHOUT_ACL()
+        return None
 
     def state(self) -> RedisState:
         """What is known of Redis."""
         server = self.control.server
         address = self.master.address
         state = self.health.state
+        fault = self._fault if self.not_ready() or self.health.fault else None
         answers = state.value if self.control.connected or state is Answers.HUNG else "down"
         return {
             "connected": answers not in ("hung", "down"),
@@ -214,11 +215,12 @@ class Backend(service.MultiService):
             "isolation_layers": 0 if server is None else 1 + self.acl_users.enforced_by(server),
             "answers": answers,
             "unanswered": self.health.unanswered,
-            "fault": self._fault if self.not_ready() or self.health.fault else "",
+            "fault": fault or "",
+            "fault_code": "" if fault is None else fault.code,
         }
 
     @property
-    def _fault(self) -> str:
+    def _fault(self) -> messages.Text | None:
         """Why Redis is not ready, as the part that knows most about it says.
 
         Several parts notice that Redis is away, each with its own error. The pool's error names the
@@ -271,14 +273,11 @@ class Backend(service.MultiService):
         assert address is not None, "Redis has told it over a connection to this address"  # noqa: S101
         policy = self._settings.policy(server)
         if policy.unknown != self.policy.unknown and policy.unknown:
-            self._log.warn(
-                "--allow-commands or --deny-commands names what this Redis does not have: {names}",
-                names=", ".join(policy.unknown),
-            )
+            self._log.write(messages.COMMANDS_UNKNOWN, names=", ".join(policy.unknown))
         self._stop_renewing()
         if policy.exposed != self.policy.exposed:
             for command, what in policy.exposed:
-                self._log.warn("--allow-commands opens {command}: {what}", command=command, what=what)
+                self._log.write(messages.COMMANDS_OPENED, command=command, what=what)
         # Includes tenants whose connections are still being made ready.
         users = self.acl_users.users | self.pool.users
         self.acl_users.use(server, policy)

@@ -26,14 +26,15 @@ from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .. import bounds
+from .. import bounds, messages
+from ..messages import MessageError
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
 from ..ops.retry import Backoff
+from ..printable import shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
-from ..session.errors import UNANSWERED
 from ..tenants.model import BackendAddress
 from .endpoint import CaFileError, connect, connected, why
 
@@ -49,24 +50,21 @@ Result = TypeVar("Result")
 Word = bytes | str | int
 
 
-class ControlError(Exception):
-    """Redis cannot be asked, or answered with an error.
+class ControlError(MessageError):
+    """Redis cannot be asked, or answered with an error. client_reply: for the client."""
 
-    The text is for the log, `client_reply` for the client.
-    """
-
-    def __init__(self, text: str, client_reply: str = UNANSWERED) -> None:
-        super().__init__(text)
+    def __init__(self, reason: messages.Text, client_reply: str = messages.UNANSWERED.text) -> None:
+        super().__init__(reason)
         self.client_reply = client_reply
 
 
 class ReplyError(ControlError):
-    """Redis answered with an error. The text is Redis's own."""
+    """Redis answered with an error. reply: what it answered."""
 
-    @property
-    def reply(self) -> ErrorReply:
-        """The same error, for `policy.probing`."""
-        return ErrorReply(str(self))
+    def __init__(self, text: str) -> None:
+        super().__init__(messages.redis_error(shown_error(text)))
+        self.args = (text,)  # whole: what follows from an error hangs on Redis's own words
+        self.reply = ErrorReply(text)
 
 
 class NoReplyError(ControlError):
@@ -160,7 +158,7 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
             raise ProtocolError("a reply to nothing")
         value: Answer | ControlError
         if size > self._reply_limit:
-            value = TooLargeError(f"a reply of {size} bytes")
+            value = TooLargeError(messages.REDIS_REPLY_TOO_LARGE(size=size))
         else:
             try:
                 [value] = values_of(reply, 1)
@@ -174,14 +172,14 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         try:
             asked = self.execute_command(*words)
         except txredisapi.ConnectionError:
-            asked = defer.fail(ControlError("the connection was lost"))
+            asked = defer.fail(ControlError(messages.REDIS_CONNECTION_LOST()))
         return asked.addErrback(self._translated)
 
     def _translated(self, failure: Failure) -> Failure:
         if failure.check(txredisapi.TimeoutError):
-            return Failure(NoReplyError(f"no reply within {self.replyTimeout:g} s"))
+            return Failure(NoReplyError(messages.REDIS_NO_REPLY(seconds=self.replyTimeout)))
         if failure.check(txredisapi.RedisError):
-            return Failure(ControlError("the connection was lost"))
+            return Failure(ControlError(messages.REDIS_CONNECTION_LOST()))
         return failure
 
     async def ask_all(self, commands: Iterable[Sequence[Word]]) -> list[Answer | ErrorReply]:
@@ -239,7 +237,7 @@ class _Endpoint:
         try:
             connecting = connected(self._make(), protocolFactory)
         except CaFileError as error:
-            connecting = defer.fail(ControlError(str(error)))
+            connecting = defer.fail(ControlError(error.reason))
         return connecting.addErrback(self._not_connected)
 
     def _not_connected(self, failure: Failure) -> Failure:
@@ -325,7 +323,7 @@ class RedisClient(service.Service):
         if self._open is not None:
             # Without waiting for unsent bytes: a server that hangs would never read them.
             self._open.transport.abortConnection()
-        self._waiting.fire(Failure(ControlError("the proxy closes the connection")))
+        self._waiting.fire(Failure(ControlError(messages.STOPPING())))
         return stopped
 
     @property
@@ -343,7 +341,7 @@ class RedisClient(service.Service):
         try:
             return await within(self._waiting.wait(), self._timeout, self._clock)
         except defer.TimeoutError:
-            raise ControlError(f"{self.address.shown} does not answer: it took too long") from None
+            raise ControlError(messages.REDIS_SILENT(address=self.address.shown)) from None
 
     async def ask(self, *words: Word) -> Answer:
         """See `Commands`."""
@@ -386,10 +384,12 @@ class RedisClient(service.Service):
             self._failed(error)
 
     def _failed(self, error: BaseException | None) -> None:
-        self.connection, self.failure = None, error or ControlError("the connection was lost")
+        self.connection, self.failure = None, error or ControlError(messages.REDIS_CONNECTION_LOST())
         if self.running:
             self._changed(self)
-            self._waiting.fire(Failure(ControlError(f"{self.address.shown} cannot be reached: {why(self.failure)}")))
+            self._waiting.fire(
+                Failure(ControlError(messages.REDIS_UNREACHABLE(address=self.address.shown, reason=why(self.failure))))
+            )
 
 
 async def ask_once(

@@ -18,35 +18,31 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from .. import bounds
+from .. import bounds, messages
 from ..net.addresses import shown_address
 from ..net.protocol import PauseReason, Pressure, RespReceiver
 from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
-from ..session.errors import UNREACHABLE
 from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
 
 
-class UpstreamError(Exception):
-    """An upstream connection is not available.
+class UpstreamError(messages.MessageError):
+    """An upstream connection is not available. client_reply: for the client."""
 
-    The text is for the log, `client_reply` for the client.
-    """
-
-    def __init__(self, text: str, client_reply: str) -> None:
-        super().__init__(text)
+    def __init__(self, reason: messages.Text, client_reply: str) -> None:
+        super().__init__(reason)
         self.client_reply = client_reply
 
 
 class RedisUnreachable(UpstreamError):
     """Redis takes no connections, or does not answer in time. This is so for all tenants."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text, UNREACHABLE)
+    def __init__(self, reason: messages.Text) -> None:
+        super().__init__(reason, messages.UNREACHABLE.text)
 
 
 class UserUnknown(UpstreamError):
@@ -55,7 +51,8 @@ class UserUnknown(UpstreamError):
     """
 
 
-LOGIN_REFUSED = "ERR Redis refused the proxy's own login; the operator finds the reason in the proxy's log"
+def _error(answer: bytes) -> messages.Text:
+    return messages.redis_error(shown_error(answer))
 
 
 class Pool(Protocol):
@@ -163,7 +160,7 @@ class RedisConnection(RespReceiver):
         who = [address.username.encode()] if address.username else []
         answer = await self._ask(b"AUTH", *who, address.password)
         if answer != b"+OK":
-            raise UpstreamError(f"Redis answered AUTH with: {shown_error(answer)}", LOGIN_REFUSED)
+            raise UpstreamError(messages.REDIS_ANSWERED_AUTH(error=_error(answer)), messages.LOGIN_REFUSED.text)
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
         """SELECTs the tenant's database, logs in as its ACL user, and sends HELLO for another
@@ -177,21 +174,26 @@ class RedisConnection(RespReceiver):
         if answer != b"+OK":
             shown = shown_error(answer)
             raise UpstreamError(
-                f"Redis answered SELECT {tenant.index} with: {shown}",
-                f"ERR Redis refused to select database {tenant.index}: {shown.lstrip('-')}",
+                messages.REDIS_ANSWERED_SELECT(index=tenant.index, error=messages.redis_error(shown)),
+                messages.SELECT_REFUSED(index=tenant.index, error=shown.lstrip("-")),
             )
         if login is not None:
             answer = await self._ask(b"AUTH", *login)
             if answer.startswith(b"-WRONGPASS"):
-                raise UserUnknown(f"Redis does not know the user of {tenant.namespace}", UNREACHABLE)
+                raise UserUnknown(messages.REDIS_USER_UNKNOWN(namespace=tenant.namespace), messages.UNREACHABLE.text)
             if answer != b"+OK":
-                raise UpstreamError(f"Redis answered AUTH of {tenant.namespace} with: {shown_error(answer)}", LOGIN_REFUSED)
+                raise UpstreamError(
+                    messages.REDIS_ANSWERED_TENANT_AUTH(namespace=tenant.namespace, error=_error(answer)),
+                    messages.LOGIN_REFUSED.text,
+                )
             self.has_acl_user = True
         if protocol != self.protocol:
             answer = await self._ask(b"HELLO", b"%d" % protocol)
             if answer[:1] not in b"%*":
                 shown = shown_error(answer)
-                raise UpstreamError(f"Redis answered HELLO {protocol} with: {shown}", shown.lstrip("-"))
+                raise UpstreamError(
+                    messages.REDIS_ANSWERED_HELLO(protocol=protocol, error=messages.redis_error(shown)), shown.lstrip("-")
+                )
             self.protocol = protocol
         self.tenant = tenant
 
@@ -199,7 +201,7 @@ class RedisConnection(RespReceiver):
         """Sends PING, to find out whether the connection still works. Raises UpstreamError."""
         answer = await self._ask(b"PING")
         if answer != b"+PONG":
-            raise UpstreamError(f"Redis answered PING with: {shown_error(answer)}", UNREACHABLE)
+            raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text)
 
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:

@@ -13,15 +13,15 @@ from pathlib import Path
 
 from twisted.application import service
 from twisted.internet import defer, task
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .. import bounds
+from .. import bounds, messages
 from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
 from ..ops.log_once import Condition
+from ..ops.logs import Log
 from ..ops.retry import Backoff
 from ..policy import probing
 from ..policy.probing import Server
@@ -45,7 +45,7 @@ class ControlService(service.Service):
     """
 
     name = "control"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -93,14 +93,12 @@ class ControlService(service.Service):
         return self._probing is not None
 
     @property
-    def fault(self) -> str:
-        """Why Redis cannot be asked, or cannot be used, as the log has it; empty if nothing is
-        known.
-        """
+    def fault(self) -> messages.Text | None:
+        """Why Redis cannot be asked, or cannot be used; None: nothing is known."""
         address = "Redis" if self._address is None else self._address.shown
-        if self._unreachable.text:
-            return f"{address} cannot be asked: {self._unreachable.text}"
-        return f"{address} {self._state.text}" if self._state.text else ""
+        if self._unreachable.reason is not None:
+            return messages.REDIS_NOT_ASKED(address=address, reason=self._unreachable.reason)
+        return None if self._state.reason is None else messages.REDIS_IS(address=address, state=self._state.reason)
 
     def use(self, address: BackendAddress | None) -> None:
         """Connects to this address from now on."""
@@ -131,9 +129,9 @@ class ControlService(service.Service):
             try:
                 await within(self._waiting.wait(), self._connect_timeout, self._reactor)
             except defer.TimeoutError:
-                raise ControlError("the control connection is not there") from None
+                raise ControlError(messages.REDIS_NO_CONTROL_NOW()) from None
         if self._connection is None:
-            raise ControlError("the control connection was lost")
+            raise ControlError(messages.REDIS_CONNECTION_LOST())
         return await self._connection.ask(*words)
 
     async def is_replica(self) -> bool:
@@ -181,9 +179,9 @@ class ControlService(service.Service):
     def _tell_failure(self, client: RedisClient) -> None:
         """Logs why there is no connection, if the reason is new."""
         assert client.failure is not None, "or it would have a connection"  # noqa: S101
-        text = why(client.failure)
-        if self._unreachable.fault(text):
-            self._log.info("no control connection to {address}: {text}", address=client.address.shown, text=text)
+        reason = why(client.failure)
+        if self._unreachable.fault(reason):
+            self._log.write(messages.REDIS_NO_CONTROL, address=client.address.shown, reason=reason)
 
     def _start_probing(self, connection: Connection, again: bool = False) -> None:
         asking = self._probing = defer.Deferred.fromCoroutine(self._probe(connection, again))
@@ -201,7 +199,7 @@ class ControlService(service.Service):
 
     def _failed(self, failure: Failure, connection: Connection) -> None:
         if failure.check(NoReplyError) and self._is_current(connection):
-            self._tell_state(f"did not tell what it is within {bounds.CONTROL_REPLY_SECONDS:g} s, and is asked again")
+            self._log_state(messages.REDIS_NOT_TOLD_IN_TIME(seconds=bounds.CONTROL_REPLY_SECONDS))
         else:
             # ControlError: the connection is lost, and is made again. CancelledError: the probe was
             # given up.
@@ -236,16 +234,16 @@ class ControlService(service.Service):
     def _use(self, probe: Probe, connection: Connection) -> None:
         """Uses what is known so far."""
         state = probe.state
-        if probe.again and not state:
-            state = f"did not tell what it is, and is asked again: {probing.explain(probe.again)}"
-        self._tell_state(state)
+        if probe.again and state is None:
+            state = messages.REDIS_NOT_TOLD(reason=probing.explain(probe.again))
+        self._log_state(state)
         self.users_refused = probe.users_refused
         server = probe.server
         if server is None or (self._connection is connection and server == self.server):
             return
         if self.server is None or server.version != self.server.version:
-            self._log.info(
-                "Redis is {version}, with {databases} databases",
+            self._log.write(
+                messages.REDIS_VERSION,
                 version=server.version,
                 databases="an untold number of" if server.databases is None else server.databases,
             )
@@ -254,9 +252,9 @@ class ControlService(service.Service):
         self._connection = connection
         self._waiting.fire(None)
 
-    def _tell_state(self, text: str) -> None:
+    def _log_state(self, state: messages.Text | None) -> None:
         """Logs what the operator has to know of Redis, if it is new."""
-        if not text:
+        if state is None:
             self._state.over()
-        elif self._state.fault(text):
-            self._log.warn("Redis at {address} {text}", address=self._asked.shown, text=text)
+        elif self._state.fault(state):
+            self._log.write(messages.REDIS_STATE, address=self._asked.shown, state=state)

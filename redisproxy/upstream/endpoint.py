@@ -11,13 +11,26 @@ from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
 from cryptography import x509
+from OpenSSL import SSL
 from OpenSSL.crypto import X509
+from service_identity import VerificationError
 from twisted.internet import defer, protocol, ssl
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionAborted,
+    ConnectionDone,
+    ConnectionLost,
+    ConnectionRefusedError,
+    DNSLookupError,
+    NoRouteError,
+    TCPTimedOutError,
+)
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint, ITCPTransport
 from twisted.python.failure import Failure
 
+from .. import messages
+from ..messages import MessageError, Reason, Text
 from ..net.reactor import IConnectingReactor
 from ..printable import shown_error
 from ..tenants.model import BackendAddress
@@ -31,7 +44,7 @@ class _Connected(Protocol):
     transport: ITCPTransport
 
 
-class CaFileError(Exception):
+class CaFileError(MessageError):
     """The file with the CAs to trust for Redis cannot be used. The text names the file and the
     reason.
     """
@@ -42,10 +55,10 @@ def _certificates(ca_file: Path) -> list[ssl.Certificate]:
     try:
         certificates = x509.load_pem_x509_certificates(ca_file.read_bytes())
     except OSError as error:
-        raise CaFileError(f"the CA file {ca_file} cannot be used: {error.strerror}") from None
+        raise CaFileError(messages.CA_FILE(file=ca_file, reason=error.strerror)) from None
     except ValueError:
         # The error text of `cryptography` differs from version to version.
-        raise CaFileError(f"the CA file {ca_file} cannot be used: it has no certificate in PEM") from None
+        raise CaFileError(messages.CA_FILE(file=ca_file, reason="it has no certificate in PEM")) from None
     return [ssl.Certificate(X509.from_cryptography(certificate)) for certificate in certificates]
 
 
@@ -99,11 +112,24 @@ def connect(endpoint: IStreamClientEndpoint, make: Callable[[], Made]) -> defer.
     return cast("defer.Deferred[Made]", connected(endpoint, factory))  # the factory makes no other protocol
 
 
-def why(error: BaseException) -> str:
-    """Says in one line why a connection failed."""
+def why(error: BaseException) -> Text:
+    """Says why a connection failed."""
+    if isinstance(error, MessageError):
+        return error.reason
     if isinstance(error, defer.TimeoutError):
-        return "it took too long"
+        return messages.NET_TIMEOUT()
     text = str(error) or type(error).__name__
     if isinstance(error, ConnectError) and error.osError is not None:
         text = f"{type(error).__name__}: errno {error.osError}"
-    return shown_error(" ".join(text.split()))
+    kind = next((message for kinds, message in _KINDS if isinstance(error, kinds)), messages.NET_OTHER)
+    return kind(error=shown_error(" ".join(text.split())))
+
+
+#: What an error of a connection is about, the first that fits.
+_KINDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Reason], ...] = (
+    (ConnectionRefusedError, messages.NET_REFUSED),
+    (DNSLookupError, messages.NET_NAME),
+    ((TCPTimedOutError, NoRouteError), messages.NET_UNREACHABLE),
+    ((SSL.Error, VerificationError), messages.NET_TLS),
+    ((ConnectionDone, ConnectionLost, ConnectionAborted), messages.NET_CLOSED),
+)

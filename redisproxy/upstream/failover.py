@@ -13,11 +13,12 @@ from pathlib import Path
 from twisted.application import service
 from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 
+from .. import messages
 from ..net.reactor import IConnectingReactor
 from ..ops.bugs import bug
 from ..ops.log_once import Condition
+from ..ops.logs import Log
 from ..ops.retry import Backoff
 from ..policy.probing import Refusal, Server, refusal
 from ..printable import shown_error
@@ -46,7 +47,7 @@ class MasterService(service.Service):
     """
 
     name = "master"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -91,11 +92,9 @@ class MasterService(service.Service):
         return self._configured is not None
 
     @property
-    def fault(self) -> str:
-        """Why the sentinels give no usable master, as the log has it; empty if there is no such
-        fault.
-        """
-        return self._helpless.text
+    def fault(self) -> messages.Text | None:
+        """Why the sentinels give no usable master; None: there is no such fault."""
+        return self._helpless.reason
 
     def startService(self) -> None:
         super().startService()
@@ -144,7 +143,7 @@ class MasterService(service.Service):
 
     def _is_master(self) -> None:
         if self._replica.over():
-            self._log.info("{address} says that it is a master", address=self._asked.shown)
+            self._log.write(messages.MASTER_BACK, address=self._asked.shown)
         self._on_master()
 
     @property
@@ -214,7 +213,7 @@ class MasterService(service.Service):
             # connects later starts another round.
             return
         if not answers:
-            return self._tell_helpless(f"none of the sentinels tells where {configured.master_name} is")
+            return self._log_helpless(messages.SENTINELS_SILENT(name=configured.master_name))
         best = latest(answers)
         found = configured.at(best.host, best.port)
         if found != self.address:
@@ -223,33 +222,33 @@ class MasterService(service.Service):
             except ReplyError as error:
                 reply = error.reply
                 if refusal(reply) is Refusal.PASSING and not _refuses_login(reply):
-                    return self._tell_helpless(
-                        f"the sentinels say that {configured.master_name} is at {found.shown}, which does not tell "
-                        f"whether it is a replica: {shown_error(reply.text)}"
+                    return self._log_helpless(
+                        messages.SENTINELS_UNTOLD(
+                            name=configured.master_name,
+                            address=found.shown,
+                            reason=messages.redis_error(shown_error(reply.text)),
+                        )
                     )
                 # The server is there. If it refuses more than this question, the pool reports why.
                 replica = False
             except defer.CancelledError:
                 raise
             except Exception as error:
-                return self._tell_helpless(
-                    f"the sentinels say that {configured.master_name} is at {found.shown}, which cannot be reached: "
-                    f"{why(error)}"
+                return self._log_helpless(
+                    messages.SENTINELS_UNREACHABLE(name=configured.master_name, address=found.shown, reason=why(error))
                 )
             if configured is not self._configured:
                 return
             if replica:
-                return self._tell_helpless(
-                    f"the sentinels say that {configured.master_name} is at {found.shown}, which says that it is a replica"
-                )
+                return self._log_helpless(messages.SENTINELS_REPLICA(name=configured.master_name, address=found.shown))
         if self._helpless.over():
-            self._log.info("the sentinels tell again where {name} is", name=configured.master_name)
+            self._log.write(messages.SENTINELS_TELL, name=configured.master_name)
         before = self.address
         if found != before:
             failover = before is not None and self._found_for is configured
             if before is not None and failover:
-                self._log.warn(
-                    "failover: the sentinels say that {name} is at {found}, no longer at {before}",
+                self._log.write(
+                    messages.FAILOVER,
                     name=configured.master_name,
                     found=found.shown,
                     before=before.shown,
@@ -270,29 +269,29 @@ class MasterService(service.Service):
         for sentinel, one in zip(sentinels, replies, strict=True):
             if isinstance(one, Answer):
                 answers.append(one)
-                self._tell_of(sentinel, "")
+                self._log_sentinel(sentinel, None)
             else:
                 complete = complete and not isinstance(one, NotYet)
-                self._tell_of(sentinel, str(one))
+                self._log_sentinel(sentinel, one.reason)
         return answers, complete
 
-    def _tell_of(self, sentinel: Sentinel, text: str) -> None:
+    def _log_sentinel(self, sentinel: Sentinel, reason: messages.Text | None) -> None:
         """Logs what is wrong with a sentinel, once. Another fault that replaces the first is logged
         after QUIET seconds.
         """
-        if not text:
+        if reason is None:
             if sentinel.condition.over():
-                self._log.info("{sentinel} tells again where the master is", sentinel=_shown(sentinel.address))
-        elif sentinel.condition.fault(text, self._reactor.seconds()):
-            self._log.warn("{sentinel}: {text}", sentinel=_shown(sentinel.address), text=text)
+                self._log.write(messages.SENTINEL_TELLS, sentinel=_shown(sentinel.address))
+        elif sentinel.condition.fault(reason, self._reactor.seconds()):
+            self._log.write(messages.SENTINEL_FAULT, sentinel=_shown(sentinel.address), reason=reason)
 
-    def _tell_helpless(self, text: str) -> None:
-        if not self._helpless.fault(text, self._reactor.seconds()):
+    def _log_helpless(self, reason: messages.Text) -> None:
+        if not self._helpless.fault(reason, self._reactor.seconds()):
             return
         if self.address is None:
-            self._log.error("no connection to Redis: {text}", text=text)
+            self._log.write(messages.REDIS_NO_CONNECTION, reason=reason)
         else:
-            self._log.error("{text}; Redis is still taken to be at {address}", text=text, address=self.address.shown)
+            self._log.write(messages.SENTINELS_HELPLESS, reason=reason, address=self.address.shown)
 
     # Finding out that Redis has become a replica.
 
@@ -331,14 +330,11 @@ class MasterService(service.Service):
                 self._is_master()
                 return
             master = self._asked
-            if self._replica.fault("replica"):
-                self._log.error(
-                    "{address} says that it is a replica, and refuses to write: the master is looked for",
-                    address=master.shown,
-                )
+            if self._replica.fault(messages.MASTER_LOST(address=master.shown)):
+                self._log.write(messages.MASTER_LOST, address=master.shown)
             self.look()
             if not await self._is_replica_anew(master) and master == self.address:
-                self._log.warn("{address} leads to a master now: all connect to it anew", address=master.shown)
+                self._log.write(messages.MASTER_MOVED, address=master.shown)
                 self._reconnect()
                 looks = 0
             looks += 1

@@ -8,46 +8,47 @@ tenants.
 from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
+from .. import messages
 from ..ops.log_once import LogOnce
+from ..ops.logs import Log
 from .connection import RedisConnection
 
 
 class Faults:
     """Logs the faults of connections to one Redis."""
 
-    _log = Logger()
+    _log = Log()
 
     def __init__(self, clock: IReactorTime) -> None:
         self._of_all = LogOnce(clock)
         self._of_one = LogOnce(clock)
-        #: why connections are not available to any tenant; empty if they are, as far as is known
-        self.text = ""
+        #: why connections are not available to any tenant; None: they are, as far as is known
+        self.reason: messages.Text | None = None
 
-    def of_all(self, text: str) -> None:
-        """No tenant can get a connection. text: the reason."""
-        self.text = text
-        if self._of_all.due(text):
-            self._log.error("no connection to Redis: {text}", text=text)
+    def of_all(self, reason: messages.Text) -> None:
+        """No tenant can get a connection, for this reason."""
+        self.reason = reason
+        if self._of_all.due(reason):
+            self._log.write(messages.REDIS_NO_CONNECTION, reason=reason)
 
-    def of_one(self, text: str) -> None:
-        """One tenant cannot get a connection. text: the reason."""
-        if self._of_one.due(text):
-            self._log.error("no connection to Redis: {text}", text=text)
+    def of_one(self, reason: messages.Text) -> None:
+        """One tenant cannot get a connection, for this reason."""
+        if self._of_one.due(reason):
+            self._log.write(messages.REDIS_NO_CONNECTION, reason=reason)
 
     def wrong_answer(self, upstream: RedisConnection, reason: str) -> None:
         """Redis sent what it was not asked for. reason: a text without any of Redis's bytes."""
         if self._of_one.due(f"{upstream}: {reason}"):
-            self._log.warn("{upstream} answered what it was not asked: {reason}", upstream=upstream, reason=reason)
+            self._log.write(messages.REDIS_WRONG_ANSWER, upstream=upstream, reason=reason)
 
     def over(self, address: str) -> None:
         """A connection was opened. address: of Redis, for the log."""
-        self.text = ""
+        self.reason = None
         if self._of_all.forget():
-            self._log.info("Redis at {address} can be used again", address=address)
+            self._log.write(messages.REDIS_USABLE_AGAIN, address=address)
 
     def forget(self) -> None:
         """Forgets all faults of the former address: Redis is at another one."""
-        self.text = ""
+        self.reason = None
         self._of_all.forget()

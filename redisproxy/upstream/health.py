@@ -12,11 +12,11 @@ from enum import Enum
 from twisted.application import service
 from twisted.internet import defer, task
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
-from .. import bounds
+from .. import bounds, messages
 from ..ops.bugs import bug
 from ..ops.log_once import Condition
+from ..ops.logs import Log
 from .client import Commands, ControlError, NoReplyError, ReplyError
 
 
@@ -29,15 +29,17 @@ class Answers(Enum):
     HUNG = "hung"  #: Redis has not answered for HUNG_SECONDS
 
 
-_HUNG = f"Redis has not answered a PING for {bounds.HUNG_SECONDS:g} s: its clients wait"
-_BUSY = "Redis is busy with a script, and answers -BUSY to all else"
+_FAULTS = {
+    Answers.HUNG: messages.REDIS_HUNG(seconds=bounds.HUNG_SECONDS),
+    Answers.BUSY: messages.REDIS_BUSY(),
+}
 
 
 class Health(service.Service):
     """Checks whether Redis answers. control: the connection that asks Redis."""
 
     name = "health"
-    _log = Logger()
+    _log = Log()
 
     def __init__(self, clock: IReactorTime, control: Commands) -> None:
         self._clock = clock
@@ -73,11 +75,9 @@ class Health(service.Service):
         return Answers.HUNG if self.unanswered >= bounds.HUNG_SECONDS else self._answer
 
     @property
-    def fault(self) -> str:
-        """What is wrong with Redis's answers, as the log has it; empty if nothing is, or nothing is
-        known.
-        """
-        return {Answers.HUNG: _HUNG, Answers.BUSY: _BUSY}.get(self.state, "")
+    def fault(self) -> messages.Text | None:
+        """What is wrong with Redis's answers; None: nothing is, or nothing is known."""
+        return _FAULTS.get(self.state)
 
     def _look(self) -> None:
         if self._asking is None and self._control.connected:
@@ -108,7 +108,7 @@ class Health(service.Service):
 
     def _tell(self) -> None:
         fault = self.fault
-        if fault and self._condition.fault(fault):
-            self._log.warn(_HUNG if fault == _HUNG else _BUSY)
-        elif not fault and self._condition.over():
-            self._log.info("Redis answers as usual again")
+        if fault is not None and self._condition.fault(fault):
+            self._log.write(messages.REDIS_NOT_WELL, fault=fault)
+        elif fault is None and self._condition.over():
+            self._log.write(messages.REDIS_WELL_AGAIN)

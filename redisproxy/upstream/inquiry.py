@@ -13,6 +13,7 @@ from pathlib import Path
 
 from twisted.internet import defer, task
 
+from .. import messages
 from ..net.reactor import IConnectingReactor
 from ..policy import probing
 from ..policy.probing import Server
@@ -29,8 +30,8 @@ _LOOK = 0.05
 _TRIES, _PAUSE = 4, 0.3
 
 
-class InquiryError(Exception):
-    """Redis cannot be asked. The text is one line, fit for the operator."""
+class InquiryError(messages.MessageError):
+    """Redis cannot be asked."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class SentinelView:
 
     address: str
     answer: Answer | None = None
-    error: str = ""
+    error: messages.Text | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Inquiry:
 
     address: str
     server: Server
-    state: str
-    again: str
+    state: messages.Text | None
+    again: messages.Text | None
     keys: Mapping[int, int]
 
 
@@ -87,7 +88,7 @@ async def ask_sentinels(
     views = []
     for sentinel, one in zip(sentinels, replies, strict=True):
         shown = sentinel.address.shown.partition("//")[2]
-        views.append(SentinelView(shown, one) if isinstance(one, Answer) else SentinelView(shown, error=str(one)))
+        views.append(SentinelView(shown, one) if isinstance(one, Answer) else SentinelView(shown, error=one.reason))
     answers = [view.answer for view in views if view.answer is not None]
     if not answers:
         return views, None
@@ -114,11 +115,11 @@ async def inquire(
                 if error.code == "NOAUTH":
                     raise ReplyError(error.text)
             await task.deferLater(reactor, _PAUSE)
-        again = probing.explain(probe.again)
+        again = probing.explain(probe.again) if probe.again else None
         if probe.server is None:
-            if probe.state:
-                raise InquiryError(f"{address.shown} {probe.state}")
-            raise InquiryError(f"Redis at {address.shown} did not tell what it is: {again}")
+            if probe.state is not None:
+                raise InquiryError(messages.REDIS_IS(address=address.shown, state=probe.state))
+            raise InquiryError(messages.REDIS_TOLD_NOTHING(address=address.shown, reason=again))
         return Inquiry(address.shown, probe.server, probe.state, again, info.keys(await connection.ask("INFO", "keyspace")))
 
     try:
@@ -126,12 +127,12 @@ async def inquire(
     except InquiryError:
         raise
     except CaFileError as error:
-        raise InquiryError(str(error)) from None
+        raise InquiryError(error.reason) from None
     except ReplyError as error:
         # These are Redis's own words. Redis does not repeat the password that it was sent.
-        raise InquiryError(f"Redis at {address.shown} refuses: {why(error)}") from None
+        raise InquiryError(messages.REDIS_REFUSES(address=address.shown, error=error.reason)) from None
     except ControlError:
-        raise InquiryError(f"Redis at {address.shown} closed the connection before it had answered") from None
+        raise InquiryError(messages.REDIS_CLOSED_EARLY(address=address.shown)) from None
     except Exception as error:
         # Any error of a resolver, a socket or a TLS handshake.
-        raise InquiryError(f"no connection to Redis at {address.shown}: {why(error)}") from None
+        raise InquiryError(messages.REDIS_NOT_CONNECTED(address=address.shown, reason=why(error))) from None

@@ -18,12 +18,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .. import bounds, probes
+from .. import bounds, messages, probes
 from ..net.protocol import PauseReason
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
 from ..ops.retry import Backoff, Retry
-from ..session.errors import UNREACHABLE
 from ..session.pending import ReplyBatch
 from ..session.ports import MultiplexedUser, ReplyReceiver, Unavailable
 from ..tenants.model import Tenant
@@ -292,7 +291,7 @@ class TenantPool:
         if not isinstance(upstream, Unavailable):
             return defer.succeed(None)
         if not upstream.busy:
-            return defer.fail(UpstreamError("Redis was away a moment ago", upstream.error))
+            return defer.fail(UpstreamError(messages.REDIS_AWAY(), upstream.error))
         waiter = self._waiters.wait()
         self._open()
         return waiter
@@ -393,7 +392,9 @@ class TenantPool:
         failure.trap(UpstreamError, defer.CancelledError)
         if self.open is None:
             error = failure.value
-            self.upstream = Unavailable(error.client_reply if isinstance(error, UpstreamError) else UNREACHABLE)
+            self.upstream = Unavailable(
+                error.client_reply if isinstance(error, UpstreamError) else messages.UNREACHABLE.text
+            )
         self._waiters.fire(failure)
         self.tell_waiting()
         if self._users:

@@ -15,9 +15,8 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from .. import probes
+from .. import messages, probes
 from ..net.time_limit import within
-from ..session.errors import UNREACHABLE
 from ..tenants.model import BackendAddress
 from .connection import RedisConnection, UpstreamError
 
@@ -29,7 +28,7 @@ class RedisMoved(UpstreamError):
     """
 
     def __init__(self) -> None:
-        super().__init__("Redis moved while a connection was opened", UNREACHABLE)
+        super().__init__(messages.REDIS_MOVED(), messages.UNREACHABLE.text)
 
 
 class _Opening:

@@ -14,19 +14,18 @@ from pathlib import Path
 
 from twisted.application import service
 from twisted.internet import defer
-from twisted.logger import Logger
 
-from .. import bounds, probes
+from .. import bounds, messages, probes
 from ..net.rate_limit import TenantLimits
 from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
 from ..net.waiters import Waiters
-from ..session.errors import UNREACHABLE
+from ..ops.logs import Log
 from ..tenants.account import Counts, increase
 from ..tenants.model import BackendAddress, Tenant
 from .acl_users import AclUsers
 from .base import Base
-from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError
+from .connection import RedisConnection, RedisUnreachable, UpstreamError
 from .endpoint import CaFileError, connect, endpoint_for, why
 from .faults import Faults
 from .handover import Handover
@@ -47,7 +46,7 @@ class ConnectionPool(service.Service):
     """
 
     name = "connections"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -95,9 +94,9 @@ class ConnectionPool(service.Service):
         return len(self._connections)
 
     @property
-    def fault(self) -> str:
-        """Why no connection was available at the last attempt; empty if one was."""
-        return self._faults.text
+    def fault(self) -> messages.Text | None:
+        """Why no connection was available at the last attempt; None if one was."""
+        return self._faults.reason
 
     @property
     def idle(self) -> int:
@@ -155,7 +154,7 @@ class ConnectionPool(service.Service):
         self._faults.forget()
         self.refused = False
         if address is not None:
-            self._log.info("Redis is at {address}", address=address.shown)
+            self._log.write(messages.REDIS_AT, address=address.shown)
             self._base.replenish()
             for tenant_pool in list(self._tenant_pools.values()):
                 tenant_pool.renew()
@@ -297,15 +296,15 @@ class ConnectionPool(service.Service):
                 # It was opened before the proxy knew that Redis has ACLs. Over it a script could
                 # leave the database.
                 upstream.drop()
-                raise UpstreamError("a connection with the master's rights", UNREACHABLE)
+                raise UpstreamError(messages.REDIS_MASTER_RIGHTS(), messages.UNREACHABLE.text)
             upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
             return upstream
         except RedisUnreachable as error:
             # If another caller reached Redis in the same time, only this one failed.
             if self._reached == reached:
                 probes.reached("all that wait for a connection fail")
-                text = str(error)
-                self._turns.fail_all(lambda: RedisUnreachable(text))
+                reason = error.reason
+                self._turns.fail_all(lambda: RedisUnreachable(reason))
             raise
         finally:
             self._turns.end(tenant)
@@ -341,10 +340,10 @@ class ConnectionPool(service.Service):
             probes.reached("connection could not be had in time")
             # The tenant's other idle connections would take as long.
             self._idle.close(lambda upstream: upstream.key == (tenant, protocol))
-            text = f"{address.shown if address else 'Redis'} does not answer: it took too long"
+            reason = messages.REDIS_SILENT(address=address.shown if address else "Redis")
             if address == self._address:
-                self._faults.of_all(text)
-            raise RedisUnreachable(text) from None
+                self._faults.of_all(reason)
+            raise RedisUnreachable(reason) from None
 
     def _answered(self) -> None:
         """Records that Redis has answered."""
@@ -355,28 +354,28 @@ class ConnectionPool(service.Service):
         """Returns a new connection, logged in. Raises UpstreamError."""
         address = self._address
         if address is None or not self.running:
-            raise RedisUnreachable("no backend is known")
+            raise RedisUnreachable(messages.REDIS_UNKNOWN())
         try:
             upstream = await self._openings.open(address)
         except (defer.CancelledError, RedisMoved):
             raise
         except UpstreamError as error:
-            self._not_opened(address, str(error))
+            self._not_opened(address, error.reason)
             raise
         except Exception as error:
-            text = f"{address.shown} cannot be reached: {why(error)}"
-            self._not_opened(address, text)
-            raise RedisUnreachable(text) from None
+            reason = messages.REDIS_UNREACHABLE(address=address.shown, reason=why(error))
+            self._not_opened(address, reason)
+            raise RedisUnreachable(reason) from None
         self._reached += 1
         self.refused = False
         self._faults.over(address.shown)
         upstream.opened = self._reactor.seconds()
         return upstream
 
-    def _not_opened(self, address: BackendAddress, text: str) -> None:
+    def _not_opened(self, address: BackendAddress, reason: messages.Text) -> None:
         if address != self._address:
             return  # says nothing about the present address
-        self._faults.of_all(text)
+        self._faults.of_all(reason)
         self.refused = True
         self._base.not_opened()
 
@@ -384,7 +383,7 @@ class ConnectionPool(service.Service):
         try:
             endpoint = endpoint_for(self._reactor, address, self._connect_timeout, self._ca_file)
         except CaFileError as error:
-            raise UpstreamError(str(error), LOGIN_REFUSED) from None
+            raise UpstreamError(error.reason, messages.LOGIN_REFUSED.text) from None
         upstream = await connect(endpoint, lambda: RedisConnection(address, self))
         self._connections.add(upstream)
         try:
@@ -427,7 +426,7 @@ class ConnectionPool(service.Service):
             probes.reached("Redis closes connections as soon as they are open")
             # Something accepts connections and closes them. To open the next one at once would be a
             # storm.
-            self._faults.of_all(f"{upstream.address.shown} closes connections as soon as they are open")
+            self._faults.of_all(messages.REDIS_CLOSES(address=upstream.address.shown))
             self._base.replenish_later()
         else:
             self._base.replenish()

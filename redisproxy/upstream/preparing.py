@@ -10,11 +10,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 
 from twisted.internet import defer
 
-from .. import probes
-from ..session.errors import UNREACHABLE
+from .. import messages, probes
 from ..tenants.model import Tenant
 from .acl_users import AclUserError, AclUsers
-from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
+from .connection import RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
 from .endpoint import why
 from .faults import Faults
 from .idle import IdleConnections
@@ -60,7 +59,7 @@ class Preparation:
             return await self._bound(tenant, protocol)
         except UserUnknown as error:
             # the first time this is normal, after a restart or a failover of Redis
-            self._faults.of_one(str(error))
+            self._faults.of_one(error.reason)
             raise
 
     async def _bound(self, tenant: Tenant, protocol: int) -> RedisConnection:
@@ -72,8 +71,10 @@ class Preparation:
             upstream.drop()
             if not isinstance(error, AclUserError):
                 raise
-            self._faults.of_one(str(error))
-            raise UpstreamError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
+            self._faults.of_one(error.reason)
+            raise UpstreamError(
+                error.reason, messages.UNREACHABLE.text if error.passing else messages.LOGIN_REFUSED.text
+            ) from None
         return await self._after(upstream, upstream.bind(tenant, login, protocol))
 
     async def _living_spare(self) -> RedisConnection | None:
@@ -100,10 +101,10 @@ class Preparation:
         except UpstreamError as error:
             upstream.drop()
             if not isinstance(error, UserUnknown):
-                self._faults.of_one(str(error))
+                self._faults.of_one(error.reason)
             raise
         except Exception as error:
             upstream.drop()
-            raise RedisUnreachable(f"lost while it was made ready: {why(error)}") from None
+            raise RedisUnreachable(messages.REDIS_LOST_EARLY(reason=why(error))) from None
         self._reached()
         return upstream

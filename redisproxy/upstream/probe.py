@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from .. import messages
 from ..net.reactor import IConnectingReactor
 from ..policy import probing
 from ..policy.facts import without
@@ -79,8 +80,8 @@ class Probe:
         self._pending = [probing.ACL, probing.ACL_DATABASES] if again else list(probing.questions(acl))
         #: None if it has not answered enough yet
         self.server: Server | None = None
-        #: what the operator has to know of it, or empty
-        self.state = ""
+        #: what the operator has to know of it; None: nothing
+        self.state: messages.Text | None = None
         #: the questions that have to be asked again, by name, with the error of each
         self.again: dict[str, ErrorReply] = {}
         #: whether it refuses to create tenants' users, though it allowed this before
@@ -104,7 +105,7 @@ class Probe:
             # server.
             self._pending = list(probing.questions(self._acl))
             self._key, self.server = key, None
-            self.again = {"INFO server": ErrorReply("it is another server than before")}
+            self.again = {"INFO server": ErrorReply(messages.REDIS_OTHER_SERVER)}
             return
         self._key = key
         answers = dict(zip(self._pending, replies[len(_INFO) :], strict=False))
@@ -169,13 +170,13 @@ async def calls_itself_replica(
     return probing.is_replica(probing.fields(info))
 
 
-def _state(server: Mapping[str, str], persistence: Mapping[str, str]) -> str:
-    """Returns what is out of the ordinary, from two sections of INFO; empty if nothing is."""
+def _state(server: Mapping[str, str], persistence: Mapping[str, str]) -> messages.Text | None:
+    """Returns what is out of the ordinary, from two sections of INFO; None: nothing is."""
     mode = server.get("server_mode", server.get("redis_mode"))  # the first is Valkey's name for it
     if mode == "sentinel":
-        return "is a sentinel: to have it asked where Redis is, write redis+sentinel://HOST:PORT/MASTER-NAME"
+        return messages.REDIS_IS_SENTINEL()
     if mode == "cluster":
-        return "is a node of a Redis Cluster, which has one database: the proxy needs a Redis without cluster mode"
+        return messages.REDIS_IS_CLUSTER()
     if persistence.get("loading") == "1":
-        return "is loading its data: until it has, it answers -LOADING to tenants' commands"
-    return ""
+        return messages.REDIS_IS_LOADING()
+    return None

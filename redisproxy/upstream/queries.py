@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from .. import bounds, probes
+from .. import bounds, messages, probes
+from ..printable import shown_error
 from ..resp.value import Answer, ErrorReply
-from ..session.errors import NOT_ALLOWED, UNREACHABLE
 from ..tenants.model import BackendAddress, Tenant
 from .client import ControlError, RedisClient, TooLargeError
 
-TOO_LARGE = f"ERR the answer has more than {bounds.QUERY_REPLY_BYTES} bytes: ask for fewer channels, by a pattern"
+TOO_LARGE = messages.REPLY_TOO_LARGE(most=bounds.QUERY_REPLY_BYTES)
 #: Seconds. A slower answer may have kept Redis busy, which does nothing else meanwhile.
 SLOW = 0.02
 #: After a slow answer the tenant's next query waits so many times as long, at most
@@ -122,17 +122,17 @@ class ControlQueries:
             try:
                 connection = await current.client.connect()
             except ControlError as error:
-                raise ControlError(str(error), UNREACHABLE) from None
+                raise ControlError(error.reason, messages.UNREACHABLE.text) from None
             asked = defer.Deferred.fromCoroutine(connection.ask_all(commands))
             return await asked.addTimeout(bounds.QUERY_SECONDS, self._reactor)
         except TooLargeError as error:
-            raise ControlError(str(error), TOO_LARGE) from None
+            raise ControlError(error.reason, TOO_LARGE) from None
         except defer.TimeoutError:
             probes.reached("control query timed out")
             # Other tenants may wait behind this query, with their own time limits. The connection
             # is closed when nobody waits any more.
             self._leave(current)
-            raise ControlError("it took too long") from None
+            raise ControlError(messages.NET_TIMEOUT()) from None
         finally:
             current.waiters -= 1
             if not current.waiters:
@@ -149,7 +149,7 @@ class ControlQueries:
             self._closing.cancel()
         if self._current is None:
             if self._address is None:
-                raise ControlError("no backend is known", UNREACHABLE)
+                raise ControlError(messages.REDIS_UNKNOWN(), messages.UNREACHABLE.text)
             # A connection that is lost or cannot be made is left, so that the next query does not
             # wait for its next attempt.
             self._current = _QueryConnection(self._connect, self._address, self._leave)
@@ -169,7 +169,8 @@ class ControlQueries:
 def _value(answer: Answer | ErrorReply) -> Answer:
     if not isinstance(answer, ErrorReply):
         return answer
+    reason = messages.redis_error(shown_error(answer.text))
     # All other errors may pass.
     if answer.text.casefold().startswith(("noperm", "err unknown")):
-        raise ControlError(answer.text, NOT_ALLOWED)
-    raise ControlError(answer.text)
+        raise ControlError(reason, messages.NOT_ALLOWED.text)
+    raise ControlError(reason)

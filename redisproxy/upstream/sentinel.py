@@ -16,7 +16,7 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
-from .. import bounds
+from .. import bounds, messages
 from ..ops.log_once import Condition
 from ..ops.retry import Backoff
 from ..resp.value import strings_of
@@ -34,8 +34,8 @@ LASTING = 0.9
 QUIET = 30.0
 
 
-class SentinelError(Exception):
-    """A sentinel does not say where the master is. The text gives the reason, for the log."""
+class SentinelError(messages.MessageError):
+    """A sentinel does not tell where the master is."""
 
 
 class NotYet(SentinelError):
@@ -120,19 +120,19 @@ class Sentinel:
             known = dict(zip(fields[::2], fields[1::2], strict=True))
             return Answer(_host(host), int(port), int(known[b"config-epoch"]))
         except ReplyError as error:
-            raise SentinelError(why(error)) from None
+            raise SentinelError(error.reason) from None
         except ControlError as error:
-            raise SentinelError(f"it cannot be reached: {why(error)}") from None
+            raise SentinelError(messages.SENTINEL_UNREACHABLE(reason=why(error))) from None
         except (KeyError, ValueError):
-            raise SentinelError("what it answers is not what a sentinel answers") from None
+            raise SentinelError(messages.SENTINEL_ODD()) from None
 
     def _why_away(self) -> SentinelError:
         failure = self._client.failure
         if failure is None:
-            return NotYet("it cannot be reached: it took too long")
+            return NotYet(messages.SENTINEL_UNREACHABLE(reason=messages.NET_TIMEOUT()))
         if isinstance(failure, ReplyError):
-            return SentinelError(why(failure))  # the sentinel refused the log-in
-        return SentinelError(f"it cannot be reached: {why(failure)}")
+            return SentinelError(failure.reason)  # to its log-in
+        return SentinelError(messages.SENTINEL_UNREACHABLE(reason=why(failure)))
 
 
 async def ask_all(sentinels: Sequence[Sentinel]) -> list[Answer | SentinelError]:

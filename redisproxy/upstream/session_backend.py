@@ -13,13 +13,13 @@ from twisted.internet import defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import messages
 from ..net.rate_limit import TenantLimits
 from ..ops.bugs import log_bug
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..resp.value import Answer
 from ..session import ports
-from ..session.errors import UNANSWERED
 from ..session.ports import Dedicated, Unavailable
 from ..session.state import Step
 from ..tenants.model import Tenant
@@ -129,7 +129,9 @@ class SessionBackend:
     def _not_answered(self, failure: Failure, step: Step[Unavailable]) -> None:
         failure.trap(ControlError, UpstreamError, defer.CancelledError)
         error = failure.value
-        step.finish(Unavailable(error.client_reply if isinstance(error, ControlError | UpstreamError) else UNANSWERED))
+        step.finish(
+            Unavailable(error.client_reply if isinstance(error, ControlError | UpstreamError) else messages.UNANSWERED.text)
+        )
 
     def _bug(self, failure: Failure, step: Step[Never]) -> None:
         error = failure.value

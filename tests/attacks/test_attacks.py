@@ -248,7 +248,7 @@ class SecondLayerTests(CorpusCase):
         reply = ask("COMMAND")
         commands = parse(reply)
         databases = "keeps to its database" in installation.proxy.log
-        sealed = "scripts are refused, for on this server" not in installation.proxy.log
+        sealed = "scripts are refused: on this server" not in installation.proxy.log
         policy = make_policy(commands, scripts=True, databases=databases, sealed=sealed)
         dry = ask("ACL", "DRYRUN", name, "PING") == b"OK"
         if not dry:
@@ -336,7 +336,7 @@ class ProvisioningTests(CorpusCase):
             sealed = straight.eval(shared, 0) != 1
         except redis.ResponseError:
             sealed = True
-        told = "scripts are refused, for on this server one tenant's can change what another's do"
+        told = "scripts are refused: on this server one tenant's script can change what another's does"
         with installation.blue(protocol=2) as blue:
             if sealed:
                 self.assertEqual(blue.eval("return 1", 0), 1)
@@ -350,7 +350,7 @@ class ProvisioningTests(CorpusCase):
                 self.assertRaises(redis.exceptions.NoPermissionError, call)
         installation.proxy.logged(told)
         allowing = self.installation(binary, "--allow-commands", "EVAL")
-        allowing.proxy.logged("scripts are allowed though on this server one tenant's can change what another's do")
+        allowing.proxy.logged("--allow-commands allows scripts, though on this server one tenant's script can change")
         with allowing.blue(protocol=2) as blue:
             self.assertEqual(blue.eval("return 1", 0), 1)
 

@@ -29,8 +29,8 @@ from redisproxy.tenants.enrolment import parse_tenant
 from ..support.apiserver import HANG, NAMESPACES, ApiServer, refusal
 from ..support.command import COMMAND, run_command
 from ..support.proxy import Manifests, ProxyProcess, master, namespace, plain_environment, secret, tenant
+from ..support.punctuation import DOUBLED
 from ..support.servers import RedisServer, free_port
-from ..support.texts import DOUBLED
 from ..support.waiting import until
 
 

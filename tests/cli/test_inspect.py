@@ -10,13 +10,15 @@ from twisted.internet import defer, reactor, threads
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
+from redisproxy import messages
 from redisproxy.cli import inspect, operations, render
-from redisproxy.cli.advice import advice, redis_advice
 from redisproxy.cli.inspect import Findings, Operator, RedisView
 from redisproxy.cli.operations import Written
+from redisproxy.cli.render import advice
 from redisproxy.policy import probing
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.probing import USUAL, Server, needed
+from redisproxy.resp.value import ErrorReply
 from redisproxy.service import ProxyService, source_of
 from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource
@@ -29,10 +31,10 @@ from redisproxy.upstream.inquiry import Inquiry
 from ..support.apiserver import ANY, ApiServer, refusal, secrets_path
 from ..support.faults import FaultyRedis
 from ..support.proxy import PREFIX, Manifests, master, namespace, secret, tenant
+from ..support.punctuation import DOUBLED
 from ..support.redis_errors import PASSING
 from ..support.sentinels import NAME, Sentinels
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_5, redis_6, valkey
-from ..support.texts import DOUBLED
 from ..support.waiting import LIMIT, until
 
 NOW = 1_767_225_600.0  # 2026-01-01
@@ -160,7 +162,7 @@ class RedisTests(FindingsCase):
         self.assertEqual(
             self.problems(found), [f"Redis: the CA file {file.absolute()} cannot be used: it has no certificate in PEM"]
         )
-        self.assertRegex(advice(found.problems[0]), "--redis-ca")
+        self.assertRegex(advice(found.problems[0].reason), "--redis-ca")
 
     async def test_redis_that_takes_connections_and_says_nothing(self) -> None:
         server = self.redis()
@@ -186,7 +188,7 @@ class RedisTests(FindingsCase):
             self.problems(required),
             [f"Redis: redis://127.0.0.1:{server.port} has no ACL users for tenants, and --acl is require: nobody is served"],
         )
-        self.assertRegex(self.told(required), r"-> Take another Redis, .* or take --acl auto")
+        self.assertRegex(self.told(required), r"-> Take another Redis, .* or set --acl auto")
         told = self.told(found)
         self.assertRegex(told, r"(?m)^Redis .*, no ACL users, scripts refused$")
         self.assertTrue(told.endswith("\nno problems, 1 warning"), told)
@@ -217,13 +219,13 @@ class RedisTests(FindingsCase):
         faulty = FaultyRedis(server.port)
         self.addCleanup(faulty.stop)
         for error, advised in (
-            (PASSING[0], r"Redis runs a script that takes too long \(BUSY\): wait .* SCRIPT KILL"),
-            (PASSING[1], r"Redis loads its data \(LOADING\): wait"),
+            (PASSING[0], r"Redis runs a script for too long. .* SCRIPT KILL"),
+            (PASSING[1], r"Redis loads its data. Wait"),
         ):
             faulty.faults = {"INFO": error}
             found = await inspect.check(self.operator(master(faulty.url(MASTER_PASSWORD)), namespace("team-new")))
             [problem] = found.problems
-            self.assertRegex(advice(problem), advised)
+            self.assertRegex(advice(problem.reason), advised)
             self.assertRegex(self.told(found), f"-> {advised}")
             faulty.faults = {"EVAL": error}
             found = await inspect.check(self.operator(master(faulty.url(MASTER_PASSWORD)), namespace("team-new")))
@@ -235,24 +237,21 @@ class RedisTests(FindingsCase):
     async def test_a_server_that_loads_its_data(self) -> None:
         """It answers all questions, and says so itself."""
         server = self.redis()
-        inquiry = Inquiry("redis://h:1", USUAL, "is loading its data: until it has, it answers -LOADING", "", {})
+        inquiry = Inquiry("redis://h:1", USUAL, messages.REDIS_IS_LOADING(), None, {})
         operator = self.operator(master(server.url), namespace("team-new"))
         found = inspect.resolve(operator, await operator.read(), None)
         inspect._judge(operator, found, RedisView(BackendAddress("h"), inquiry=inquiry))
         [problem] = found.problems
         self.assertRegex(str(problem), "^Redis: redis://h:1 is loading its data")
-        self.assertRegex(advice(problem), r"^Redis loads its data \(LOADING\): wait")
+        self.assertRegex(advice(problem.reason), "^Redis loads its data. Wait")
 
     def test_each_error_that_passes_has_its_advice(self) -> None:
-        unknown = redis_advice("ERR what nobody thought of")
         for error in PASSING:
-            self.assertIn(
-                error.partition(" ")[0], redis_advice(f"Redis at redis://h did not tell what it is: INFO: {error}")
-            )
+            told = messages.REDIS_TOLD_NOTHING(address="redis://h", reason=probing.explain({"INFO": ErrorReply(error)}))
+            self.assertEqual(told.code, f"redis-error-{error.partition(' ')[0].lower()}")
+            self.assertTrue(told.remedy, error)
         for code in probing._CODES_THAT_PASS:
-            self.assertNotEqual(redis_advice(f"refuses: {code} something"), unknown, code)
-        for text in ("is a sentinel: …", "is a node of a Redis Cluster, …", "says that it is a replica", "it took too long"):
-            self.assertNotEqual(redis_advice(f"no connection to Redis: {text}" if "long" in text else text), unknown, text)
+            self.assertTrue(messages.redis_error(f"{code} something").remedy, code)
 
     async def test_a_server_that_hides_its_commands(self) -> None:
         server = self.redis(valkey, 'rename-command COMMAND ""')
@@ -271,7 +270,7 @@ class RedisTests(FindingsCase):
         await running
         [told] = self.problems(found)
         self.assertRegex(told, "Redis at redis://.* did not tell what it is: INFO server, .*: BUSY ")
-        self.assertRegex(self.told(found), r"-> Redis runs a script that takes too long \(BUSY\): wait .* SCRIPT KILL")
+        self.assertRegex(self.told(found), r"-> Redis runs a script for too long. .* SCRIPT KILL")
         self.assertIsNone(found.redis.room)
 
     async def test_names_of_commands_that_it_does_not_have(self) -> None:

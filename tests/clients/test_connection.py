@@ -473,7 +473,7 @@ class ProxiedTests(unittest.TestCase):
     def test_their_lines_have_a_quota(self) -> None:
         del self.access_log.ended
         written = []
-        self.access_log._log = SimpleNamespace(info=lambda text, **fields: written.append(fields), debug=None)
+        self.access_log._log = SimpleNamespace(write=lambda message, **fields: written.append(fields))
         for number in range(ADDRESS_LINES + 10):
             self.connect("192.0.2.66", number)
         self.assertEqual(len(written), ADDRESS_LINES)

@@ -102,7 +102,7 @@ class RunTests(unittest.TestCase):
         self.proxy = ProxyProcess("--ns-prefix", prefix, environ=environ, fresh=True)
         self.addCleanup(self.proxy.stop)
         self.proxy.ready()
-        self.status = int(self.proxy.logged(r"status is told at \S+:(\d+)")[1])
+        self.status = int(self.proxy.logged(r"the status page is at \S+:(\d+)")[1])
 
     def replaced(self, text: str, old: str, new: str) -> str:
         self.assertIn(old, text)

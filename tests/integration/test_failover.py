@@ -144,7 +144,9 @@ class SentinelTests(FailoverCase):
         # Without any sentinel the proxy stays with the last master.
         for sentinel in group.sentinels:
             sentinel.kill()
-        proxy.logged(rf"(?m)none of the sentinels tells where {NAME} is; Redis is still taken to be at \S+:{first.port}$")
+        proxy.logged(
+            rf"(?m)none of the sentinels tells where {NAME} is; the proxy still takes Redis to be at \S+:{first.port}$"
+        )
         self.assertTrue(blue.set("key", "third"))
         self.assertEqual(first.client(3).get("key"), b"third")
         self.assertEqual(proxy.log.count("none of the sentinels"), 1)
@@ -200,7 +202,7 @@ class SentinelTests(FailoverCase):
         self.manifests.write([master(sentinel_url(*sentinels).replace(NAME, "another")), *self.TENANT])
         proxy.refresh()
         proxy.logged(rf"sentinel 127.0.0.1:{sentinels[0].port}: .*No such master with that name")
-        proxy.logged(rf"none of the sentinels tells where another is; Redis is still taken to be at \S+:{new.port}")
+        proxy.logged(rf"none of the sentinels tells where another is; the proxy still takes Redis to be at \S+:{new.port}")
         self.assertTrue(self.client(proxy).ping())
         self.manifests.write([master("redis+sentinel://:s3cret@127.0.0.1:1,nobody"), *self.TENANT])
         proxy.refresh()

@@ -239,7 +239,7 @@ class EndTests(BalancedCase):
             for name, port in ports.items()
         }
         for name, port in ports.items():
-            status = proxies[name].logged(r"status is told at \S+:(\d+)")[1]
+            status = proxies[name].logged(r"the status page is at \S+:(\d+)")[1]
             server = f"server {name} 127.0.0.1:{port} check port {status}"
             section, count = re.subn(rf"server {name} \S+ check port \d+", server, section)
             self.assertEqual(count, 1)

@@ -45,7 +45,7 @@ class MarkedCase(unittest.TestCase):
         )
         self.addCleanup(self.proxy.stop)
         self.proxy.logged("listening on ")
-        self.address = self.proxy.logged(r"status is told at ([\d.]+:\d+)")[1]
+        self.address = self.proxy.logged(r"the status page is at ([\d.]+:\d+)")[1]
         until(lambda: self.refreshes() > 0, "everything was read once")
         return self.proxy
 
@@ -222,7 +222,7 @@ class RefusalTests(MarkedCase):
             )
             self.proxy = proxy
             self.addCleanup(proxy.stop)
-            self.address = proxy.logged(r"status is told at ([\d.]+:\d+)")[1]
+            self.address = proxy.logged(r"the status page is at ([\d.]+:\d+)")[1]
             for content in (
                 MARKER.encode(),
                 b"\xff" + MARKER.encode(),

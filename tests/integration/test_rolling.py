@@ -32,7 +32,7 @@ DELAY = 1.5
 class Replica:
     def __init__(self, proxy: ProxyProcess) -> None:
         self.proxy = proxy
-        self.status = int(proxy.logged(r"status is told at \S+:(\d+)")[1])
+        self.status = int(proxy.logged(r"the status page is at \S+:(\d+)")[1])
         self.port = proxy.port
 
     def ready(self) -> bool:

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import redis
 
+from redisproxy import messages
 from redisproxy.ops.history import SAMPLES, History
 from redisproxy.ops.page import PageContent, render
 from redisproxy.ops.problems import open_problems
 
 from ..support.browser import Browser, chromium
 from ..support.proxy import Installation, secret, tenant
+from ..support.reasons import reason, set_fault, set_unready
 from ..support.stats import redis_seconds, stats, tenant_stats
 from ..support.status import ask, metrics, status_port
 from ..support.waiting import LIMIT, until
@@ -352,11 +354,14 @@ class WidthTests(unittest.TestCase):
         found["counts"]["logins"] = {"ok": 10**9, "tenant-full": 123_456, "wrong": 98_765}
         found["counts"]["redis_seconds"] = redis_seconds()
         state = found["state"]
-        state["unready"] = "Redis does not answer"
-        state["redis"] |= {"connected": False, "fault": f"rediss://{long}:6379 cannot be reached: {'x' * 200}"}
+        set_unready(state, messages.REDIS_NO_ANSWER())
+        fault = messages.REDIS_UNREACHABLE(address=f"rediss://{long}:6379", reason=reason("x" * 200))
+        set_fault(state["redis"], fault, connected=False)
         for tenant_state in state["snapshot"]["tenants"].values():
             tenant_state["limits"] = {"max_connections": 1000, "commands_per_second": 500_000, "bytes_per_second": 10**9}
-        state["snapshot"]["problems"] = [{"namespace": long, "secret": "s" * 200, "reason": "no " + "y" * 300}]
+        state["snapshot"]["problems"] = [
+            {"namespace": long, "secret": "s" * 200, "reason": "no " + "y" * 300, "code": "net-other"}
+        ]
         state["snapshot"]["without_secret"] = [long] * 5
         history = History()
         for sample in range(SAMPLES):

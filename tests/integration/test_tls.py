@@ -337,7 +337,7 @@ class ClientCertificateTests(TlsCase):
 
     def who_may_come(self, *options: str) -> None:
         installation = self.start("--client-ca", str(self.ca), *options)
-        installation.proxy.logged(r"at tcp:0:interface=127.0.0.1 is no TLS: --client-ca is not for it")
+        installation.proxy.logged(r"tcp:0:interface=127.0.0.1 has no TLS, so --client-ca does not apply there")
         good = self.certificate_of(self.clients, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
         bad = self.certificate_of(self.others, "other")
         client = self.client(**good)
@@ -427,7 +427,7 @@ class JsonTests(TlsCase):
         installation.proxy.logged('"close_reason": "tls-failed"')
         (event,) = [event for event in self.events(installation) if event.get("close_reason") == "tls-failed"]
         self.assertTrue(event["detail"])
-        (event,) = [event for event in self.events(installation) if "valid until" in event["message"]]
+        (event,) = [event for event in self.events(installation) if "is in force, until" in event["message"]]
         self.assertEqual(event["listener"], f"ssl:{self.port}:interface=127.0.0.1")
 
     def events(self, installation: Installation) -> Iterator[dict]:

@@ -50,7 +50,7 @@ class WallClockTests(unittest.TestCase):
         return raw_client(self, self.proxy.port, timeout=SOON)
 
     def ask(self, path: str) -> str:
-        address = self.proxy.logged(r"status is told at ([\d.]+:\d+)")[1]
+        address = self.proxy.logged(r"the status page is at ([\d.]+:\d+)")[1]
         with urllib.request.urlopen(f"http://{address}{path}", timeout=SOON) as answer:
             return answer.read().decode()
 

@@ -268,7 +268,7 @@ class FaultTests(WatchCase):
         until(lambda: self.ended(blue) and self.works("rotated-password"), "a refresh takes it up")
         self.assertEqual(self.proxy.log.count("cannot be watched"), 1)
         self.assertNotIn(WATCHED, self.proxy.log)
-        found = metrics(int(self.proxy.logged(r"status is told at \S+:(\d+)")[1]))
+        found = metrics(int(self.proxy.logged(r"the status page is at \S+:(\d+)")[1]))
         self.assertEqual(found["redisproxy_watch_up", frozenset()], 0)
         self.assertEqual(found["redisproxy_watch_events_total", frozenset()], 3, "the master secret, and namespaces")
 
@@ -316,5 +316,5 @@ class BurstTests(WatchCase):
         asked = self.api.requests[before:]
         self.assertEqual([request for request in asked if "fieldSelector" not in request.query], [])
         self.assertLessEqual(len(asked), 150)
-        found = metrics(int(self.proxy.logged(r"status is told at \S+:(\d+)")[1]))
+        found = metrics(int(self.proxy.logged(r"the status page is at \S+:(\d+)")[1]))
         self.assertEqual(found["redisproxy_watch_up", frozenset()], 1)

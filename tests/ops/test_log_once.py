@@ -51,7 +51,7 @@ class ConditionTests(unittest.SynchronousTestCase):
     def test_each_fault_is_logged_once(self) -> None:
         condition = Condition()
         self.assertEqual([condition.fault(text) for text in "aabba"], [True, False, True, False, True])
-        self.assertEqual(condition.text, "a")
+        self.assertEqual(condition.reason, "a")
 
     def test_that_it_is_over_is_logged_once_if_a_fault_was(self) -> None:
         condition = Condition(lasting=1.0)
@@ -62,7 +62,7 @@ class ConditionTests(unittest.SynchronousTestCase):
         condition.fault("a", 21.0)
         self.assertTrue(condition.over())
         self.assertFalse(condition.over())
-        self.assertEqual((condition.text, condition.since), ("", None))
+        self.assertEqual((condition.reason, condition.since), (None, None))
 
     def test_a_fault_is_logged_when_it_has_lasted(self) -> None:
         condition = Condition(lasting=1.0)

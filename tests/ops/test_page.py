@@ -11,15 +11,17 @@ import re
 from twisted.internet import defer
 from twisted.trial import unittest
 
+from redisproxy import messages
 from redisproxy.ops import page
 from redisproxy.ops.history import INTERVAL, SAMPLES, History, Recent
 from redisproxy.ops.page_parts import ROWS, plot, seconds_text, size_text
 from redisproxy.ops.page_style import SCRIPT, style
 from redisproxy.ops.page_tables import NAMED, NAMES, TABLES
 from redisproxy.ops.problems import OpenProblem, open_problems
-from redisproxy.ops.stats import DRAINING, Stats
+from redisproxy.ops.stats import Stats
 from redisproxy.processes.merge import nothing
 
+from ..support.reasons import set_fault, set_unready
 from ..support.stats import EVIL, redis_seconds, stats, tenant_stats
 
 RUNBOOKS = ("RedisProxyProblems", "RedisProxyRedisUnreachable", "RedisProxyTenantFull")
@@ -78,6 +80,7 @@ class PageTests(PageCase):
         found["counts"]["logins"] = {EVIL: 3, "tenant-full": 1}
         state = found["state"]
         state["host"] = state["unready"] = state["redis"]["fault"] = state["redis"]["version"] = EVIL
+        state["unready_code"], state["redis"]["fault_code"] = messages.REDIS_NO_ANSWER.code, messages.NET_OTHER.code
         state["redis"]["address"] = state["snapshot"]["source"] = EVIL
         state["snapshot"]["without_secret"] = [EVIL]
         state["tls"]["certificates"][0] |= {"listener": EVIL, "problem": EVIL}
@@ -121,11 +124,10 @@ class PageTests(PageCase):
         found = stats()
         found["state"]["snapshot"]["problems"] = []
         found["state"]["workers"] = None
-        found["state"]["unready"] = "Redis does not answer"
-        found["state"]["redis"] |= {
-            "connected": False,
-            "fault": "redis://r:6379 cannot be reached: ConnectionRefusedError: errno 111",
-        }
+        set_unready(found["state"], messages.REDIS_NO_ANSWER())
+        refused = messages.NET_REFUSED(error="ConnectionRefusedError: errno 111")
+        fault = messages.REDIS_UNREACHABLE(address="redis://r:6379", reason=refused)
+        set_fault(found["state"]["redis"], fault, connected=False)
         html = self.render(found, None, 330.0)
         self.assertIn("Not ready, since 1970-01-01 00:11:10 UTC (5 min 30 s): Redis does not answer: redis://r:6379", html)
         self.assertNotIn("None.", html)
@@ -141,7 +143,7 @@ class PageTests(PageCase):
                 ]
             ],
         )
-        found["state"]["unready"] = DRAINING
+        set_unready(found["state"], messages.DRAINING())
         html = self.render(found)
         self.assertIn("Draining: it is about to end.", html)
         self.assertNotIn("not ready", html.lower())
@@ -403,7 +405,12 @@ class SizeTests(PageCase):
             history.add(now, counts)
         found = stats(**counts["tenants"])
         found["state"]["snapshot"]["problems"] = [
-            {"namespace": name, "secret": "s" * 63, "reason": "database 3 belongs to the older " + "y" * 63}
+            {
+                "namespace": name,
+                "secret": "s" * 63,
+                "reason": "database 3 belongs to the older " + "y" * 63,
+                "code": "net-other",
+            }
             for name in names
         ]
         found["state"]["snapshot"]["without_secret"] = names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 
+from redisproxy import messages
 from redisproxy.ops.stats import TenantStats
 from redisproxy.processes.merge import Reports, nothing
 
@@ -49,16 +50,17 @@ class ReportsTests(unittest.TestCase):
         self.assertEqual(self.reports.counts()["refused_names"], {"MOVE": 6})
 
     def test_of_redis_the_worker_that_it_answers_tells(self) -> None:
-        fault = "redis://redis:6379 cannot be reached: it took too long"
-        away = {"connected": False, "version": "", "fault": fault}
-        there = {"connected": True, "version": "Valkey 9", "fault": ""}
+        fault = messages.REDIS_UNREACHABLE(address="redis://redis:6379", reason=messages.NET_TIMEOUT())
+        away = {"connected": False, "version": "", "fault": fault, "fault_code": fault.code}
+        there = {"connected": True, "version": "Valkey 9", "fault": "", "fault_code": ""}
+        unready = {"unready": "Redis does not answer", "unready_code": messages.REDIS_NO_ANSWER.code}
         self.assertEqual((self.reports.redis()["connected"], self.reports.unready()), (False, "no worker serves yet"))
-        self.reports.update(1, {**report(), "redis": away, "unready": "Redis does not answer"})
+        self.reports.update(1, {**report(), "redis": away, **unready})
         self.assertEqual((self.reports.redis()["fault"], self.reports.unready()), (fault, "Redis does not answer"))
-        self.reports.update(2, {**report(), "redis": there, "unready": ""})
-        self.assertEqual((self.reports.redis(), self.reports.unready()), (there, ""))
+        self.reports.update(2, {**report(), "redis": there, "unready": "", "unready_code": ""})
+        self.assertEqual((self.reports.redis(), self.reports.unready()), (there, None))
         # The first worker is still not ready.
-        self.assertEqual(self.reports.unready_workers(), {"1": f"Redis does not answer: {fault}"})
+        self.assertEqual(self.reports.unready_workers(), {"1": (f"Redis does not answer: {fault}", "net-timeout")})
 
     def test_who_is_no_tenant_any_more_is_forgotten(self) -> None:
         self.reports.update(1, report(blue=tenant(5), green=tenant(1)))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import unittest
 from unittest import mock
 
-from redisproxy import bounds
+from redisproxy import bounds, messages
 from redisproxy.policy import policy, server_config
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
 from redisproxy.resp.framing import ProtocolError, encode
 from redisproxy.session import commands, pubsub
-from redisproxy.session.errors import NOAUTH, OK, SPOILER, SYNTAX, UNANSWERED
+from redisproxy.session.errors import NOAUTH, OK, SPOILER, SYNTAX
 from redisproxy.session.info import SECTIONS
 from redisproxy.session.pending import ReplyBatch
 from redisproxy.session.ports import Unavailable
@@ -643,7 +643,7 @@ class PubSubTests(ConversationCase):
 
         for error, heard in (
             ("ERR no more patterns", b"-ERR no more patterns\r\n"),
-            (UNANSWERED, b"-ERR Redis did not answer the proxy, try again\r\n"),
+            (messages.UNANSWERED.text, b"-ERR Redis did not answer the proxy, try again\r\n"),
         ):
             conversation.finish(Unavailable(error))
             self.assertHears(conversation, heard)
@@ -950,7 +950,7 @@ class QuestionTests(ConversationCase):
 
     def test_redis_does_not_answer(self) -> None:
         conversation = logged_in().command(b"INFO")
-        conversation.finish(Unavailable(UNANSWERED))
+        conversation.finish(Unavailable(messages.UNANSWERED.text))
         self.assertHears(conversation, b"-ERR Redis did not answer the proxy, try again\r\n")
 
     def test_the_client_leaves_meanwhile(self) -> None:

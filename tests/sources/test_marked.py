@@ -96,7 +96,7 @@ class MarkedTests(unittest.SynchronousTestCase):
         service.startService()
         clock.pump([0.1] * 5)
         service.stopService()
-        problems = [*map(str, service.problems), *map(render.advice, service.problems)]
+        problems = [*map(str, service.problems), *(render.advice(problem.reason) for problem in service.problems)]
         self.flushLoggedErrors()
         return "\n".join([self.out.getvalue(), *problems])
 

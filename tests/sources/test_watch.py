@@ -118,7 +118,7 @@ class WatchTests(SourceCase):
             self.seen(BLUE, ("team-green", CLIENT))
         self.assertEqual(self.refreshes, 2, "from where they stood")
         self.assertEqual([formatEvent(event) for event in events], [
-            "namespaces and secrets are watched: what changes takes effect at once"
+            "namespaces and secrets are watched: changes take effect at once"
         ])  # fmt: skip
 
     def test_bookmarks_keep_it_young(self) -> None:

@@ -45,6 +45,7 @@ def stats(**tenants: dict) -> Stats:
             "host": "redisproxy-5d9c7-x2x4z",
             "uptime": 93784.0,
             "unready": "",
+            "unready_code": "",
             "most_sessions": 1000,
             "workers": {
                 "wanted": 3,
@@ -61,7 +62,14 @@ def stats(**tenants: dict) -> Stats:
                 "refresh_seconds": histogram.stats(),
                 "watch": {"watching": True, "events": 7, "reconnects": 1, "quiet": 2.5},
                 "without_secret": ["team-new", "team-newer"],
-                "problems": [{"namespace": "team-b", "secret": EVIL, "reason": f"database 3 belongs to the older {EVIL}"}],
+                "problems": [
+                    {
+                        "namespace": "team-b",
+                        "secret": EVIL,
+                        "reason": f"database 3 belongs to the older {EVIL}",
+                        "code": "tenant-database-of-older",
+                    }
+                ],
                 "tenants": {
                     name: {
                         "index": 3,
@@ -81,6 +89,7 @@ def stats(**tenants: dict) -> Stats:
                 "answers": "up",
                 "unanswered": 0.0,
                 "fault": "",
+                "fault_code": "",
             },
             "tls": {
                 "certificates": [{"listener": "ssl:6380", "begins": 0.0, "expires": 1000.0 + 86400 * 60, "problem": ""}],

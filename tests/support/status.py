@@ -25,7 +25,7 @@ def ask(port: int, path: str, host: str = "127.0.0.1", **headers: str) -> tuple[
 
 def status_port(installation: Installation) -> int:
     """Returns the port that the proxy's log names. Waits for that line."""
-    return int(installation.proxy.logged(r"status is told at \S+:(\d+)")[1])
+    return int(installation.proxy.logged(r"the status page is at \S+:(\d+)")[1])
 
 
 def metrics(port: int) -> dict[tuple[str, frozenset], float]:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import redis
 from twisted.internet import task
-from twisted.logger import Logger, LogLevel, formatEvent
+from twisted.logger import LogLevel, formatEvent
 from twisted.trial import unittest
 
+from redisproxy.ops.logs import Log
 from redisproxy.policy import acl
 from redisproxy.policy.facts import parse
 from redisproxy.policy.policy import make_policy
@@ -56,7 +57,7 @@ class Replica:
         self.acl_users.use(Server("a Redis", 64, commands, True, False), make_policy(commands, scripts=True))
         self.events: list[dict] = []
         self.service = AclMaintenanceService(clock, self, prefix, INTERVAL, self.acl_users.forget)
-        self.service._log = Logger(observer=self.events.append)
+        self.service._log = Log(observer=self.events.append)
         self.tenants: frozenset[Tenant] = frozenset()
         self.service.startService()
         case.addCleanup(self.service.stopService)

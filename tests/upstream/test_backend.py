@@ -8,7 +8,7 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
-from redisproxy import bounds
+from redisproxy import bounds, messages
 from redisproxy.policy.acl import username
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.probing import Server
@@ -19,6 +19,7 @@ from redisproxy.upstream.backend import Backend
 from redisproxy.upstream.client import ControlError
 from redisproxy.upstream.connection import UpstreamError
 
+from ..support.reasons import reason
 from ..support.servers import RedisServer, redis_7, valkey
 from ..support.waiting import LIMIT
 
@@ -86,14 +87,14 @@ class TwoBackendsTests(unittest.TestCase):
         address = f"redis://127.0.0.1:{self.servers[0].port}"
         await self.until(lambda: "refused" in self.first.state()["fault"].lower(), "it is told why")
         self.assertIn(address, self.first.state()["fault"])
-        self.assertEqual((self.second.not_ready(), self.second.state()["fault"]), ("", ""))
+        self.assertEqual((self.second.not_ready(), self.second.state()["fault"]), (None, ""))
         (await self.second.pool.acquire(GREEN, 2)).drop()
         self.assertIn(b"redis_version", await self.info(self.second, GREEN))
         with self.assertRaises(ControlError):
             await self.info(self.first, BLUE)
         with self.assertRaises(UpstreamError):
             await self.first.pool.acquire(BLUE, 2)
-        self.assertEqual(self.second.not_ready(), "")
+        self.assertIsNone(self.second.not_ready())
         self.servers[0].start()
         await self.both_are_ready()
         self.assertEqual(self.first.state()["fault"], "")
@@ -104,7 +105,7 @@ class TwoBackendsTests(unittest.TestCase):
         await self.both_are_ready()
         self.second.use_snapshot(Snapshot(None, []))
         self.assertEqual(self.second.not_ready(), "the master secret, which says where Redis is, has not been read yet")
-        self.assertEqual(self.first.not_ready(), "")
+        self.assertIsNone(self.first.not_ready())
         (await self.first.pool.acquire(BLUE, 2)).drop()
         await defer.maybeDeferred(self.second.stopService)
         self.assertIn(b"valkey_version", await self.info(self.first, BLUE))
@@ -124,12 +125,12 @@ class FaultTests(unittest.SynchronousTestCase):
 
     def test_each_part_has_its_own(self) -> None:
         control, pool, master = self.backend.control, self.backend.pool, self.backend.master
-        control._unreachable.fault("it took too long")
+        control._unreachable.fault(messages.NET_TIMEOUT())
         self.assertEqual(self.backend.state()["fault"], "redis://redis:6379 cannot be asked: it took too long")
-        pool._not_opened(pool._address, "redis://redis:6379 cannot be reached: it took too long")
+        pool._not_opened(pool._address, reason("redis://redis:6379 cannot be reached: it took too long"))
         self.assertEqual(self.backend.state()["fault"], "redis://redis:6379 cannot be reached: it took too long")
-        master._helpless.fault("none of the sentinels tells where m is")
-        master._helpless.fault("none of the sentinels tells where m is", 1e9)
+        master._helpless.fault(messages.SENTINELS_SILENT(name="m"))
+        master._helpless.fault(messages.SENTINELS_SILENT(name="m"), 1e9)
         self.assertEqual(self.backend.state()["fault"], "none of the sentinels tells where m is")
         # Nothing is known of another address yet.
         master._helpless.over()
@@ -146,7 +147,7 @@ class FaultTests(unittest.SynchronousTestCase):
         backend.health._since = clock.seconds()
         for seconds, answers, ready in ((5.9, "up", True), (0.1, "hung", True), (8.9, "hung", True), (0.1, "hung", False)):
             clock.advance(seconds)
-            self.assertEqual((backend.state()["answers"], backend.not_ready() == ""), (answers, ready))
+            self.assertEqual((backend.state()["answers"], backend.not_ready() is None), (answers, ready))
             self.assertEqual(backend.state()["connected"], answers == "up")
             # The control connection is given up after 10 s.
             backend.control._connection = object() if clock.seconds() < bounds.CONTROL_REPLY_SECONDS else None
@@ -156,12 +157,12 @@ class FaultTests(unittest.SynchronousTestCase):
         self.assertEqual((backend.state()["answers"], backend.state()["unanswered"]), ("down", 0.0))
 
     def test_what_redis_says_of_itself(self) -> None:
-        self.backend.control._state.fault("is loading its data: until it has, it answers -LOADING to tenants' commands")
+        self.backend.control._state.fault(messages.REDIS_IS_LOADING())
         self.assertRegex(self.backend.state()["fault"], "^redis://redis:6379 is loading its data")
 
     def test_of_a_redis_that_is_used_none_is_told(self) -> None:
-        self.backend.pool._faults.text = "redis://redis:6379 does not answer: it took too long"
-        self.patch(self.backend, "not_ready", lambda: "")
+        self.backend.pool._faults.reason = messages.REDIS_SILENT(address="redis://redis:6379")
+        self.patch(self.backend, "not_ready", lambda: None)
         self.assertEqual(self.backend.state()["fault"], "")
 
     def test_latency_is_kept_of_those_who_are_tenants(self) -> None:

@@ -139,6 +139,15 @@ class ConnectionTests(unittest.SynchronousTestCase):
         self.failureResultOf(refused, ReplyError)
 
 
+class ReplyErrorTests(unittest.SynchronousTestCase):
+    def test_decisions_see_the_whole_text_and_the_log_sees_no_rule(self) -> None:
+        """Whether an ACL user exists follows from words that the log must not repeat."""
+        text = "ERR Error in ACL SETUSER modifier '>password': Adding a pattern after the * pattern is not valid."
+        error = ReplyError(text)
+        self.assertEqual((str(error), error.reply), (text, ErrorReply(text)))
+        self.assertNotIn("password", error.reason)
+
+
 class RedisClientTests(unittest.TestCase):
     """With a real Redis, to test ClientService as it is."""
 

@@ -11,9 +11,10 @@ import weakref
 
 import redis
 from twisted.internet import defer, protocol, reactor, task, threads
-from twisted.logger import Logger, LogLevel, formatEvent
+from twisted.logger import LogLevel, formatEvent
 from twisted.trial import unittest
 
+from redisproxy.ops.logs import Log
 from redisproxy.policy.probing import Server
 from redisproxy.tenants.model import BackendAddress
 from redisproxy.upstream.client import Connection
@@ -117,12 +118,12 @@ class ControlTests(unittest.TestCase):
             server.start()
             events = []
             control = ControlService(reactor, LIMIT, None, lambda _: None)
-            control._log = Logger(observer=events.append)
+            control._log = Log(observer=events.append)
             control.startService()
             control.use(BackendAddress(host="127.0.0.1", port=server.port, password=password.encode()))
-            while not control._state.text:
+            while not control._state.reason:
                 yield task.deferLater(reactor, 0.01)
-            control._tell_state(control._state.text)
+            control._log_state(control._state.reason)
             warnings = [formatEvent(event) for event in events if event["log_level"] == LogLevel.warn]
             self.assertEqual(len(warnings), 1)
             self.assertRegex(warnings[0], f"^Redis at redis://127.0.0.1:{server.port} {text}")
@@ -150,11 +151,11 @@ class ControlTests(unittest.TestCase):
         control.startService()
         self.addCleanup(control.stopService)
         control.use(BackendAddress(host="127.0.0.1", port=server.port, password=server.password.encode()))
-        while not control._state.text:
+        while not control._state.reason:
             yield task.deferLater(reactor, 0.01)
         self.assertEqual(told, [])
-        self.assertRegex(control._state.text, "^did not tell what it is, and is asked again: INFO server, .*: BUSY ")
-        self.assertNotIn("--acl off", control._state.text)
+        self.assertRegex(control._state.reason, "^did not tell what it is, and is asked again: INFO server, .*: BUSY ")
+        self.assertNotIn("--acl off", control._state.reason)
         server.client().script_kill()
         yield self.assertFailure(running, redis.ResponseError)
         while not control.connected:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from twisted.internet import defer, task
-from twisted.logger import Logger
+from twisted.logger import formatEvent
 from twisted.trial import unittest
 
 from redisproxy import bounds
+from redisproxy.ops.logs import Log
 from redisproxy.upstream.client import ControlError, NoReplyError, ReplyError
 from redisproxy.upstream.health import Answers, Health
 
@@ -30,7 +31,7 @@ class HealthTests(unittest.SynchronousTestCase):
         self.control = Control()
         self.health = Health(self.clock, self.control)
         self.lines: list[str] = []
-        self.patch(Health, "_log", Logger(observer=lambda event: self.lines.append(event["log_format"])))
+        self.patch(Health, "_log", Log(observer=lambda event: self.lines.append(formatEvent(event))))
         self.health.startService()
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
         self.addCleanup(self.health.stopService)

@@ -10,16 +10,15 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.address import UNIXAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
-from twisted.logger import Logger
 from twisted.trial import unittest
 
-from redisproxy import bounds
+from redisproxy import bounds, messages
 from redisproxy.ops.log_once import QUIET
-from redisproxy.session.errors import UNREACHABLE
+from redisproxy.ops.logs import Log
 from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
 from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
-from redisproxy.upstream.connection import LOGIN_REFUSED, RedisConnection, UpstreamError
+from redisproxy.upstream.connection import RedisConnection, UpstreamError
 from redisproxy.upstream.pool import ConnectionPool
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
@@ -266,9 +265,9 @@ class ConnectionPoolTests(PoolCase):
     def test_failures_are_told_apart(self):
         pool = self.pool()
         for address, told in (
-            (BackendAddress(host="127.0.0.1", port=free_port()), UNREACHABLE),
-            (BackendAddress(host="127.0.0.1", port=self.server.port, password=b"wrong"), LOGIN_REFUSED),
-            (None, UNREACHABLE),
+            (BackendAddress(host="127.0.0.1", port=free_port()), messages.UNREACHABLE.text),
+            (BackendAddress(host="127.0.0.1", port=self.server.port, password=b"wrong"), messages.LOGIN_REFUSED.text),
+            (None, messages.UNREACHABLE.text),
         ):
             pool.use(address)
             failed = []
@@ -331,7 +330,7 @@ class ConnectionPoolTests(PoolCase):
         pool.redis_told(needs_acl_users=True)
         self.assertIsNone(pool.fresh(BLUE, 2))
         failure = yield self.assertFailure(self.acquire(pool), UpstreamError)
-        self.assertEqual(failure.client_reply, UNREACHABLE)
+        self.assertEqual(failure.client_reply, messages.UNREACHABLE.text)
         yield self.until(lambda: len(pool) == 0)
 
 
@@ -371,7 +370,7 @@ class QueueTests(PoolCase):
 
     def logged(self, pool: ConnectionPool) -> list[dict]:
         events: list[dict] = []
-        pool._faults._log = Logger(observer=events.append)
+        pool._faults._log = Log(observer=events.append)
         return events
 
     @defer.inlineCallbacks
@@ -459,7 +458,7 @@ class QueueTests(PoolCase):
             lambda: len(pool) == bounds.ACQUIRING and all(upstream.opened is not None for upstream in pool._connections)
         )
         self.reactor.clock.advance(5)
-        self.assertEqual({error.client_reply for error in (yield defer.gatherResults(blue))}, {UNREACHABLE})
+        self.assertEqual({error.client_reply for error in (yield defer.gatherResults(blue))}, {messages.UNREACHABLE.text})
         self.assertEqual((yield late).tenant, GREEN)
 
     @defer.inlineCallbacks
@@ -476,7 +475,7 @@ class QueueTests(PoolCase):
             failures.addCallback(done.extend)
             began = self.reactor.seconds()
             yield self.until(lambda done=done: done, passing=0.05)
-            self.assertEqual({error.client_reply for error in done}, {UNREACHABLE})
+            self.assertEqual({error.client_reply for error in done}, {messages.UNREACHABLE.text})
             # The waiting callers were not tried one after the other.
             self.assertLess(self.reactor.seconds() - began, 9)
 

@@ -85,7 +85,7 @@ class ProbeCase(unittest.TestCase):
 
     async def asked_again(self, service: ControlService, faulty: FaultyRedis, what: str) -> None:
         """Waits until the question was refused, the state says so, and it was asked again."""
-        await self.until(lambda: len(faulty.refused) >= 2 and shown_error(what) in service._state.text, what)
+        await self.until(lambda: len(faulty.refused) >= 2 and shown_error(what) in (service._state.reason or ""), what)
 
     def fault(self, faulty: FaultyRedis, beginning: str, error: str | None) -> None:
         faulty.refused.clear()
@@ -116,11 +116,11 @@ class FirstProbeTests(ProbeCase):
             await self.asked_again(service, faulty, error)
             self.assertEqual(service.history, [], (question, error))
             self.assertFalse(service.connected)
-            self.assertIn(" ".join(question.split()[:2]), service._state.text)
-            self.assertEqual("--acl off" in service._state.text, error in ODD, (question, error))
+            self.assertIn(" ".join(question.split()[:2]), service._state.reason)
+            self.assertEqual("--acl off" in service._state.reason, error in ODD, (question, error))
         faulty.faults = {}
         self.assertEqual(await self.told_all(service, question), truth)
-        self.assertEqual((service.history, service._state.text), ([truth], ""))
+        self.assertEqual((service.history, service._state.reason), ([truth], None))
 
     async def test_whether_scripts_are_sealed_is_seen_later(self) -> None:
         server = self.server()
@@ -158,9 +158,9 @@ class FirstProbeTests(ProbeCase):
             self.fault(faulty, question, None)
             services.append((faulty, self.control(faulty.port)))
         for _, service in services:
-            await self.until(lambda: service._state.text)  # noqa: B023
+            await self.until(lambda: service._state.reason)  # noqa: B023
             self.assertEqual((service.history, service.connected), ([], False))
-            self.assertEqual(service._state.text, "did not tell what it is within 0.5 s, and is asked again")
+            self.assertEqual(service._state.reason, "did not tell what it is within 0.5 s, and is asked again")
         self.patch(bounds, "CONTROL_REPLY_SECONDS", 10)
         for faulty, service in services:
             faulty.faults = {}
@@ -192,7 +192,7 @@ class FirstProbeTests(ProbeCase):
         self.assertEqual(faulty.refused, ["CONFIG GET databases", "COMMAND"])
         faulty.faults = dict.fromkeys(("CONFIG", "COMMAND"), PASSING[0])
         again = self.control(faulty.port, acl=False)
-        await self.until(lambda: again._state.text)
+        await self.until(lambda: again._state.reason)
         self.assertEqual(again.history, [])
 
 
@@ -219,7 +219,7 @@ class LaterTests(ProbeCase):
             self.assertEqual(service.users_refused, "-@all" in question, (question, error))
         faulty.faults = {}
         await self.until(lambda: not service.asking)
-        self.assertEqual((service._state.text, service.users_refused), ("", False))
+        self.assertEqual((service._state.reason, service.users_refused), (None, False))
 
     async def test_another_server_at_the_address_has_told_nothing(self) -> None:
         first, second = self.server(), self.server()
@@ -400,4 +400,4 @@ class InquiryTests(ProbeCase):
         await self.until(lambda: faulty.refused)
         faulty.faults = {}
         found = await asked
-        self.assertEqual((found.server.databases, found.server.acl, found.again), (64, True, ""))
+        self.assertEqual((found.server.databases, found.server.acl, found.again), (64, True, None))

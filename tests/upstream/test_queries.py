@@ -15,9 +15,8 @@ from twisted.python.failure import Failure
 from twisted.trial import unittest
 from zope.interface import implementer
 
-from redisproxy import bounds
+from redisproxy import bounds, messages
 from redisproxy.resp.framing import encode
-from redisproxy.session.errors import NOT_ALLOWED, UNANSWERED, UNREACHABLE
 from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.client import Connection, ControlError, RedisClient
 from redisproxy.upstream.queries import PAUSE_FACTOR, TOO_LARGE, ControlQueries
@@ -157,7 +156,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
 
     def test_without_a_master_secret_nobody_is_asked(self) -> None:
         self.queries.use(None)
-        self.assertEqual(self.failed(self.ask()), UNREACHABLE)
+        self.assertEqual(self.failed(self.ask()), messages.UNREACHABLE.text)
 
     def test_one_at_a_time_for_each_tenant(self) -> None:
         first, second, green = self.ask(), self.ask(BLUE, [b"INFO", b"second"]), self.ask(GREEN)
@@ -223,7 +222,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         for error in (b"BUSY Redis is busy", b"LOADING Redis is loading", b"ERR something else"):
             asked = self.ask()
             self.upstream.redis(b"-%b\r\n" % error)
-            self.assertEqual(self.failed(asked), UNANSWERED)
+            self.assertEqual(self.failed(asked), messages.UNANSWERED.text)
             self.assertKept(self.upstream)
 
     def test_what_the_master_may_not_ask_is_told_as_that(self) -> None:
@@ -231,7 +230,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         for error in (b"NOPERM this user has no permissions", b"ERR unknown command 'CONFIG'", b"ERR Unknown subcommand"):
             asked = self.ask()
             self.upstream.redis(b"-%b\r\n" % error)
-            self.assertEqual(self.failed(asked), NOT_ALLOWED)
+            self.assertEqual(self.failed(asked), messages.NOT_ALLOWED.text)
 
     def test_one_that_does_not_answer_is_closed(self) -> None:
         asked, green = self.ask(), self.ask(GREEN)
@@ -308,7 +307,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         asked = [self.ask(tenant) for tenant in (BLUE, GREEN, RED)]
         self.pool.opening.errback(ConnectionRefusedError())
         self.clock.advance(0)
-        self.assertEqual([self.failed(each) for each in asked], [UNREACHABLE] * 3)
+        self.assertEqual([self.failed(each) for each in asked], [messages.UNREACHABLE.text] * 3)
         self.pool.opening = defer.Deferred()
         asked = [self.ask(tenant) for tenant in (BLUE, GREEN)]
         self.pool.opening.callback(None)

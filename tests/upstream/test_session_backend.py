@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from twisted.internet import defer, task
 from twisted.trial import unittest
 
+from redisproxy import messages
 from redisproxy.net.rate_limit import TenantLimits
-from redisproxy.session.errors import UNANSWERED, UNREACHABLE
 from redisproxy.session.ports import Unavailable
 from redisproxy.session.state import Step, Until
 from redisproxy.tenants.limits import Limits
@@ -104,7 +104,7 @@ class DedicatedTests(BackendCase):
     def test_none(self) -> None:
         self.acquire()
         self.work.errback(RedisUnreachable("away"))
-        self.assertFails(UNREACHABLE)
+        self.assertFails(messages.UNREACHABLE.text)
 
     def test_it_is_not_opened_for_a_session_that_ended(self) -> None:
         cancelled: list[object] = []
@@ -163,7 +163,10 @@ class QueryTests(BackendCase):
         self.assertTrue(self.limits.of("blue").rate_limiter.closed)
 
     def test_what_fails_says_why(self) -> None:
-        for error, told in ((ControlError("slow"), UNANSWERED), (ControlError("large", "ERR too large"), "ERR too large")):
+        for error, told in (
+            (ControlError(messages.NET_TIMEOUT()), messages.UNANSWERED.text),
+            (ControlError("large", "ERR too large"), "ERR too large"),
+        ):
             self.session, self.work = Session(), defer.Deferred()
             self.backend.query(BLUE, [[b"INFO"]], self.session.step)
             self.work.errback(error)
@@ -182,7 +185,7 @@ class QueryTests(BackendCase):
     def test_patterns_that_redis_refuses(self) -> None:
         self.backend.allow_patterns(BLUE, [b"blue:*"], self.session.step)
         self.work.errback(ControlError("no"))
-        self.assertFails(UNANSWERED)
+        self.assertFails(messages.UNANSWERED.text)
 
 
 class BugTests(BackendCase):

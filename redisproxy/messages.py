@@ -1,0 +1,1369 @@
+"""Everything that the proxy says to people: log lines, problems, errors to clients, close reasons.
+
+Owns the text of each, its code, and what the reader can do about it. The code is what programs hold
+on to: JSON logs carry it, and the advice of the status page and of the command hangs on it. Texts
+may be reworded, codes stay. `docs/troubleshoot.md` is made from this module by `make docs`.
+
+It decides nothing: whoever finds a fault picks the message, and fills in its fields:
+
+    log.write(messages.REDIS_USABLE_AGAIN, address=address.shown)
+    raise MalformedError(messages.URL_NO_PASSWORD())
+
+No field is ever a password, a key, a value or an argument of a client's command. This module is
+longer than other modules: it is one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from .printable import printable
+
+
+class Text(str):
+    """A message with its fields filled in, in one printable line.
+
+    A message that has no remedy of its own passes on that of its cause, which is a field that is a
+    Text: "no connection to Redis: {reason}" has the advice for the reason.
+    """
+
+    __slots__ = ("code", "remedy", "runbook")
+
+    #: of the message, or of its cause
+    code: str
+    #: what the operator can do; empty: nothing is known
+    remedy: str
+    #: name of the alert whose runbook helps; empty: none
+    runbook: str
+
+    def __new__(cls, text: str, message: Message, cause: Text | None = None) -> Self:
+        self = super().__new__(cls, printable(text))
+        source = message if message.remedy or cause is None else cause
+        self.code, self.remedy = source.code, source.remedy
+        self.runbook = message.runbook or (cause.runbook if cause is not None else "")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One thing that the proxy can say.
+
+    code: lower-case words with hyphens, the first of which names the part that it is about; text:
+    with names of fields in braces; remedy: what the operator can do, in whole sentences; see: a
+    page of docs/ with more, with an anchor; runbook: the name of an alert without ``RedisProxy``;
+    example: what a text that is one field looks like, for the docs.
+    """
+
+    code: str
+    text: str
+    remedy: str = ""
+    see: str = ""
+    runbook: str = ""
+    example: str = ""
+
+    def __call__(self, /, **fields: object) -> Text:
+        """The text with these fields. The first field that is a Text is the cause. A field called
+        ``cause`` may be none of the text's.
+        """
+        cause = next((field for field in fields.values() if isinstance(field, Text)), None)
+        return Text(self.text.format(**fields), self, cause)
+
+
+class MessageError(Exception):
+    """An exception whose text is a message. reason: that message."""
+
+    def __init__(self, reason: Text) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Reason(Message):
+    """Why something does not work. It stands in a log line, in a problem, or on the status page."""
+
+    __slots__ = ()
+
+
+class NotReady(Reason):
+    """Why /readyz answers 503."""
+
+    __slots__ = ()
+
+
+class Problem(Reason):
+    """What the status page lists beside the problems of namespaces."""
+
+    __slots__ = ()
+
+
+class Notice(Reason):
+    """What is not wrong, but should be known: what an operator's command warns of."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine(Message):
+    """A line of the log. level: debug, info, warn, error or critical."""
+
+    level: str = "info"
+
+
+class CloseReason(Message):
+    """Why a client's connection ended: a word in the log and in metrics. text: what it means."""
+
+    __slots__ = ()
+
+
+class ClientError(Message):
+    """An error reply of the proxy's own. The text begins with Redis's word for its kind."""
+
+    __slots__ = ()
+
+    def reply(self, /, **fields: object) -> bytes:
+        """The error as RESP. A field that is bytes is repeated as it is, but for line ends."""
+        shown = {name: field.decode("latin-1") if isinstance(field, bytes) else field for name, field in fields.items()}
+        text = self.text.format(**shown).replace("\r", " ").replace("\n", " ")
+        return b"-" + text.encode("latin-1", "replace") + b"\r\n"
+
+
+#: Where no remedy is known.
+FIX_AS_TOLD = "Fix it as told."
+
+_URL = "redis-connection-string"
+_FIX_SECRET = "Fix the secret. The proxy reads it again by itself."  # noqa: S105
+_FIX_FILE = "Fix the file, or rename it so that its name begins with a dot."
+_STAYS = "What was last read stays in force, and the proxy tries again by itself."
+_RBAC = "Give the service account the rights of deploy/kubernetes/base/rbac.yaml."
+_MASTER = "Fix the master secret. The last good one stays in force."
+_AFTER_FAULT = "The log has the error."
+
+# Tenants: namespaces and their secrets.
+
+URL_MISSING = Reason(
+    "tenant-url-missing",
+    f"it has no key {_URL}, which takes the form redis://:password@host:6379/3",
+    f"Add the key {_URL} to the secret: redisproxy enroll writes it.",
+)
+URL_NOT_UTF8 = Reason("tenant-url-not-utf-8", f"{_URL} is not UTF-8", _FIX_SECRET)
+URL_WHITE_SPACE = Reason(
+    "tenant-url-white-space",
+    f"{_URL} begins or ends with white space (echo adds a newline: use echo -n or printf)",
+    "Write the secret again, with printf %s.",
+)
+URL_CONTROL_CHARACTER = Reason(
+    "tenant-url-control-character", f"{_URL} contains white space or a control character", _FIX_SECRET
+)
+URL_PERCENT = Reason(
+    "tenant-url-percent",
+    f"{_URL} has a % that two hexadecimal digits do not follow: write %25 for %",
+    _FIX_SECRET,
+    "install.md#urls",
+)
+URL_SCHEME = Reason("tenant-url-scheme", f"{_URL} does not begin with {{schemes}}", _FIX_SECRET, "install.md#urls")
+URL_UNESCAPED = Reason(
+    "tenant-url-unescaped",
+    f"{_URL} has an @ behind a / ? or #. In a password write / as %2F, ? as %3F, # as %23 and @ as %40",
+    _FIX_SECRET,
+    "install.md#urls",
+)
+URL_USER_NOT_UTF8 = Reason("tenant-url-user-not-utf-8", f"the user name in {_URL} is not UTF-8", _FIX_SECRET)
+URL_HOST = Reason(
+    "tenant-url-host",
+    f"{_URL} is not a URL of the form redis://:password@host:6379/3: host or port is malformed",
+    _FIX_SECRET,
+    "install.md#urls",
+)
+URL_PORT = Reason("tenant-url-port", f"{_URL} names a port that is not within 1 to 65535{{which}}", _FIX_SECRET)
+URL_NO_PASSWORD = Reason("tenant-url-no-password", f"{_URL} has no password", _FIX_SECRET, "install.md#urls")
+URL_NO_INDEX = Reason(
+    "tenant-url-no-index", f"{_URL} does not end in /N, the database's number", _FIX_SECRET, "install.md#urls"
+)
+URL_TWO_INDEXES = Reason(
+    "tenant-url-two-indexes",
+    f"{_URL} names one database behind the host, and another one in its query",
+    "Take db= or database= out of the URL's query.",
+)
+VALID_HOURS_MALFORMED = Reason(
+    "tenant-valid-hours-malformed", "valid_hours is not a whole number of hours from 0 to {most}", _FIX_SECRET
+)
+VALID_HOURS_WITHOUT_START = Reason(
+    "tenant-valid-hours-without-start",
+    "it has valid_hours, but no metadata.creationTimestamp, from which they count",
+    "Write a creationTimestamp: redisproxy temp NAMESPACE --hours N --dry-run --output yaml prints one.",
+)
+OTHER_DATABASE = Reason(
+    "tenant-other-database",
+    "it names database {index}, but {secret} gives the namespace {own}",
+    "A temporary secret is for the namespace's own database. Make it anew: redisproxy temp NAMESPACE --hours N.",
+)
+DATABASE_OF_OLDER = Reason(
+    "tenant-database-of-older",
+    "database {index} belongs to the older {owner}",
+    "Give this namespace another index: redisproxy tenants shows which are taken.",
+)
+DATABASE_OF_FORMER = Reason(
+    "tenant-database-of-former",
+    "database {index} belongs to {owner}, which had it first",
+    "Give this namespace another index: redisproxy tenants shows which are taken.",
+)
+DATABASE_OF_NOBODY = Reason(
+    "tenant-database-of-nobody",
+    "database {index} is also named by {others}, and not all have a creationTimestamp: none of them gets it",
+    "Give one of them another index, or both Namespaces a creationTimestamp.",
+    "install.md#manifests-instead-of-a-cluster",
+)
+DATABASE_IN_DOUBT = Reason(
+    "tenant-database-in-doubt",
+    "database {index} may belong to a namespace in {file}, which was never readable: nobody else gets it",
+    _FIX_FILE,
+)
+DATABASE_MISSING = Reason(
+    "tenant-database-missing",
+    "Redis has no database {index}: it has 0 to {last}",
+    "Raise `databases` in Redis's configuration, or take a lower index.",
+)
+PASSWORD_SHARED = Reason(
+    "tenant-password-shared",
+    "its password is also that of {others}: only AUTH <namespace> <password> is accepted",
+    "Give one of them a password of its own: redisproxy rotate NAMESPACE.",
+)
+ANNOTATION_MALFORMED = Reason(
+    "tenant-annotation-malformed",
+    "annotation {name} is not a whole number from 0 to {most}: the default, {default}, holds",
+    "Fix the annotation of the Namespace.",
+    "operate.md#limits",
+)
+ANNOTATION_UNKNOWN = Reason(
+    "tenant-annotation-unknown",
+    "annotation {name} is unknown: there are {known}",
+    "It does nothing. Remove the annotation, or fix its name.",
+    "operate.md#limits",
+)
+NAMESPACE_NAME = Reason(
+    "tenant-namespace-name",
+    "is no name of a namespace, which has up to 63 of a-z, 0-9 and -",
+    "Rename the namespace in the manifest.",
+)
+
+# The master secret.
+
+MASTER_MISSING = Reason(
+    "master-missing", "the master secret does not exist", "Create the master secret.", "install.md#the-master-secret"
+)
+MASTER_MALFORMED = Reason(
+    "master-malformed", "the master secret is malformed: {reason}", _MASTER, "install.md#the-master-secret"
+)
+MASTER_OPTIONS = Reason("master-url-options", f"{_URL} has a ? or #: the master's takes no options", _MASTER)
+MASTER_PATH = Reason("master-url-path", f"{_URL} has something else behind the host than /N, a database's number", _MASTER)
+MASTER_SOCKET_HOST = Reason(
+    "master-url-socket-host", f"{_URL} names a host, or no absolute path: unix:///run/redis.sock", _MASTER
+)
+MASTER_SOCKET_PATH = Reason("master-url-socket-path", f"{_URL} names no absolute path: unix:///run/redis.sock", _MASTER)
+MASTER_PATH_NOT_UTF8 = Reason("master-url-path-not-utf-8", f"{_URL} has a path that is not UTF-8", _MASTER)
+_SENTINEL_FORM = f"{_URL} is not of the form redis+sentinel://:password@host:26379,host:26379/master-name"
+MASTER_SENTINEL_HOST = Reason(
+    "master-url-sentinel-host", f"{_SENTINEL_FORM}: sentinel {{number}} is no host and port", _MASTER
+)
+MASTER_SENTINEL_NAME = Reason(
+    "master-url-sentinel-name",
+    f"{_SENTINEL_FORM}: it names no master, or one that is not of letters, digits and . - _",
+    _MASTER,
+)
+MASTER_SENTINEL_INDEX = Reason(
+    "master-url-sentinel-index", f"{_SENTINEL_FORM}: behind the master's name stands no database's number", _MASTER
+)
+MASTER_NEWLINE = Reason(
+    "master-newline",
+    "{key} ends with a newline (echo adds one: use echo -n or printf)",
+    "Redis would refuse this password. Write it without the newline: printf %s PASSWORD | base64.",
+)
+MASTER_USER_NOT_UTF8 = Reason("master-user-not-utf-8", "sentinel-username is not UTF-8", _MASTER)
+
+# Manifests.
+
+NOT_A_MAPPING = Reason("manifest-not-a-mapping", "it is not a mapping", _FIX_FILE)
+PART_NOT_A_MAPPING = Reason("manifest-part-not-a-mapping", "{part} is not a mapping", _FIX_FILE)
+NO_NAME = Reason("manifest-no-name", "it has no metadata.name", _FIX_FILE)
+NAMESPACE_NOT_TEXT = Reason("manifest-namespace-not-text", "metadata.namespace is not a text", _FIX_FILE)
+BAD_TIME = Reason(
+    "manifest-bad-time",
+    "metadata.creationTimestamp is not a time like 2026-01-31T12:00:00Z",
+    "Fix the time. Until then the proxy takes the document as one without a creationTimestamp.",
+)
+NOT_BASE64 = Reason("manifest-not-base64", "data.{key} is not base64", "Encode it, or write it under stringData.")
+NOT_TEXT = Reason("manifest-not-text", "stringData.{key} is not a text", "Put the value in quotes.")
+NOT_UTF8 = Reason("manifest-not-utf-8", "stringData.{key} is not UTF-8", "Write it under data, as base64.")
+TAG = Reason(
+    "manifest-tag",
+    "it has a tag on line {line}, which means nothing here: what follows it is taken as it stands",
+    "Take the tag (!…) away.",
+)
+NO_NAMESPACE_DOCUMENT = Reason(
+    "manifest-no-namespace",
+    "no file has a Namespace document of that name",
+    "Add a Namespace document, with a creationTimestamp.",
+    "install.md#manifests-instead-of-a-cluster",
+)
+FILE_UNREADABLE = Reason("manifest-unreadable", "it cannot be read ({error})", _FIX_FILE)
+FILE_NOT_YAML = Reason("manifest-not-yaml", "it is not YAML or JSON ({where})", _FIX_FILE)
+FILE_STALE = Reason(
+    "manifest-stale",
+    "{reason}: what was last read of it stays in force",
+    see="install.md#manifests-instead-of-a-cluster",
+)
+FILE_NEVER_READ = Reason(
+    "manifest-never-read",
+    "{reason}: nothing in it is in force, nor a database that it may name",
+    see="install.md#manifests-instead-of-a-cluster",
+)
+FILE_FAILED = Reason("manifest-file", "{file}: {reason}")
+DIRECTORY_UNREADABLE = Reason(
+    "manifest-directory-unreadable",
+    "{directory}: {error}",
+    "Give the proxy the right to read the directory of manifests. What was last read stays in force.",
+)
+
+# The Kubernetes API.
+
+NOT_READ = Reason("api-not-read", "not read: {reason}")
+SECRETS_NOT_READ = Reason("api-secrets-not-read", "its secrets were not read: {reason}")
+MANY_NOT_READ = Reason("api-many-not-read", "the secrets of {count} of {all} were not read: {reason}")
+API_NO_WAY = Reason(
+    "api-no-way",
+    "no way to the Kubernetes API: {detail}",
+    f"Fix the kubeconfig, or the service account, that the line names. {_STAYS}",
+)
+API_NO_ANSWER = Reason("api-no-answer", "no answer from {address}: {error}", f"Is the Kubernetes API there? {_STAYS}")
+API_NOT_JSON = Reason(
+    "api-not-json",
+    "the answer of {address} is not JSON",
+    f"Something else than an API server answers at that address. {_STAYS}",
+)
+API_NOT_AN_OBJECT = Reason("api-not-an-object", "the answer of {address} is not a JSON object", API_NOT_JSON.remedy)
+API_NOT_A_LIST = Reason("api-not-a-list", "the answer of {address} is not a list of objects", API_NOT_JSON.remedy)
+API_OTHER_OBJECTS = Reason(
+    "api-other-objects", "the answer of {address} has objects that were not asked for", API_NOT_JSON.remedy
+)
+API_ENDLESS = Reason("api-endless", "the list does not end: a page is said to follow itself", API_NOT_JSON.remedy)
+API_UNSENDABLE = Reason(
+    "api-unsendable",
+    "the token or the address cannot be sent: look for a line end in it",
+    "Fix the token of the service account, or the address in the kubeconfig.",
+)
+API_STATUS = Reason(
+    "api-status", "{status}", f"See what the API server's own log says. {_STAYS}", example="500 Internal Server Error"
+)
+API_UNAUTHORIZED = Reason(
+    "api-unauthorized",
+    "{status}",
+    f"The API server does not accept the token of the service account. {_STAYS}",
+    example="401 Unauthorized",
+)
+API_FORBIDDEN = Reason(
+    "api-forbidden", "{status}", f"{_RBAC} With narrow-rbac, its Role in that namespace.", example="403 Forbidden"
+)
+API_NOT_FOUND = Reason(
+    "api-not-found",
+    "{status}",
+    "Create it, or fix the name in the settings.",
+    example="404 Not Found",
+)
+API_TOO_MANY = Reason(
+    "api-too-many", "{status}", f"The API server has too much to do. {_STAYS}", example="429 Too Many Requests"
+)
+API_RIGHT_MISSING = Reason(
+    "api-right-missing",
+    "{status}: the right to {verb} {what} is missing (deploy/kubernetes/base/rbac.yaml)",
+    _RBAC,
+)
+WATCH_CLOSED = Reason("api-watch-closed", "the connection was closed", _STAYS)
+WATCH_BROKE_OFF = Reason("api-watch-broke-off", "the connection broke off: {error}", _STAYS)
+WATCH_ENDED = Reason("api-watch-ended", "the API server ended it with status {status}", _STAYS)
+WATCH_NO_EVENT = Reason("api-watch-no-event", "the API server sent something that is no event", _STAYS)
+WATCH_LONG_LINE = Reason("api-watch-long-line", "an event is too long", _STAYS)
+WATCH_BUG = Reason("api-watch-bug", "the proxy has a bug", "Report it, with the traceback in the log.")
+
+# Redis: what it answers. The code ends in Redis's own word.
+
+_WRONG_PASSWORD = "Redis has another password than the master secret: fix the secret."  # noqa: S105
+#: By the word that Redis's error begins with: what can be done.
+REDIS_REMEDIES = {
+    "BUSY": (
+        "Redis runs a script for too long. Wait for its end, or end it as the master: SCRIPT KILL, or "
+        "FUNCTION KILL for a function."
+    ),
+    "LOADING": "Redis loads its data. Wait until it has.",
+    "OOM": "Redis has no memory left. Raise its maxmemory, or delete keys.",
+    "MASTERDOWN": "This is a replica that has lost its master. Wait for the master, or name another Redis.",
+    "READONLY": "This is a replica. Name the master, or its sentinels, in the master secret.",
+    "MISCONF": "Redis cannot write its data to disk, and refuses all writes. Its log says why.",
+    "NOREPLICAS": "Redis has too few replicas. Wait for them, or lower its min-replicas-to-write.",
+    "TRYAGAIN": "Redis moves keys just now. Wait.",
+    "CLUSTERDOWN": "This is a node of a Redis Cluster. Name a Redis without cluster mode.",
+    "WRONGPASS": _WRONG_PASSWORD,
+    "NOAUTH": "Write Redis's password into the master secret.",
+    "NOPERM": "Give the master's user the rights that docs/redis.md names.",
+}
+REDIS_ERROR = Reason(
+    "redis-error",
+    "{error}",
+    example="ERR …",
+)
+REDIS_ERRORS = {
+    word: Reason(f"redis-error-{word.lower()}", "{error}", text, example=f"{word} …")
+    for word, text in REDIS_REMEDIES.items()
+}
+#: Redis's AUTH of before 6, and that of a full Redis.
+REDIS_OLD_WRONGPASS = Reason(
+    "redis-error-wrongpass-old",
+    "{error}",
+    _WRONG_PASSWORD,
+    example="ERR invalid password",
+)
+REDIS_MAXCLIENTS = Reason(
+    "redis-error-maxclients",
+    "{error}",
+    "Raise maxclients of Redis, or end clients of it.",
+    example="ERR max number of clients reached",
+)
+
+
+def redis_error(error: str) -> Text:
+    """What Redis answered, as a text that has the advice for the error.
+
+    error: what `printable.shown_error` leaves of it, with or without its hyphen.
+    """
+    words = error.lstrip("-")
+    message = REDIS_ERRORS.get(words.partition(" ")[0])
+    if message is None:
+        message = REDIS_ERROR
+        if words.startswith("ERR invalid password"):
+            message = REDIS_OLD_WRONGPASS
+        elif words.startswith("ERR max number of clients"):
+            message = REDIS_MAXCLIENTS
+    return message(error=error)
+
+
+REDIS_ANSWERED_AUTH = Reason("redis-answered-auth", "Redis answered AUTH with: {error}")
+REDIS_ANSWERED_TENANT_AUTH = Reason("redis-answered-tenant-auth", "Redis answered AUTH of {namespace} with: {error}")
+REDIS_ANSWERED_SELECT = Reason("redis-answered-select", "Redis answered SELECT {index} with: {error}")
+REDIS_ANSWERED_HELLO = Reason("redis-answered-hello", "Redis answered HELLO {protocol} with: {error}")
+REDIS_ANSWERED_PING = Reason("redis-answered-ping", "Redis answered PING with: {error}")
+REDIS_USER_UNKNOWN = Reason(
+    "redis-user-unknown",
+    "Redis does not know the user of {namespace}",
+    "Somebody changes the tenants' ACL users. If it lasts, remove them with ACL DELUSER: the proxy makes them again.",
+    "security.md#two-isolation-layers",
+)
+REDIS_NO_USER = Reason(
+    "redis-no-user",
+    "the ACL user of {namespace} cannot be made: {error}",
+    see="security.md#two-isolation-layers",
+)
+REDIS_NO_ACL = Reason(
+    "redis-no-acl",
+    "this Redis has no ACL users for us, and --acl is require",
+    "Take another Redis, give the master's user the right to ACL SETUSER, or set --acl auto.",
+    "security.md#two-isolation-layers",
+)
+REDIS_LOST_EARLY = Reason("redis-lost-early", "lost while it was made ready: {reason}")
+REDIS_CLOSES = Reason(
+    "redis-closes",
+    "{address} closes connections as soon as they are open",
+    "Raise maxclients of Redis, or see what stands between it and the proxy: a load balancer without a backend, "
+    "or TLS at one end alone.",
+)
+REDIS_MOVED = Reason("redis-elsewhere", "Redis moved while a connection was opened")
+REDIS_AWAY = Reason("redis-away", "Redis was away a moment ago")
+REDIS_UNKNOWN = Reason("redis-no-backend", "no backend is known", "Create the master secret.")
+REDIS_MASTER_RIGHTS = Reason("redis-master-rights", "a connection with the master's rights")
+REDIS_UNREACHABLE = Reason("redis-unreachable", "{address} cannot be reached: {reason}", runbook="RedisUnreachable")
+REDIS_SILENT = Reason(
+    "redis-silent",
+    "{address} does not answer: it took too long",
+    "Redis is busy (SLOWLOG GET), or something else than Redis takes connections there.",
+)
+#: Why there is no connection, by what the network says.
+NET_TIMEOUT = Reason(
+    "net-timeout",
+    "it took too long",
+    "See whether a network policy is in the way, the machine is away, or Redis is busy.",
+)
+NET_REFUSED = Reason(
+    "net-refused",
+    "{error}",
+    "Nothing listens at that address: start Redis, or fix the address in the master secret.",
+    example="ConnectionRefusedError: errno 111",
+)
+NET_NAME = Reason(
+    "net-name", "{error}", "Fix the host in the master secret, or the name service.", example="DNSLookupError: …"
+)
+NET_UNREACHABLE = Reason(
+    "net-unreachable",
+    "{error}",
+    NET_TIMEOUT.remedy,
+    example="NoRouteError: …",
+)
+NET_TLS = Reason(
+    "net-tls", "{error}", "Fix --redis-ca, or the name in Redis's certificate.", example="… certificate verify failed …"
+)
+NET_CLOSED = Reason(
+    "net-closed",
+    "{error}",
+    "What closes it? A load balancer without a backend, maxclients of Redis, or TLS at one end alone.",
+    example="ConnectionDone: …",
+)
+NET_OTHER = Reason(
+    "net-other",
+    "{error}",
+    "Is the address in the master secret right, and may this place reach it (network policy, TLS)?",
+    example="any other error",
+)
+CA_FILE = Reason(
+    "redis-ca-file",
+    "the CA file {file} cannot be used: {reason}",
+    "Fix the file that --redis-ca names: it takes one or more certificates in PEM.",
+)
+REDIS_NO_CONTROL_NOW = Reason("redis-no-control-now", "there is no control connection to Redis")
+REDIS_NO_REPLY = Reason("redis-no-reply", "no reply within {seconds:g} s", NET_TIMEOUT.remedy)
+REDIS_REPLY_TOO_LARGE = Reason("redis-reply-too-large", "a reply of {size} bytes")
+REDIS_ODD_ANSWER = Reason("redis-odd-answer", "an answer that Redis does not give to this question")
+REDIS_CONNECTION_LOST = Reason("redis-connection-lost", "the connection was lost")
+STOPPING = Reason("redis-proxy-stops", "the proxy stops")
+
+REDIS_HUNG = Reason(
+    "redis-hung",
+    "Redis has not answered a PING for {seconds:g} s: its clients wait",
+    "Redis is stopped, forks, or runs one long command or script: see whether its process runs.",
+    runbook="RedisHung",
+)
+REDIS_BUSY = Reason(
+    "redis-busy",
+    "Redis is busy with a script, and answers -BUSY to all else",
+    REDIS_REMEDIES["BUSY"],
+    runbook="RedisHung",
+)
+REDIS_IS_SENTINEL = Reason(
+    "redis-is-sentinel",
+    "is a sentinel: to have it asked where Redis is, write redis+sentinel://HOST:PORT/MASTER-NAME",
+    "Name another address in the master secret, as told.",
+)
+REDIS_IS_CLUSTER = Reason(
+    "redis-is-cluster",
+    "is a node of a Redis Cluster, which has one database: the proxy needs a Redis without cluster mode",
+    "Name another address in the master secret.",
+)
+REDIS_IS_LOADING = Reason(
+    "redis-is-loading",
+    "is loading its data: until it has, it answers -LOADING to tenants' commands",
+    REDIS_REMEDIES["LOADING"],
+)
+REDIS_IS = Reason("redis-is", "{address} {state}")
+REDIS_TOLD_NOTHING = Reason("redis-told-nothing", "Redis at {address} did not tell what it is: {reason}")
+REDIS_REFUSES = Reason("redis-refuses", "Redis at {address} refuses: {error}")
+REDIS_CLOSED_EARLY = Reason(
+    "redis-closed-early",
+    "Redis at {address} closed the connection before it had answered",
+    NET_CLOSED.remedy,
+)
+REDIS_NOT_CONNECTED = Reason("redis-not-connected", "no connection to Redis at {address}: {reason}")
+REDIS_NOT_ASKED = Reason("redis-not-asked", "{address} cannot be asked: {reason}")
+REDIS_NOT_TOLD = Reason("redis-not-told", "did not tell what it is, and is asked again: {reason}")
+REDIS_NOT_TOLD_IN_TIME = Reason(
+    "redis-not-told-in-time",
+    "did not tell what it is within {seconds:g} s, and is asked again",
+    NET_TIMEOUT.remedy,
+)
+REDIS_QUESTIONS = Reason(
+    "redis-questions",
+    "{text}",
+    example="INFO server: BUSY …",
+)
+REDIS_ODD_ANSWERS = Reason(
+    "redis-odd-answers",
+    "{text}; if a hosted Redis always refuses so, --acl off does without ACL users and scripts",
+)
+REDIS_OTHER_SERVER = "it is another server than before"
+REDIS_IS_REPLICA = Reason(
+    "redis-is-replica",
+    "{address} says that it is a replica, and refuses to write: name the master, or its sentinels",
+    "Name another address in the master secret.",
+)
+
+REDIS_IS_WITHOUT_ACL = Reason(
+    "redis-is-without-acl",
+    "{address} has no ACL users for tenants, and --acl is require: nobody is served",
+    REDIS_NO_ACL.remedy,
+    "security.md#two-isolation-layers",
+)
+
+# Sentinels.
+
+SENTINELS_SILENT = Reason(
+    "sentinels-silent",
+    "none of the sentinels tells where {name} is",
+    "See what each sentinel says, and fix the sentinels in the master secret.",
+)
+SENTINELS_UNREACHABLE = Reason(
+    "sentinels-unreachable-master",
+    "the sentinels say that {name} is at {address}, which cannot be reached: {reason}",
+    "The sentinels announce an address that the proxy cannot reach, or a failover is not finished.",
+    "redis.md#when-it-fails-over",
+)
+SENTINELS_UNTOLD = Reason(
+    "sentinels-untold-role",
+    "the sentinels say that {name} is at {address}, which does not tell whether it is a replica: {reason}",
+    "Give the master's user the right to INFO, or wait until the failover is finished.",
+    "redis.md#when-it-fails-over",
+)
+SENTINELS_REPLICA = Reason(
+    "sentinels-replica",
+    "the sentinels say that {name} is at {address}, which says that it is a replica",
+    "Wait until the failover is finished. If it lasts, fix the sentinels.",
+    "redis.md#when-it-fails-over",
+)
+SENTINEL_UNREACHABLE = Reason("sentinel-unreachable", "it cannot be reached: {reason}")
+SENTINEL_ODD = Reason("sentinel-odd", "its answer is not that of a sentinel", "Fix the sentinels in the master secret.")
+
+# Why the proxy is not ready.
+
+NO_CREDENTIALS = NotReady(
+    "unready-no-credentials",
+    "no credentials have been read yet",
+    f"Is the Kubernetes API there? {_AFTER_FAULT}",
+    "#namespaces-and-secrets",
+    "CredentialsNotLoaded",
+)
+NO_MASTER = NotReady(
+    "unready-no-master",
+    "the master secret, which says where Redis is, has not been read yet",
+    "Create the master secret, or fix it as the log says.",
+    "install.md#the-master-secret",
+    "CredentialsNotLoaded",
+)
+REDIS_NO_ANSWER = NotReady(
+    "unready-redis-silent",
+    "Redis does not answer",
+    f"See whether Redis runs, and whether the proxy may reach it. {_AFTER_FAULT}",
+    "#redis",
+    "RedisUnreachable",
+)
+REDIS_NOT_PROBED = NotReady(
+    "unready-redis-not-told",
+    "Redis has not told yet what it is",
+    "Wait: Redis is asked again and again. If it lasts, the log has what Redis answers.",
+    "#redis",
+    "NotReady",
+)
+REDIS_REFUSES_USERS = NotReady(
+    "unready-no-users",
+    "Redis does not let the proxy make the tenants' ACL users, as it did before",
+    "Give the master's user the right to ACL SETUSER. Until then nobody new can log in.",
+    "#redis",
+    "NotReady",
+)
+REDIS_REFUSES_CONNECTIONS = NotReady(
+    "unready-refused",
+    "Redis takes no new connections of the proxy's",
+    f"{_AFTER_FAULT} It is another password, or maxclients of Redis.",
+    "#redis",
+    "RedisUnreachable",
+)
+REDIS_WITHOUT_ACL = NotReady(
+    "unready-no-acl",
+    "Redis has no ACL users for tenants, and --acl is require",
+    "Take another Redis, give the master's user more rights, or set --acl auto.",
+    "security.md#two-isolation-layers",
+    "OneIsolationLayer",
+)
+NO_WORKER = NotReady(
+    "unready-no-worker",
+    "no worker serves yet",
+    "Wait. If it lasts, the log says why the workers do not start.",
+    "#the-process",
+    "WorkersMissing",
+)
+DRAINING = NotReady("unready-draining", "draining", "Nothing: somebody told the proxy to end.", "operate.md#when-it-ends")
+
+# Problems that the status page finds.
+
+WORKERS_MISSING = Problem(
+    "problem-workers-missing",
+    "{serving} of {wanted} workers serve clients",
+    "Wait: others are started. The log says how they ended, or why they do not start.",
+    runbook="WorkersMissing",
+)
+CLIENTS_WAIT = Problem(
+    "problem-clients-wait",
+    "{waiting:,} clients wait: {served:,} of {most:,} sessions are taken (MAX_WORKERS)",
+    "Raise MAX_WORKERS, add a replica, or limit the connections of the tenants that have most.",
+    runbook="QueueFilling",
+)
+NEARLY_FULL = Problem(
+    "problem-nearly-full",
+    "{served:,} of {most:,} sessions are taken (MAX_WORKERS)",
+    CLIENTS_WAIT.remedy,
+    runbook="ConnectionsNearLimit",
+)
+REDIS_SLOW = Problem(
+    "problem-redis-slow",
+    "slow: one PING in a hundred took {milliseconds:,.0f} ms or longer",
+    "SLOWLOG GET shows what keeps Redis busy.",
+    runbook="RedisSlow",
+)
+NOT_WATCHED = Problem(
+    "problem-not-watched",
+    "changes are not watched: they take effect at the next full read of the credentials",
+    "The log says why. The proxy tries again by itself.",
+    runbook="NotWatching",
+)
+CERTIFICATE_REFUSED = Problem(
+    "problem-certificate-refused",
+    "a newer certificate: {reason}",
+    "The proxy does not use it: the last good one stays in force. Fix the files. The proxy reads them again by itself.",
+    runbook="CertificateExpiring",
+)
+CERTIFICATE_ENDED = Problem(
+    "problem-certificate-ended",
+    "its certificate ended {ago} ago: clients refuse it",
+    "Renew the certificate. The proxy takes over the new files by itself.",
+    runbook="CertificateExpiring",
+)
+CERTIFICATE_ENDS = Problem(
+    "problem-certificate-ends",
+    "its certificate ends in {left}, {when}",
+    CERTIFICATE_ENDED.remedy,
+    runbook="CertificateExpiring",
+)
+WRONG_PASSWORDS = Problem(
+    "problem-wrong-passwords",
+    "{count:,} log-ins had a wrong password in the last {time}",
+    "The log has the addresses: an application has an old password, or somebody guesses.",
+    runbook="WrongPasswords",
+)
+TENANT_FULL = Problem(
+    "problem-tenant-full",
+    "it reached {limit}: {count:,} log-ins were refused in the last {time}",
+    "Raise redisproxy/max-connections of the namespace, or have the application close what it does not use.",
+    runbook="TenantFull",
+)
+
+# What the operator's command warns of.
+
+COMMANDS_UNKNOWN = LogLine(
+    "commands-unknown",
+    "--allow-commands or --deny-commands names what this Redis does not have: {names}",
+    "Fix the name, or load the module that has the command.",
+    level="warn",
+)
+COMMANDS_OPENED = LogLine(
+    "commands-opened",
+    "--allow-commands opens {command}: {what}",
+    "The command shows other tenants, or does something to them, or the proxy does not know it. Take it out of the "
+    "list if that is not meant.",
+    "security.md#what-is-refused",
+    level="warn",
+)
+
+# Log lines about namespaces and secrets.
+
+TENANT_PROBLEM = LogLine(
+    "tenant-problem",
+    "{problem}",
+    level="warn",
+    example="team-a/redis-secret: …",
+)
+FIXED = LogLine("tenant-problem-fixed", "fixed: {problem}")
+READ_AGAIN = LogLine("source-readable-again", "{source} can be read again")
+LOADED = LogLine("source-loaded", "{tenants} tenants with {credentials} credentials, from {source}")
+WATCHED = LogLine("source-watched", "namespaces and secrets are watched: changes take effect at once")
+NOT_WATCHED_NOW = LogLine(
+    "source-not-watched",
+    "{what} cannot be watched: {reason}. Changes take effect at the next refresh until then",
+    level="warn",
+)
+
+# Log lines about Redis.
+
+REDIS_AT = LogLine("redis-at", "Redis is at {address}")
+REDIS_VERSION = LogLine("redis-version", "Redis is {version}, with {databases} databases")
+REDIS_USABLE_AGAIN = LogLine("redis-usable-again", "Redis at {address} can be used again")
+REDIS_NO_CONNECTION = LogLine("redis-no-connection", "no connection to Redis: {reason}", level="error")
+REDIS_NO_CONTROL = LogLine("redis-no-control-connection", "no control connection to {address}: {reason}")
+REDIS_STATE = LogLine("redis-state", "Redis at {address} {state}", level="warn")
+REDIS_WRONG_ANSWER = LogLine(
+    "redis-wrong-answer",
+    "{upstream} answered what it was not asked: {reason}",
+    "The proxy has closed that connection, and its tenant's commands in flight failed. Is it Redis that answers "
+    "there? If so, report it.",
+    level="warn",
+)
+REDIS_NOT_WELL = LogLine(
+    "redis-fault",
+    "{fault}",
+    level="warn",
+    example="Redis has not answered a PING …",
+)
+REDIS_WELL_AGAIN = LogLine("redis-fault-over", "Redis answers as usual again")
+ONE_LAYER = LogLine(
+    "redis-one-isolation-layer",
+    "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits, and scripts are refused",
+    "Redis has no ACL users for the proxy: it is older than 6.2, the master's user may not ACL SETUSER, or --acl is off.",
+    "security.md#two-isolation-layers",
+    level="warn",
+)
+NO_LAYER = LogLine(
+    "redis-no-isolation-layer",
+    "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits; nobody is served, because --acl "
+    "is require",
+    REDIS_WITHOUT_ACL.remedy,
+    "security.md#two-isolation-layers",
+    level="warn",
+)
+TWO_LAYERS = LogLine(
+    "redis-two-isolation-layers", "two isolation layers: the proxy's policy, and for each tenant an ACL user {users}"
+)
+_UNSEALED = "one tenant's script can change what another's does (CVE-2025-46818), or the master's user may not EVAL"
+SCRIPTS_REFUSED = LogLine(
+    "redis-scripts-refused",
+    f"{TWO_LAYERS.text}; scripts are refused: on this server {_UNSEALED}",
+    "Upgrade Redis, or give the master's user the right to EVAL. Scripts are refused until then.",
+)
+SCRIPTS_ALLOWED = LogLine(
+    "redis-scripts-allowed",
+    f"{TWO_LAYERS.text}; --allow-commands allows scripts, though on this server {_UNSEALED}",
+    "Upgrade Redis, or take EVAL out of --allow-commands.",
+)
+USERS_REKEYED = LogLine(
+    "redis-users-rekeyed",
+    "{count} ACL users have the password of the present master password; their others end in {seconds:g} s",
+)
+USERS_REKEYED_ALONE = LogLine(
+    "redis-users-rekeyed-alone", "{count} ACL users have only the password of the present master password"
+)
+USERS_REMOVED = LogLine("redis-users-removed", "removed {count} ACL users without a tenant: {names}")
+USERS_UNKEPT = LogLine(
+    "redis-users-unkept",
+    "tenants' ACL users cannot be looked after: Redis answered {question} with {error}",
+    "Passwords that follow from an older master password go on, and users without a tenant stay. Give the master's "
+    "user the right to that command, or ACL DELUSER these users after a rotation.",
+    "security.md#two-isolation-layers",
+    level="warn",
+)
+FAILOVER = LogLine(
+    "redis-failover",
+    "failover: the sentinels say that {name} is at {found}, no longer at {before}",
+    "Nothing for the proxy: look at the old master.",
+    level="warn",
+)
+SENTINELS_TELL = LogLine("sentinels-tell-again", "the sentinels tell again where {name} is")
+SENTINEL_TELLS = LogLine("sentinel-tells-again", "{sentinel} tells again where the master is")
+SENTINEL_FAULT = LogLine("sentinel-fault", "{sentinel}: {reason}", level="warn")
+SENTINELS_HELPLESS = LogLine("sentinels-helpless", "{reason}; the proxy still takes Redis to be at {address}", level="error")
+MASTER_LOST = LogLine(
+    "redis-demoted",
+    "{address} says that it is a replica, and refuses to write: the master is looked for",
+    "Redis was demoted, or the master secret names a replica. Clients get its -READONLY.",
+    "redis.md#when-it-fails-over",
+    level="error",
+)
+MASTER_BACK = LogLine("redis-promoted", "{address} says that it is a master")
+MASTER_MOVED = LogLine("redis-moved", "{address} leads to a master now: all connect to it anew", level="warn")
+EMBEDDED_ENDED = LogLine(
+    "embedded-ended",
+    "the embedded server ended with status {status}",
+    "Somebody, or the kernel for want of memory, killed it. The proxy ends with status 1.",
+    level="critical",
+)
+
+# Log lines about clients.
+
+CLIENT_ENDED = LogLine(
+    "client-ended",
+    "client {number} from {peer}, {who}: {close_reason}{more} after {seconds:.3f} s, {commands} commands, {refused} refused",
+    "The close reason says why: see the table of close reasons.",
+    "#close-reasons",
+)
+CLIENT_ENDED_ORDINARILY = LogLine("client-ended-ordinarily", CLIENT_ENDED.text, level="debug")
+COMMAND_REFUSED = LogLine(
+    "client-command-refused",
+    "refused {command} to {namespace}/{secret} from {peer}",
+    "A tenant tried what it may not do. The first ten of a connection are logged.",
+    "security.md#what-is-refused",
+)
+LOGIN_WRONG = LogLine(
+    "client-wrong-password",
+    "log-in from {peer} refused: wrong",
+    "Was the application restarted since its secret changed? After five wrong passwords from one address the error "
+    "comes later each time, up to 5 s; after twenty on one connection the connection is closed.",
+    "runbooks/RedisProxyWrongPasswords.md",
+)
+LOGIN_AMBIGUOUS = LogLine(
+    "client-ambiguous-password",
+    "log-in from {peer} refused: ambiguous",
+    "Two namespaces have this password. Give one of them a password of its own: redisproxy rotate NAMESPACE.",
+)
+LOGIN_NOT_LOADED = LogLine(
+    "client-credentials-not-loaded",
+    "log-in from {peer} refused: not-loaded",
+    "The proxy has not read any credentials yet.",
+    "#namespaces-and-secrets",
+)
+LOGIN_TENANT_FULL = LogLine(
+    "client-tenant-full",
+    "log-in from {peer} refused: {namespace}/{secret} has as many connections as it may",
+    TENANT_FULL.remedy,
+    "operate.md#limits",
+)
+LINES_LEFT_OUT = LogLine(
+    "client-lines-left-out",
+    "{left_out} lines about {namespace} were left out: they came too fast",
+    "The proxy writes 50 such lines about a tenant in ten seconds, all processes together, so that no tenant hides "
+    "the lines about others.",
+)
+LINES_LEFT_OUT_OF_ADDRESS = LogLine(
+    "client-lines-left-out-address",
+    "{left_out} lines about clients that are not logged in were left out: most came from {address}",
+    "The proxy writes 20 such lines about an address in ten seconds, and 200 about all addresses.",
+)
+LINES_LEFT_OUT_OF_MANY = LogLine(
+    "client-lines-left-out-addresses",
+    "{left_out} lines about clients that are not logged in were left out: they came from too many addresses",
+    LINES_LEFT_OUT_OF_ADDRESS.remedy + " It tells 1,000 addresses apart.",
+)
+
+# Why a client's connection ended.
+
+CLIENT_LEFT = CloseReason("client-left", "The client closed the connection. Logged at debug level only.")
+QUIT = CloseReason("quit", "The client sent QUIT. Logged at debug level only.")
+SHUTDOWN = CloseReason("shutdown", "The proxy ended, and the session was drained. Logged at debug level only.")
+TURNED_AWAY = CloseReason(
+    "turned-away",
+    "More clients than MAX_WORKERS and WORK_QUEUE_SIZE allow.",
+    "Raise MAX_WORKERS or WORK_QUEUE_SIZE, or add a replica.",
+)
+OVER_LIMIT = CloseReason(
+    "tenant-full", "The tenant has as many connections as its limit allows.", TENANT_FULL.remedy, "operate.md#limits"
+)
+LOGIN_TIMEOUT = CloseReason(
+    "login-timeout",
+    "The client did not log in within --login-timeout, or within 3 s while others waited for a place.",
+    "Look for a probe that only connects, or a network that lost the client.",
+)
+TOO_MANY_WRONG = CloseReason(
+    "wrong-passwords", "The client sent twenty wrong passwords.", "See runbooks/RedisProxyWrongPasswords.md."
+)
+NOT_RESP = CloseReason(
+    "protocol-error",
+    "The client sent something that is no RESP, or too much before its log-in.",
+    "Find out which client it is, by its address.",
+)
+CROSS_PROTOCOL = CloseReason(
+    "cross-protocol", "The client sent an HTTP request.", "Find out which client it is, by its address."
+)
+REVOKED = CloseReason(
+    "revoked",
+    "The credential is gone, has expired, or opens another database now. Redis was asked to give up what still "
+    "blocked; replies to what it had run were passed on, for 10 s at most.",
+    "Give the application the present secret.",
+)
+REDIS_LOST = CloseReason("redis-lost", "The session's own connection to Redis broke.", see="#redis")
+MOVED_WITHIN_A_MESSAGE = CloseReason(
+    "moved-within-a-message", "The connection to Redis broke within a large reply.", see="#redis"
+)
+CUT_OFF = CloseReason(
+    "cut-off",
+    "The proxy ended, and the session was still busy after --drain-seconds.",
+    "Raise --drain-seconds, and terminationGracePeriodSeconds with it.",
+    "operate.md#when-it-ends",
+)
+TOO_SLOW = CloseReason(
+    "too-slow", "Other sessions waited for replies that the client did not read.", "Have the client read faster."
+)
+TLS_FAILED = CloseReason(
+    "tls-failed",
+    "A TLS handshake failed, with OpenSSL's reason.",
+    "`http request`, `wrong version number`: the client speaks no TLS. `alert unknown ca`, `alert bad certificate`: it "
+    "does not trust the proxy's certificate. `did not return a certificate`, `certificate verify failed: …`: its own "
+    "certificate is not what --client-ca asks for. `unsupported protocol`, `no shared cipher`: it is older than TLS "
+    "1.2, or set up so.",
+    "tls.md",
+)
+TLS_ON_PLAIN_PORT = CloseReason(
+    "tls-on-plain-port", "The client speaks TLS at an endpoint that has none.", "Give the client the TLS port."
+)
+
+UNTRUSTED_PROXY = CloseReason(
+    "untrusted-proxy",
+    "A connection to a `haproxy:` endpoint did not come from an address of --trust-proxy.",
+    "Add the load balancer's address to --trust-proxy, or give the client another endpoint.",
+    "load-balancers.md",
+)
+BAD_PROXY_HEADER = CloseReason(
+    "bad-proxy-header",
+    "A load balancer sent a PROXY header that is malformed, or none.",
+    "Have the load balancer send the PROXY protocol: send-proxy or send-proxy-v2 in HAProxy.",
+    "load-balancers.md",
+)
+
+# TLS of the proxy's own endpoints.
+
+_PEM = "Fix the file. The proxy reads it again by itself; the last good certificate stays in force."
+TLS_NOT_A_FILE = Reason("tls-not-a-file", "{path} is no file", _PEM)
+TLS_UNREADABLE = Reason("tls-unreadable", "{path} cannot be read: {error}", _PEM)
+TLS_TOO_LARGE = Reason("tls-too-large", "{path} is larger than {kib} KiB", _PEM)
+TLS_UNKNOWN_KEY = Reason("tls-unknown-key", "the certificate in {path} has a key of an unknown kind", _PEM)
+TLS_OTHER_KEY = Reason("tls-other-key", "{key} is not the key of {certificate}, or of the first certificate there", _PEM)
+TLS_OPENSSL = Reason("tls-openssl", "OpenSSL refuses what is in {path}: {reason}", _PEM)
+TLS_KIND_OF_KEY = Reason(
+    "tls-kind-of-key", "the key in {path} is of a kind that TLS has not: it takes RSA, ECDSA or Ed25519", _PEM
+)
+TLS_NO_KEY = Reason("tls-no-key", "{path} has no private key; it takes one in PEM", _PEM)
+TLS_ENCRYPTED_KEY = Reason(
+    "tls-encrypted-key", "the private key in {path} is encrypted; it takes one without a passphrase", _PEM
+)
+TLS_MALFORMED_KEY = Reason("tls-malformed-key", "the private key in {path} is malformed, or of an unknown kind", _PEM)
+TLS_NO_CERTIFICATE = Reason("tls-no-certificate", "{path} has no certificate; it takes one or more in PEM", _PEM)
+TLS_MALFORMED_CERTIFICATE = Reason("tls-malformed-certificate", "a certificate in {path} is malformed", _PEM)
+TLS_LISTENER = Reason("tls-listener", "{listener}: {reason}")
+
+CERTIFICATE_BAD = LogLine(
+    "tls-certificate-refused",
+    "{listener}: {reason}; the last good certificate stays in force, until {expires}",
+    level="warn",
+)
+CERTIFICATE_FIXED = LogLine("tls-fixed", "fixed: {listener}")
+CERTIFICATE_IN_FORCE = LogLine("tls-certificate", "{listener}: the certificate in {path} is in force, until {expires}")
+CERTIFICATE_PAST = LogLine(
+    "tls-certificate-ended",
+    "{listener}: the certificate in {path} ended on {expires}: clients refuse it",
+    CERTIFICATE_ENDED.remedy,
+    "runbooks/RedisProxyCertificateExpiring.md",
+    level="warn",
+)
+CERTIFICATE_EARLY = LogLine(
+    "tls-certificate-early",
+    "{listener}: the certificate in {path} begins on {begins}: clients refuse it until then",
+    "Mount a certificate that is valid now, or set the clock.",
+    level="warn",
+)
+CLIENT_CA_CHANGED = LogLine(
+    "tls-client-ca", "{listener}: from now on clients have to show a certificate that is signed by one in {path}"
+)
+CLIENT_CA_WITHOUT_TLS = LogLine(
+    "tls-client-ca-without-tls",
+    "{endpoint} has no TLS, so --client-ca does not apply there",
+    "Clients show no certificate there. Take the endpoint away if that is not meant.",
+    "tls.md",
+    level="warn",
+)
+
+TRUST_ANYBODY = LogLine(
+    "process-trust-anybody",
+    "--trust-proxy has {network}: any client can claim any address",
+    "Name the addresses of the load balancers alone.",
+    "load-balancers.md",
+    level="warn",
+)
+
+# The process and its workers.
+
+LISTENING = LogLine("process-listening", "listening on {address}")
+STATUS_AT = LogLine("process-status-at", "the status page is at {address}")
+STATUS_PROBES_ONLY = LogLine(
+    "process-status-probes-only",
+    "there the proxy answers probes only: the page and the metrics need --status-token-file",
+    "Set --status-token-file, or listen on loopback.",
+    "install.md#did-it-work",
+)
+FRAMING_COMPILED = LogLine("process-framing-compiled", "the framing is compiled")
+FRAMING_INTERPRETED = LogLine(
+    "process-framing-interpreted",
+    "the framing is interpreted, which costs several times as much: to have it compiled, install redisproxy where gcc "
+    "and Python's headers are (Debian: gcc, python3-dev)",
+    "Install gcc and Python's headers, then redisproxy again. The image has it compiled.",
+)
+WALL_CLOCK = LogLine(
+    "process-wall-clock",
+    "the timers of {reactor} run on the wall clock: when that is set, time limits, rates and changes of credentials come "
+    "too early or too late; on Linux, start twistd without --reactor",
+    "Start twistd without --reactor, on Linux.",
+    level="warn",
+)
+SETTING_UNKNOWN = LogLine(
+    "process-setting-unknown",
+    "the environment variable {name} is no setting, and does nothing{nearest}",
+    "Fix its name, or take it away.",
+    "settings.md",
+    level="warn",
+)
+ABOUT_TO_END = LogLine(
+    "process-about-to-end", "about to end: not ready any more, but serves on for {delay:g} s", see="operate.md#when-it-ends"
+)
+DRAIN_BEGINS = LogLine(
+    "process-draining",
+    "draining: {sessions} sessions, {busy} of them wait for Redis; within {seconds:g} s",
+    see="operate.md#when-it-ends",
+)
+DRAINED = LogLine(
+    "process-drained",
+    "drained: {sessions} sessions ended in {seconds:.1f} s, {cut_off} of them were cut off",
+    "If sessions are cut off again and again, raise --drain-seconds, and terminationGracePeriodSeconds with it.",
+    "operate.md#when-it-ends",
+)
+OPEN_FILES = LogLine(
+    "process-open-files",
+    "the limit of open files is {limit}, but {named} may need {needed}",
+    "Raise the hard limit (ulimit -Hn, LimitNOFILE), or lower these settings. At the limit clients wait to be accepted.",
+    level="warn",
+)
+CANNOT_ACCEPT = LogLine(
+    "process-cannot-accept",
+    "cannot accept a connection: {error}",
+    "With `Too many open files`: raise the limit of open files. The proxy goes on by itself when there is room.",
+    level="error",
+)
+LINES_LOST = LogLine(
+    "worker-lines-left-out", "{left_out} lines were left out: they came too fast", "See what came before.", level="warn"
+)
+WORKER_SERVES = LogLine("worker-serves", "worker {worker} ({pid}) serves")
+WORKER_ENDED = LogLine(
+    "worker-ended",
+    "worker {worker} ({pid}) ended with {how}: its clients have to connect again; another is started in {delay:.1f} s",
+    "`signal SIGKILL` is often want of memory. Anything else is a bug: report it, with the lines before.",
+    level="error",
+)
+WORKER_FAILED = LogLine(
+    "worker-failed",
+    "worker {worker} ({pid}) could not start: {why} ({how}); another is started in {delay:.1f} s",
+    "Fix what the line names. The proxy tries again by itself.",
+    level="error",
+)
+WORKER_NOT_STARTED = LogLine(
+    "worker-not-started",
+    "worker {worker} ({pid}) could not be started: {error}; another is started in {delay:.1f} s",
+    "Fix what the line names. The proxy tries again by itself.",
+    level="error",
+)
+WORKER_HUNG = LogLine(
+    "worker-hung",
+    "worker {worker} ({pid}) did not end within {limit:g} s: it is killed",
+    "The worker hung. Report it, with its lines before.",
+    level="error",
+)
+WORKER_WROTE = LogLine(
+    "worker-wrote",
+    "worker {worker} ({pid}) wrote: {line}",
+    "Python itself, or a library, wrote this to its standard error.",
+    level="warn",
+)
+BUG = LogLine(
+    "bug",
+    "{what} failed in a way that is a bug",
+    "Report it, with the traceback. If the line names a connection, the bug cost that connection alone. The text of "
+    "the error is left out, for it may quote anything.",
+    level="critical",
+)
+
+# Errors to clients: in Redis's own words.
+
+NOAUTH = ClientError("error-noauth", "NOAUTH Authentication required.", "Send AUTH first.")
+NOAUTH_HELLO = ClientError(
+    "error-noauth-hello",
+    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> "
+    "option can be used to authenticate the client and select the RESP protocol version at the same time",
+    "Send HELLO with AUTH, or AUTH first.",
+)
+WRONGPASS = ClientError(
+    "error-wrongpass",
+    "WRONGPASS invalid username-password pair or user is disabled.",
+    "No tenant has this password, or not under this user name; or it has expired. Give the application the present secret.",
+)
+FULL = ClientError(
+    "error-full",
+    "ERR max number of clients reached",
+    "The proxy serves as many clients, and lets as many wait, as it may: MAX_WORKERS, WORK_QUEUE_SIZE.",
+)
+SYNTAX = ClientError("error-syntax", "ERR syntax error")
+NOT_AN_INTEGER = ClientError("error-not-an-integer", "ERR value is not an integer or out of range")
+ARITY = ClientError("error-arity", "ERR wrong number of arguments for '{command}' command")
+NOPROTO = ClientError("error-noproto", "NOPROTO unsupported protocol version")
+PROTOCOL_NOT_AN_INTEGER = ClientError(
+    "error-protocol-not-an-integer", "ERR Protocol version is not an integer or out of range"
+)
+HELLO_OPTION = ClientError("error-hello-option", "ERR Syntax error in HELLO option '{option}'")
+CLIENT_NAME = ClientError(
+    "error-client-name",
+    "ERR Client names cannot contain spaces, newlines or special characters, or more than {most} bytes.",
+)
+SETINFO = ClientError("error-setinfo", "ERR Unrecognized option for CLIENT SETINFO: it takes LIB-NAME or LIB-VER")
+NOT_RESP_ERROR = ClientError(
+    "error-protocol", "ERR Protocol error: {reason}", "The client sent something that is no RESP. The connection is closed."
+)
+
+# Errors to clients: the proxy's own.
+
+AMBIGUOUS = ClientError(
+    "error-ambiguous",
+    "WRONGPASS more than one namespace uses this password: log in with AUTH <namespace> <password>",
+    "Give one of the namespaces a password of its own.",
+)
+NOT_LOADED = ClientError(
+    "error-not-loaded",
+    "ERR the proxy has not read its credentials yet, try again in a moment",
+    "The proxy has just started, or has not reached the Kubernetes API since.",
+    "#namespaces-and-secrets",
+)
+TENANT_IS_FULL = ClientError(
+    "error-tenant-full",
+    "ERR max number of clients reached for this tenant: it has as many connections as it may, see "
+    "redisproxy/max-connections of its namespace",
+    "Close connections that the application does not use, or raise redisproxy/max-connections.",
+    "operate.md#limits",
+)
+NO_LOGIN = ClientError(
+    "error-no-login", "ERR no log-in within {seconds} seconds", "Log in at once. The limit is --login-timeout."
+)
+NO_LOGIN_WHILE_OTHERS_WAIT = ClientError(
+    "error-no-login-crowded",
+    "ERR no log-in within {seconds} seconds, and others wait for a place",
+    "There are more clients than MAX_WORKERS.",
+)
+WRONG_DATABASE = ClientError(
+    "error-wrong-database",
+    "NOPERM this password opens database {index} only: SELECT of any other is refused",
+    "The client's URL, or its db=, names another index than the secret.",
+)
+FORBIDDEN = ClientError(
+    "error-forbidden",
+    "NOPERM the command '{command}' is not available here: it reaches beyond the own database",
+    "tenants.md says what to use in its place. The operator can open some commands.",
+    "security.md#what-is-refused",
+)
+COPY_ELSEWHERE = ClientError(
+    "error-copy", "NOPERM COPY into another database than {index} is refused", "Copy within the own database."
+)
+FOREIGN_EVENTS = ClientError(
+    "error-foreign-events",
+    "NOPERM of the notifications about keys only those of the own database can be had: {channel}",
+    "Subscribe to __keyspace@N__ and __keyevent@N__ of the own database N.",
+)
+NOT_ALLOWED = ClientError(
+    "error-not-allowed",
+    "NOPERM Redis does not let the proxy ask this",
+    "The master's user has no right to CONFIG, INFO or PUBSUB, or the server has no such command: as on many a hosted "
+    "Redis.",
+    "redis.md#its-settings",
+)
+UNREACHABLE = ClientError(
+    "error-unreachable",
+    "ERR Redis cannot be reached from the proxy right now, try again",
+    "Redis is away. The command was not run, and nobody is logged in by it.",
+    "#redis",
+)
+UNANSWERED = ClientError(
+    "error-unanswered",
+    "ERR Redis did not answer the proxy, try again",
+    "Redis is away or busy. It is about INFO, PUBSUB, CONFIG GET, or a subscription to a pattern.",
+    "#redis",
+)
+LOGIN_REFUSED = ClientError(
+    "error-login-refused",
+    "ERR Redis refused the proxy's own login; the operator finds the reason in the proxy's log",
+    "The log has the error.",
+    "#redis",
+)
+SELECT_REFUSED = ClientError(
+    "error-select-refused", "ERR Redis refused to select database {index}: {error}", "The log has more.", "#redis"
+)
+REPLACED = ClientError(
+    "error-replaced",
+    "ERR Redis was replaced while this command waited, try again",
+    "A failover. The command was not run.",
+)
+LOST = ClientError(
+    "error-lost",
+    "ERR the connection to Redis was lost: it may have run this command, or not",
+    "The connection broke while the command was under way.",
+)
+REPLY_TOO_LARGE = ClientError(
+    "error-reply-too-large",
+    "ERR the answer has more than {most} bytes: ask for fewer channels, by a pattern",
+    "PUBSUB CHANNELS, with tens of thousands of channels.",
+)
+MULTI_INSIDE = ClientError(
+    "error-inside-multi",
+    "ERR {command} inside MULTI is not allowed",
+    "Send the command before MULTI, or after EXEC.",
+    "tenants.md",
+)
+MULTI_SUBSCRIBED = ClientError(
+    "error-multi-subscribed",
+    "ERR Can't execute 'multi': it is not allowed to subscribers that speak RESP2",
+    "Subscribe over a connection of its own.",
+    "tenants.md",
+)
+TOO_MANY_SUBSCRIPTIONS = ClientError(
+    "error-too-many-subscriptions",
+    "ERR this would be more than {count} subscriptions, or {size} bytes of their names",
+    "The limit is one session's. Use patterns, or several connections.",
+)
+UNFIT_PATTERN = ClientError(
+    "error-unfit-pattern",
+    "ERR a pattern with spaces or NUL bytes: Redis has no ACL rules for such",
+    "Use ? in its place.",
+    "tenants.md",
+)
+TOO_MANY_PATTERNS = ClientError(
+    "error-too-many-patterns",
+    "ERR this namespace has subscribed to {count} different patterns: Redis is told of no more",
+    "The limit is the namespace's. Use fewer patterns.",
+    "tenants.md",
+)
+PATTERNS_TOO_LARGE = ClientError(
+    "error-patterns-too-large",
+    "ERR this namespace's different patterns are more than {most} bytes: Redis is told of no more",
+    "The limit is the namespace's. Use fewer patterns.",
+    "tenants.md",
+)
+CONFIG_PATTERNS = ClientError(
+    "error-config-patterns",
+    "ERR the patterns of CONFIG GET have more than {most} bytes",
+    "No name that the proxy answers is that long.",
+    "tenants.md#commands",
+)
+LONG_NAME = ClientError(
+    "error-long-name", "ERR unknown command: no command has a name of more than {most} bytes", "Fix the command's name."
+)
+ARGUMENTS_TOO_LARGE = ClientError(
+    "error-arguments-too-large",
+    "ERR the arguments of '{command}' are larger than {most} bytes",
+    "The proxy has to read the arguments of this command. Send less in one command.",
+)
+NO_TLS_HERE = ClientError(
+    "error-no-tls",
+    "ERR Protocol error: there is no TLS at this port",
+    "The client speaks TLS at a plain endpoint. Take another port, or no TLS.",
+)
+TOO_MUCH_BEFORE_LOGIN = ClientError(
+    "error-too-much-before-login", "ERR Protocol error: too much was sent without authentication", "Log in first."
+)
+
+
+def all_messages() -> Iterator[tuple[str, Message]]:
+    """Name and message of each, in the order in which they are written here."""
+    for name, value in globals().items():
+        if isinstance(value, Message):
+            yield name, value
+    yield from ((f"REDIS_ERRORS[{word!r}]", message) for word, message in REDIS_ERRORS.items())
+
+
+#: By code.
+MESSAGES = {message.code: message for _, message in all_messages()}
+
+
+def restored(text: str, code: str) -> Text | None:
+    """A text that came through JSON, with its code. Returns None for an empty text."""
+    return Text(text, MESSAGES[code]) if text else None
