@@ -256,7 +256,7 @@ class StatusTests(unittest.TestCase):
 
 
 #: What to do about the secret redis-secret-temp-odd.
-FIX = messages.VALID_HOURS_MALFORMED.remedy
+FIX = messages.URL_UNESCAPED.remedy
 
 
 class BrowserTests(unittest.TestCase):
