@@ -31,7 +31,7 @@ def documented() -> tuple[list[list[str]], list[list[str]]]:
     """Returns the arguments of `redis-cli` in the page's section, before and after the change of
     the master secret.
     """
-    section = re.search(r"\n\*\*The master password\*\*.*?\n\*\*", PAGE.read_text(), re.DOTALL)[0]
+    section = re.search(r"\n### The master password\n.*?\n### ", PAGE.read_text(), re.DOTALL)[0]
     before, after = re.split(r"\n +kubectl .*edit secret.*\n", section)
     places = {"NEW": NEW, "OLD": OLD, "MASTER-NAME": NAME}
 
