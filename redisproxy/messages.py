@@ -491,6 +491,7 @@ NET_TIMEOUT = Reason(
     "it took too long",
     "See whether a network policy is in the way, the machine is away, or Redis is busy.",
 )
+NET_ABORTED = Reason("net-aborted", "no answer came in time, so the proxy closed the connection", NET_TIMEOUT.remedy)
 NET_REFUSED = Reason(
     "net-refused",
     "{error}",

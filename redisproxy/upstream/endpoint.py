@@ -118,6 +118,8 @@ def why(error: BaseException) -> Text:
         return error.reason
     if isinstance(error, defer.TimeoutError):
         return messages.NET_TIMEOUT()
+    if isinstance(error, ConnectionAborted):
+        return messages.NET_ABORTED()
     text = str(error) or type(error).__name__
     if isinstance(error, ConnectError) and error.osError is not None:
         text = f"{type(error).__name__}: errno {error.osError}"
@@ -131,5 +133,5 @@ _KINDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Reaso
     (DNSLookupError, messages.NET_NAME),
     ((TCPTimedOutError, NoRouteError), messages.NET_UNREACHABLE),
     ((SSL.Error, VerificationError), messages.NET_TLS),
-    ((ConnectionDone, ConnectionLost, ConnectionAborted), messages.NET_CLOSED),
+    ((ConnectionDone, ConnectionLost), messages.NET_CLOSED),
 )
