@@ -4,6 +4,7 @@ with the real reactor.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import select
@@ -364,13 +365,15 @@ class SequenceTests(TransportTestCase):
     @defer.inlineCallbacks
     def test_the_same_comes_of_it(self):
         yield turn()  # after this the reactor has opened its own descriptors
+        gc.collect()  # or those that earlier tests left would be closed meanwhile
         before = len(list(Path("/dev/fd").iterdir()))
         for kind in KINDS:
             for seed in range(40):
                 plain = yield self.play(seed, kind, lambda transport: transport.write)
                 at_once = yield self.play(seed, kind, write_at_once)
                 self.assertTrue(at_once == plain, f"{kind}, seed {seed}: {at_once[2]}; Twisted's own: {plain[2]}")
-        self.assertEqual(len(list(Path("/dev/fd").iterdir())), before)
+        gc.collect()
+        self.assertLessEqual(len(list(Path("/dev/fd").iterdir())), before)
 
 
 class WriteAtOnceTests(TransportTestCase):
