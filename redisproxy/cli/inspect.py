@@ -269,7 +269,7 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
         problem(messages.REDIS_IS(address=address, state=view.inquiry.state))
     if (again := view.inquiry.again) is not None:
         summary = f"{address} did not tell all that it was asked: {sentence(again)}"
-        found.warnings.append(f"{summary} {again.remedy or messages.FIX_AS_TOLD}")
+        found.warnings.append(f"{summary} {again.remedy or messages.FIX_WHAT_IS_NAMED}")
     if server.replica:
         problem(messages.REDIS_IS_REPLICA(address=address))
     view.scripts = settings.policy(server).runs_scripts

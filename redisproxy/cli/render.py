@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..messages import FIX_AS_TOLD, Text
+from ..messages import FIX_WHAT_IS_NAMED, Text
 from ..ops.time_text import iso
 from ..printable import listed, printable
 from ..tenants.documents import Problem
@@ -21,7 +21,7 @@ from .rotation import OtherPassword, Rotated
 
 def advice(reason: Text) -> str:
     """What to do about a problem."""
-    return reason.remedy or FIX_AS_TOLD
+    return reason.remedy or FIX_WHAT_IS_NAMED
 
 
 # JSON.

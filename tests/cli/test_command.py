@@ -120,7 +120,7 @@ class StatusTests(CommandCase):
         self.environ["KUBECONFIG"] = "/nowhere"
         self.assertEqual(
             self.run_("tenants", status=1),
-            "the namespaces could not be read: no way to the Kubernetes API: there is no kubeconfig at /nowhere; "
+            "the namespaces could not be read: no access to the Kubernetes API: there is no kubeconfig at /nowhere; "
             "KUBECONFIG can name another",
         )
 
@@ -253,7 +253,9 @@ class StatusTests(CommandCase):
         process = self.start("tenants")
         out, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 1)
-        self.assertEqual(err, f"redisproxy: {bad}: nothing in it is in force, nor a database that it may name\n")
+        self.assertEqual(
+            err, f"redisproxy: {bad}: nothing in it is in force, and no namespace gets a database that it may name\n"
+        )
         self.assertEqual(len(json.loads(out)["tenants"]), 3)
         self.assertRegex(
             self.run_("enroll", "team-grey", "--dry-run", status=1), "^bad.yaml could not be read, so it is not known"
@@ -329,7 +331,8 @@ class CommandLineTests(unittest.TestCase):
             ),
             (
                 ("rotate", "team-blue", "--revoke-all", "--grace-hours", "1"),
-                "^--revoke-all ends the old password at once, so it takes no --grace-hours but 0; see redisproxy rotate --help$",
+                "^--revoke-all ends the old password at once, so it takes no --grace-hours but 0; see redisproxy rotate "
+                "--help$",
             ),
             (
                 ("rotate", "team-blue", "--grace-hours", "1.5"),
@@ -461,7 +464,8 @@ class TerminalTests(CommandCase):
         self.api.put(*tenant("team-new", 3, "pw-new", "2026-02-01T00:00:00Z"))
         shown = self.screen("check", status=1, width=60)
         self.assertIn(
-            "1 problem:\n  team-new/redis-secret-master: database 3 belongs to the\n    older team-green\n    -> Give this namespace another index",
+            "1 problem:\n  team-new/redis-secret-master: database 3 belongs to the\n    older team-green\n    -> Give "
+            "this namespace another index",
             shown,
         )
         self.assertTrue(all(len(line) <= 60 for line in shown.splitlines()))

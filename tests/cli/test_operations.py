@@ -184,7 +184,7 @@ class Changes:
             (self.green, None, f"there is no namespace {self.green}: kubectl create namespace {self.green}"),
             (self.blue, None, "is enrolled already, with database 1"),
             (self.red, 1, f"database 1 belongs to {self.blue}"),
-            (self.red, 64, "Redis has no database 64: it has 0 to 63"),
+            (self.red, 64, "Redis has no database 64: it has databases 0 to 63"),
         ):
             await self.refuses(self.enroll(name, wanted), pattern)
         self.assertIsNone(self.world.stored(self.red, SECRET))
@@ -487,7 +487,8 @@ class Changes:
         self.world.store({**secret(self.green, SECRET, redis_connection_string=url("pw-green", 4)), "immutable": True})
         await self.refuses(
             rotation.rotate(self.operator, self.green, 12, False),
-            f"is immutable: delete it, and redisproxy enroll {self.green} --index 4 --keep-data --address redis://redis:6379$",
+            f"is immutable: delete it, and redisproxy enroll {self.green} --index 4 --keep-data --address "
+            f"redis://redis:6379$",
         )
         writer = ClusterWriter(self.source.api)
         found = await self.operator.in_thread(writer.secret, self.green, SECRET)

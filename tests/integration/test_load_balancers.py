@@ -88,7 +88,7 @@ class AddressTests(BalancedCase):
             self.assertIn(b"addr=127.0.0.77:", raw.ask(AUTH) + raw.ask([b"CLIENT", b"INFO"]))
             with self.assertRaises(redis.AuthenticationError):
                 client_once(port=port, password="wrong", socket_timeout=LIMIT).ping()
-        installation.proxy.logged(r"log-in from 127\.0\.0\.1:\d+ refused: wrong")
+        installation.proxy.logged(r"log-in from 127\.0\.0\.1:\d+ refused: wrong password")
         self.assertNotIn(BALANCER, installation.proxy.log)
 
     def test_it_shows_the_clients_own(self) -> None:

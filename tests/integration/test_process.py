@@ -128,7 +128,7 @@ class StartTests(unittest.TestCase):
     def test_a_misspelt_setting_is_named(self) -> None:
         proxy = ProxyProcess("--manifests", str(LOCAL), environ={"REDISPROXY_PROCESES": "2"})
         self.addCleanup(proxy.stop)
-        proxy.logged(r"REDISPROXY_PROCESES is no setting, and does nothing: did you mean REDISPROXY_PROCESSES\?")
+        proxy.logged(r"REDISPROXY_PROCESES is not a setting, and has no effect: did you mean REDISPROXY_PROCESSES\?")
 
     def test_help_names_every_option_and_variable(self) -> None:
         proxy = ProxyProcess("--help", fresh=True)
@@ -329,7 +329,7 @@ class LogTests(unittest.TestCase):
         proxy = ProxyProcess("--manifests", str(manifests.path), "--log-level", "debug").ready()
         self.addCleanup(proxy.stop)
         proxy.logged("team-bad/redis-secret-master: redis-connection-string does not end in /N")
-        proxy.logged("its password is also that of team-same")
+        proxy.logged("it has the same password as team-same")
         with RawClient(proxy.port) as connection:
             connection.send(b"AUTH typed-secret-word\r\nAUTH team-blue tenant-secret-word\r\n*1\r\n$-secret-word\r\n")
             connection.rest()

@@ -248,7 +248,7 @@ class RotationTests(TlsCase):
             self.certificate.unlink()
             self.certificate.write_bytes(certificate)
             installation.proxy.logged(
-                r"\.key is not the key of .*/tls.crt.*; the last good certificate stays in force, until"
+                r"\.key does not belong to the first certificate in .*/tls.crt.*; the last good certificate stays in force, until"
             )
             self.assertEqual(self.shown(), "second")
             self.key.unlink()
@@ -403,11 +403,11 @@ class ClientCertificateTests(TlsCase):
                 (),
                 "redisproxy: ssl:0: /nowhere/tls.crt cannot be read: No such file or directory",
             ),
-            (f"{ssl_only}{bad}", (), f"redisproxy: ssl:0: {bad} has no certificate; it takes one or more in PEM"),
+            (f"{ssl_only}{bad}", (), f"redisproxy: ssl:0: {bad} has no certificate: it needs one or more in PEM"),
             (
                 f"{ssl_only}{other}",
                 (),
-                f"redisproxy: ssl:0: {self.key} is not the key of {other}, or of the first certificate there",
+                f"redisproxy: ssl:0: {self.key} does not belong to the first certificate in {other}",
             ),
             (self.endpoint, ("--client-ca", str(bad)), f"{bad} has no certificate"),
             (self.endpoint, ("--client-ca", "/nowhere/ca.crt", "--processes", "2"), "/nowhere/ca.crt cannot be read"),

@@ -92,7 +92,7 @@ class IndexTests(unittest.TestCase):
         self.refused("none of Redis's 2 databases is free.*raise `databases`", found, room=Room(2, {}))
 
     def test_an_index_that_redis_does_not_have(self) -> None:
-        self.refused("Redis has no database 16: it has 0 to 15", reading(team_new=[]), 16)
+        self.refused("Redis has no database 16: it has databases 0 to 15", reading(team_new=[]), 16)
 
     def test_redis_that_does_not_tell_how_many_there_are(self) -> None:
         self.refused("--databases N", reading(team_new=[]), room=Room(None, {}))

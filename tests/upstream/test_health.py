@@ -88,7 +88,7 @@ class HealthTests(unittest.SynchronousTestCase):
             (
                 "BUSY Redis is busy running a script.",
                 Answers.BUSY,
-                "Redis is busy with a script, and answers -BUSY to all else",
+                "Redis is busy with a script, and answers -BUSY to all other commands",
             ),
             ("LOADING Redis is loading the dataset in memory", Answers.LOADING, "Redis answers as usual again"),
             ("MASTERDOWN Link with MASTER is down", Answers.UP, None),
