@@ -142,7 +142,7 @@ class AclUsers:
                 # This waits until the proxy knows what Redis is now. A former Redis without ACL
                 # users says nothing about this one.
                 await self._control.ask("PING")
-            assert self._server is not None, "Redis is asked nothing else before it has told what it is"  # noqa: S101
+            assert self._server is not None, "Redis is asked nothing else before it is probed"  # noqa: S101
             if not self._server.acl:
                 if self._mode == "require":
                     raise AclUserError(messages.REDIS_NO_ACL(), passing=False)

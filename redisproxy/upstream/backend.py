@@ -292,7 +292,7 @@ class Backend(service.MultiService):
             # Sessions get additional commands after Redis has granted them: until then Redis would
             # refuse these.
             self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy, address.password))
-            self._renewing.addErrback(bug(self._log, "telling Redis of the users' new rights", defer.CancelledError))
+            self._renewing.addErrback(bug(self._log, "updating the rights of the ACL users", defer.CancelledError))
         self.master.on_server(server)
         self.databases_told(server.databases)
 

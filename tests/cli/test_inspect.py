@@ -230,8 +230,8 @@ class RedisTests(FindingsCase):
             faulty.faults = {"EVAL": error}
             found = await inspect.check(self.operator(master(faulty.url(MASTER_PASSWORD)), namespace("team-new")))
             self.assertEqual((found.problems, found.redis.scripts), ([], False))
-            self.assertRegex(found.warnings[0], f"did not tell all that it was asked: EVAL: {error[:5]}.* {advised}")
-            self.assertRegex(found.warnings[1], "^scripts are refused: Redis did not tell")
+            self.assertRegex(found.warnings[0], f"did not answer all queries: EVAL: {error[:5]}.* {advised}")
+            self.assertRegex(found.warnings[1], "^scripts are refused: Redis did not report")
             self.assertTrue(self.told(found).endswith("\nno problems, 2 warnings"))
 
     async def test_a_server_that_loads_its_data(self) -> None:
@@ -260,7 +260,7 @@ class RedisTests(FindingsCase):
         self.assertEqual((found.redis.inquiry.server.databases, found.redis.inquiry.server.acl), (64, True))
 
     async def test_a_server_that_is_busy(self) -> None:
-        """It is no server without ACL users, nor one of an untold number of databases."""
+        """It is no server without ACL users, nor one of an unknown number of databases."""
         server = self.redis(valkey, "lua-time-limit 5")
         running = threads.deferToThread(server.client().eval, "while true do end", 0)
         running.addErrback(lambda _: None)
@@ -281,8 +281,7 @@ class RedisTests(FindingsCase):
     async def test_what_is_opened_and_tells_of_others(self) -> None:
         opened = {"allow-commands": "SLOWLOG,LASTSAVE,role,FUNCTION", "deny-commands": "ROLE"}
         expected = [
-            "--allow-commands opens FUNCTION: libraries are one for all: a tenant sees, replaces and deletes those of "
-            "others",
+            "--allow-commands opens FUNCTION: all tenants share the libraries: a tenant sees, replaces and deletes those of others",
             "--allow-commands opens SLOWLOG: it counts and deletes entries of all tenants; SLOWLOG|GET stays closed",
         ]
         url = self.redis().url

@@ -196,7 +196,7 @@ class HiddenCommandTests(ProbingCase):
 
         installation = Weak("--status", "tcp:0", server=RedisServer(binary))
         self.serves(installation)
-        installation.proxy.logged("with an untold number of databases")
+        installation.proxy.logged("with an unknown number of databases")
 
 
 class SealedTests(ProbingCase):

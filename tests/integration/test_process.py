@@ -54,7 +54,7 @@ class StartTests(unittest.TestCase):
             (
                 "--allow-commands",
                 "CONFIG|GET",
-                "--allow-commands names what can not be opened to tenants: CONFIG|GET (it shows",
+                "--allow-commands names commands that can never be opened to tenants: CONFIG|GET (it shows",
             ),
             ("--log-format", "xml", "--log-format is 'xml'; it takes one of: text, json"),
             ("--nonsense", "1", "option --nonsense not recognized"),

@@ -375,7 +375,7 @@ class ClientCertificateTests(TlsCase):
 
     def test_where_it_would_not_be_asked_for_it_is_refused(self) -> None:
         for listen, why in (
-            ("tcp:0", "redisproxy: --client-ca is for ssl: endpoints, and --listen has none"),
+            ("tcp:0", "redisproxy: --client-ca needs an ssl: endpoint, and --listen has none"),
             (
                 f"{self.endpoint} stdio:",
                 "redisproxy: --client-ca is for ssl: endpoints, and --listen is also 'stdio:'",
@@ -411,7 +411,11 @@ class ClientCertificateTests(TlsCase):
             ),
             (self.endpoint, ("--client-ca", str(bad)), f"{bad} has no certificate"),
             (self.endpoint, ("--client-ca", "/nowhere/ca.crt", "--processes", "2"), "/nowhere/ca.crt cannot be read"),
-            (f"{self.endpoint}:sslmethod=TLSv1_METHOD", (), "sslmethod has to be left out: TLS 1.2 and newer are spoken"),
+            (
+                f"{self.endpoint}:sslmethod=TLSv1_METHOD",
+                (),
+                "sslmethod must be left out: the proxy always uses TLS 1.2 and newer",
+            ),
         ):
             (line,) = self.failed_start(*options, listen=listen)
             self.assertIn(why, line)

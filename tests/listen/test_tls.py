@@ -48,16 +48,19 @@ class ParseTests(unittest.SynchronousTestCase):
 
     def test_what_it_does_not_take_is_refused_and_not_ignored(self) -> None:
         for description, why in (
-            ("ssl:6380:sslmethod=TLSv1_METHOD", "sslmethod has to be left out: TLS 1.2 and newer are spoken"),
-            ("ssl:6380:dhParameters=/dh.pem", "dhParameters has to be left out: forward secrecy is by elliptic curves"),
+            ("ssl:6380:sslmethod=TLSv1_METHOD", "sslmethod must be left out: the proxy always uses TLS 1.2 and newer"),
+            (
+                "ssl:6380:dhParameters=/dh.pem",
+                "dhParameters must be left out: the proxy uses elliptic curves for forward secrecy",
+            ),
             (
                 "ssl:6380:caCertsDir=/ca",
-                "ssl: has no caCertsDir; it has port, privateKey, certKey, interface, backlog, extra",
+                "ssl: has no argument caCertsDir; it has port, privateKey, certKey, interface, backlog, extra",
             ),
             ("ssl:6380:certkey=/c", "ssl: has no certkey"),
             ("ssl:privateKey=/k", "it has no port"),
             ("ssl:6380:/k:privateKey=/other", "privateKey is given twice"),
-            ("ssl:1:2:3:4:5:6:7:8:9", "has to be left out|ssl: has no more"),
+            ("ssl:1:2:3:4:5:6:7:8:9", "must be left out|ssl: has no more"),
             ("ssl:x:privateKey=/k", "a number is expected"),
         ):
             with self.assertRaisesRegex(EndpointError, f"^{description!r} .*({why})".replace("\\", r"\\")):
@@ -287,7 +290,7 @@ class HandshakeTests(MaterialCase):
                 self.with_certificate(clients, usage=ExtendedKeyUsageOID.SERVER_AUTH),
                 "certificate verify failed: it is not for clients",
             ),
-            (self.with_certificate(clients, days=-0.01), "certificate verify failed: it has ended"),
+            (self.with_certificate(clients, days=-0.01), "certificate verify failed: it has expired"),
         ):
             with self.assertRaises(SSL.Error) as caught:
                 self.shake(server, client)
