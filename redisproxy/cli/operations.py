@@ -57,7 +57,7 @@ def writer_of(operator: Operator) -> ClusterWriter:
     if not isinstance(operator.source, ClusterSource):
         raise Refused(
             f"this command does not write to {operator.source}: add --dry-run --output yaml, and put the printed manifest "
-            f"into a file there"
+            "into a file there"
         )
     return ClusterWriter(operator.source.api)
 
@@ -101,11 +101,9 @@ def _by_hand(operator: Operator, name: str) -> tuple[str, ...]:
     """Returns what the operator has to do with manifests, which are not written to: see
     `writer_of`.
     """
-    return (
-        ()
-        if operator.in_cluster
-        else (f"put the Secret {name}, which --output yaml prints, into any file of the manifests",)
-    )
+    if operator.in_cluster:
+        return ()
+    return (f"put the Secret {name}, which --output yaml prints, into any file of the manifests",)
 
 
 async def _create(operator: Operator, writer: ClusterWriter, manifest: Mapping[str, Any], command: str) -> StoredSecret:
@@ -119,9 +117,8 @@ async def _create(operator: Operator, writer: ClusterWriter, manifest: Mapping[s
         if not error.in_pod:
             raise
         raise Refused(
-            f"{error}, or add --dry-run --output yaml and let kubectl create the secret with your own rights: kubectl -n "
-            f"redisproxy "
-            f"exec deploy/redisproxy -- redisproxy {command} --dry-run --output yaml | kubectl create -f -"
+            f"{error}, or add --dry-run --output yaml and let kubectl create the secret with your own rights: kubectl "
+            f"-n redisproxy exec deploy/redisproxy -- redisproxy {command} --dry-run --output yaml | kubectl create -f -"
         ) from None
 
 
@@ -232,7 +229,7 @@ async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSec
         await take_back(operator, writer, made)
         raise Refused(
             f"the command could not check whether two namespaces have the same database ({failures[0].reason}): the new "
-            f"secret was deleted, try again"
+            "secret was deleted, try again"
         )
     return reading
 

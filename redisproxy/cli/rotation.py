@@ -78,7 +78,7 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
     if writer is None and not dry_run:
         raise Refused(
             f"this command does not write to {operator.source}: add --dry-run --output yaml, and put the printed manifest "
-            f"into a file there"
+            "into a file there"
         )
     secret = await _client_secret(operator, writer, namespace)
     rotation = allocation.plan_rotation(secret.data, allocation.make_password())
@@ -130,7 +130,7 @@ async def _client_secret(operator: Operator, writer: ClusterWriter | None, names
         if secret is None and (never_read := (await operator.read()).never_read):
             raise Refused(
                 f"{listed([part.name for part in never_read])} could not be read, and may have {namespace}/{name}: fix "
-                f"the file"
+                "the file"
             )
     if secret is None:
         raise Refused(f"{namespace} has no secret {name}: redisproxy enroll {namespace}")
@@ -174,7 +174,7 @@ async def _write(
             raise Refused(
                 f"{sentence(str(error))} The command does not know whether the password was changed. The old password "
                 f"stays valid for {grace.valid_hours} h ({made.name}). Compare the two secrets, and try again if they "
-                f"have the same password"
+                "have the same password"
             ) from None
         await take_back(operator, writer, made)
         raise

@@ -184,7 +184,7 @@ def _check_proxied(description: str, option: str, trusted: Sequence[proxy_protoc
     if not trusted:
         raise EndpointError(
             f"{description!r}, which needs --trust-proxy: the addresses of the load balancers, such as 10.0.0.0/8; "
-            f"without it, any client could claim any address"
+            "without it, any client could claim any address"
         )
 
 

@@ -101,7 +101,7 @@ def taken(reading: FullRead, but: str = "") -> dict[int, str]:
     for part in reading.never_read:
         raise Refused(
             f"{part.name} could not be read, so the command does not know which databases it gives to namespaces: fix the "
-            f"file"
+            "file"
         )
     for namespace, held in sorted(reading.secrets.items()):
         if isinstance(held, ReadFailure):
@@ -210,7 +210,7 @@ def _wanted(index: int, others: Mapping[int, str], room: Room, keep_data: bool) 
     if room.keys is not None and index in room.keys and not keep_data:
         raise Refused(
             f"database {index} belongs to no namespace, but holds {room.keys[index]} keys, which the new tenant would "
-            f"see: run FLUSHDB there, or use --keep-data"
+            "see: run FLUSHDB there, or use --keep-data"
         )
     return index
 

@@ -336,7 +336,7 @@ class ProvisioningTests(CorpusCase):
             sealed = straight.eval(shared, 0) != 1
         except redis.ResponseError:
             sealed = True
-        told = "scripts are refused: on this server one tenant's script can change what another's does"
+        told = "scripts are refused: on this server one tenant's script can change another tenant's script"
         with installation.blue(protocol=2) as blue:
             if sealed:
                 self.assertEqual(blue.eval("return 1", 0), 1)

@@ -261,7 +261,8 @@ class StatusTests(CommandCase):
         )
         self.assertEqual(len(json.loads(out)["tenants"]), 3)
         self.assertRegex(
-            self.run_("enroll", "team-grey", "--dry-run", status=1), "^bad.yaml could not be read, so it is not known"
+            self.run_("enroll", "team-grey", "--dry-run", status=1),
+            "^bad.yaml could not be read, so the command does not know",
         )
         self.assertEqual(
             self.run_("rotate", "team-grey", "--dry-run", status=1),
@@ -422,7 +423,7 @@ class ChangeTests(CommandCase):
         # Redis's own text has a full stop.
         self.api.put(master(f"redis://:pw-wrong@127.0.0.1:{self.server.port}/0"))
         told = self.run_("enroll", "team-red", status=1)
-        self.assertRegex(told, "WRONGPASS .* disabled. So it is not known which")
+        self.assertRegex(told, "WRONGPASS .* disabled. So the command does not know which")
         enrolled = self.json("enroll", "team-red", "--databases", "16")
         self.assertEqual((enrolled["index"], len(enrolled["notes"])), (2, 2))
 

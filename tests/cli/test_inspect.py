@@ -306,7 +306,7 @@ class RedisTests(FindingsCase):
     async def test_nobody_has_the_prefix(self) -> None:
         found = await inspect.check(self.operator(master(self.redis().url)))
         self.assertEqual(
-            (found.problems, found.warnings), ([], ["no namespace's name begins with 'team-': nobody can log in"])
+            (found.problems, found.warnings), ([], ["no namespace has a name that begins with 'team-': nobody can log in"])
         )
 
     async def test_no_master_secret(self) -> None:

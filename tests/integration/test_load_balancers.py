@@ -290,7 +290,7 @@ class StartTests(unittest.TestCase):
                 "haproxy:tcp:0",
                 (),
                 "redisproxy: --listen is 'haproxy:tcp:0', which needs --trust-proxy: the addresses of the load balancers, "
-                "such as 10.0.0.0/8; anybody else could claim any address",
+                "such as 10.0.0.0/8; without it, any client could claim any address",
             ),
             ("tcp:0", trust, "redisproxy: --trust-proxy needs a haproxy: endpoint, and --listen has none"),
             (
@@ -301,8 +301,7 @@ class StartTests(unittest.TestCase):
             (
                 "haproxy:tcp:0",
                 (*trust, "--status", "haproxy:tcp:0"),
-                "redisproxy: --status is 'haproxy:tcp:0', but --status takes no haproxy: endpoint: its header would be believed "
-                "from anybody",
+                "redisproxy: --status is 'haproxy:tcp:0', but --status takes no haproxy: endpoint, because anybody could send it a PROXY header",
             ),
             (
                 "haproxy:tcp:0",

@@ -378,7 +378,7 @@ class ClientCertificateTests(TlsCase):
             ("tcp:0", "redisproxy: --client-ca needs an ssl: endpoint, and --listen has none"),
             (
                 f"{self.endpoint} stdio:",
-                "redisproxy: --client-ca is for ssl: endpoints, and --listen is also 'stdio:'",
+                "redisproxy: --client-ca works only at ssl: endpoints, and --listen also has 'stdio:'",
             ),
         ):
             self.assertIn(why, self.failed_start("--client-ca", str(self.ca), listen=listen))

@@ -57,7 +57,7 @@ class ParseTests(unittest.SynchronousTestCase):
                 "ssl:6380:caCertsDir=/ca",
                 "ssl: has no argument caCertsDir; it has port, privateKey, certKey, interface, backlog, extra",
             ),
-            ("ssl:6380:certkey=/c", "ssl: has no certkey"),
+            ("ssl:6380:certkey=/c", "ssl: has no argument certkey"),
             ("ssl:privateKey=/k", "it has no port"),
             ("ssl:6380:/k:privateKey=/other", "privateKey is given twice"),
             ("ssl:1:2:3:4:5:6:7:8:9", "must be left out|ssl: has no more"),

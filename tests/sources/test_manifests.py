@@ -551,7 +551,9 @@ class BadFileTests(ManifestsCase):
         self.write("a.yaml", YAML)
         self.write("b.yaml", "a: [")
         self.write("new.json", json.dumps(namespace("team-new")))
-        with self.assertRaisesRegex(Refused, "b.yaml could not be read, so it is not known which databases are given away"):
+        with self.assertRaisesRegex(
+            Refused, "b.yaml could not be read, so the command does not know which databases it gives to namespaces"
+        ):
             choose_index(self.read(), CLIENT, PREFIX, "team-new", None, Room(16, {}))
 
     def test_hidden_files_are_none(self) -> None:
