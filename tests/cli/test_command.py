@@ -245,7 +245,7 @@ class StatusTests(CommandCase):
         self.assertEqual(len(self.json("check", status=1)["problems"]), 3)
         self.assertRegex(
             self.run_("enroll", "team-limited", "--dry-run", status=1),
-            "asked, such as where the proxy runs, or use --databases N$",
+            "reached, such as where the proxy runs, or use --databases N$",
         )
         (manifests.path / "wrong.yaml").unlink()
         # One file that is none: the others are told of, but nothing is given away that may be in
@@ -266,7 +266,7 @@ class StatusTests(CommandCase):
         )
         self.assertEqual(
             self.run_("rotate", "team-grey", "--dry-run", status=1),
-            "bad.yaml could not be read, and may have team-grey/redis-secret-master: fix it",
+            "bad.yaml could not be read, and may have team-grey/redis-secret-master: fix the file",
         )
         [problem] = self.json("check", status=1)["problems"]
         self.assertEqual((problem["namespace"], problem["reason"][: len(bad) - 10]), ("bad.yaml", bad[10:]))

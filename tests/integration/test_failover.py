@@ -204,7 +204,7 @@ class SentinelTests(FailoverCase):
         self.assertTrue(self.client(proxy).ping())
         self.manifests.write([master("redis+sentinel://:s3cret@127.0.0.1:1,nobody"), *self.TENANT])
         proxy.refresh()
-        proxy.logged("kube-system/redis-secret-master: the master secret is malformed: .* names no master")
+        proxy.logged("kube-system/redis-secret-master: the master secret is malformed: .* the master's name is missing")
         self.assertNotIn("s3cret", proxy.log)
 
     def test_tls_to_names_that_are_announced(self) -> None:

@@ -89,7 +89,7 @@ class StartTests(unittest.TestCase):
                 "--listen",
                 f"tcp:{port}:interface=127.0.0.1",
                 says=f"cannot listen on tcp:{port}:interface=127.0.0.1: [Errno 98] Address already in use; "
-                "choose another with --listen",
+                "choose another endpoint with --listen",
                 fresh=True,
             )
 
@@ -122,7 +122,7 @@ class StartTests(unittest.TestCase):
             self.assertIn(f"redisproxy: cannot listen on {endpoint}: [Errno 98] Address already in use", ended.stderr)
             self.assertEqual([path.name for path in Path(directory).iterdir()], ["twistd.log"])
             log = Path(directory, "twistd.log")
-            until(lambda: "choose another with --listen" in log.read_text(), "the daemon has logged it, at its end")
+            until(lambda: "choose another endpoint with --listen" in log.read_text(), "the daemon has logged it, at its end")
             self.assertNotIn("Traceback", log.read_text())
 
     def test_a_misspelt_setting_is_named(self) -> None:
