@@ -270,7 +270,7 @@ class Backend(service.MultiService):
         """Redis was probed: at a new control connection, or because more has become known."""
         before, self._server = self._server, server
         address = self.master.address
-        assert address is not None, "Redis has told it over a connection to this address"  # noqa: S101
+        assert address is not None, "Redis was probed over a connection to this address"  # noqa: S101
         policy = self._settings.policy(server)
         if policy.unknown != self.policy.unknown and policy.unknown:
             self._log.write(messages.COMMANDS_UNKNOWN, names=", ".join(policy.unknown))
