@@ -129,12 +129,12 @@ class ClientError(Message):
 
 
 #: Where no remedy is known.
-FIX_AS_TOLD = "Fix it as told."
+FIX_WHAT_IS_NAMED = "Fix what the line names."
 
 _URL = "redis-connection-string"
 _FIX_SECRET = "Fix the secret. The proxy reads it again by itself."  # noqa: S105
 _FIX_FILE = "Fix the file, or rename it so that its name begins with a dot."
-_STAYS = "What was last read stays in force, and the proxy tries again by itself."
+_STAYS = "The last state that was read stays in force, and the proxy tries again by itself."
 _RBAC = "Give the service account the rights of deploy/kubernetes/base/rbac.yaml."
 _MASTER = "Fix the master secret. The last good one stays in force."
 _AFTER_FAULT = "The log has the error."
@@ -143,7 +143,7 @@ _AFTER_FAULT = "The log has the error."
 
 URL_MISSING = Reason(
     "tenant-url-missing",
-    f"it has no key {_URL}, which takes the form redis://:password@host:6379/3",
+    f"it has no key {_URL}; its value must look like redis://:password@host:6379/3",
     f"Add the key {_URL} to the secret: redisproxy enroll writes it.",
 )
 URL_NOT_UTF8 = Reason("tenant-url-not-utf-8", f"{_URL} is not UTF-8", _FIX_SECRET)
@@ -157,14 +157,14 @@ URL_CONTROL_CHARACTER = Reason(
 )
 URL_PERCENT = Reason(
     "tenant-url-percent",
-    f"{_URL} has a % that two hexadecimal digits do not follow: write %25 for %",
+    f"{_URL} has a % without two hexadecimal digits after it: write %25 for %",
     _FIX_SECRET,
     "install.md#urls",
 )
 URL_SCHEME = Reason("tenant-url-scheme", f"{_URL} does not begin with {{schemes}}", _FIX_SECRET, "install.md#urls")
 URL_UNESCAPED = Reason(
     "tenant-url-unescaped",
-    f"{_URL} has an @ behind a / ? or #. In a password write / as %2F, ? as %3F, # as %23 and @ as %40",
+    f"{_URL} has an @ after a / ? or #: in a password, write / as %2F, ? as %3F, # as %23 and @ as %40",
     _FIX_SECRET,
     "install.md#urls",
 )
@@ -175,33 +175,34 @@ URL_HOST = Reason(
     _FIX_SECRET,
     "install.md#urls",
 )
-URL_PORT = Reason("tenant-url-port", f"{_URL} names a port that is not within 1 to 65535{{which}}", _FIX_SECRET)
+URL_PORT = Reason("tenant-url-port", f"{_URL} has a port that is not from 1 to 65535{{which}}", _FIX_SECRET)
 URL_NO_PASSWORD = Reason("tenant-url-no-password", f"{_URL} has no password", _FIX_SECRET, "install.md#urls")
 URL_NO_INDEX = Reason(
-    "tenant-url-no-index", f"{_URL} does not end in /N, the database's number", _FIX_SECRET, "install.md#urls"
+    "tenant-url-no-index", f"{_URL} does not end in /N, the number of the database", _FIX_SECRET, "install.md#urls"
 )
 URL_TWO_INDEXES = Reason(
     "tenant-url-two-indexes",
-    f"{_URL} names one database behind the host, and another one in its query",
-    "Take db= or database= out of the URL's query.",
+    f"{_URL} names one database after the host, and another one in its query",
+    "Remove db= or database= from the URL's query.",
 )
 VALID_HOURS_MALFORMED = Reason(
     "tenant-valid-hours-malformed", "valid_hours is not a whole number of hours from 0 to {most}", _FIX_SECRET
 )
 VALID_HOURS_WITHOUT_START = Reason(
     "tenant-valid-hours-without-start",
-    "it has valid_hours, but no metadata.creationTimestamp, from which they count",
-    "Write a creationTimestamp: redisproxy temp NAMESPACE --hours N --dry-run --output yaml prints one.",
+    "it has valid_hours, but no metadata.creationTimestamp, when these hours begin",
+    "Add a creationTimestamp: redisproxy temp NAMESPACE --hours N --dry-run --output yaml prints one.",
 )
 OTHER_DATABASE = Reason(
     "tenant-other-database",
-    "it names database {index}, but {secret} gives the namespace {own}",
-    "A temporary secret is for the namespace's own database. Make it anew: redisproxy temp NAMESPACE --hours N.",
+    "it names database {index}, but {secret} gives the namespace database {own}",
+    "A temporary secret must name the namespace's own database. Create it again: redisproxy temp NAMESPACE --hours N.",
 )
 DATABASE_OF_OLDER = Reason(
     "tenant-database-of-older",
     "database {index} belongs to the older {owner}",
-    "Give this namespace another index: redisproxy tenants shows which are taken.",
+    "Give this namespace another index: delete its secret, then redisproxy enroll NAMESPACE. See first whether the older "
+    "namespace took the database by mistake.",
 )
 DATABASE_OF_FORMER = Reason(
     "tenant-database-of-former",
@@ -211,39 +212,39 @@ DATABASE_OF_FORMER = Reason(
 DATABASE_OF_NOBODY = Reason(
     "tenant-database-of-nobody",
     "database {index} is also named by {others}, and not all have a creationTimestamp: none of them gets it",
-    "Give one of them another index, or both Namespaces a creationTimestamp.",
+    "Give one of them another index, or add a creationTimestamp to each Namespace.",
     "install.md#manifests-instead-of-a-cluster",
 )
 DATABASE_IN_DOUBT = Reason(
     "tenant-database-in-doubt",
-    "database {index} may belong to a namespace in {file}, which was never readable: nobody else gets it",
+    "database {index} may belong to a namespace in {file}, which the proxy could never read: no other namespace gets it",
     _FIX_FILE,
 )
 DATABASE_MISSING = Reason(
     "tenant-database-missing",
-    "Redis has no database {index}: it has 0 to {last}",
-    "Raise `databases` in Redis's configuration, or take a lower index.",
+    "Redis has no database {index}: it has databases 0 to {last}",
+    "Raise `databases` in Redis's configuration, or use a lower index.",
 )
 PASSWORD_SHARED = Reason(
     "tenant-password-shared",
-    "its password is also that of {others}: only AUTH <namespace> <password> is accepted",
-    "Give one of them a password of its own: redisproxy rotate NAMESPACE.",
+    "it has the same password as {others}: only AUTH <namespace> <password> is accepted",
+    "Give one of them a password of its own: redisproxy rotate NAMESPACE --grace-hours 0.",
 )
 ANNOTATION_MALFORMED = Reason(
     "tenant-annotation-malformed",
-    "annotation {name} is not a whole number from 0 to {most}: the default, {default}, holds",
+    "annotation {name} is not a whole number from 0 to {most}: the default, {default}, applies",
     "Fix the annotation of the Namespace.",
     "operate.md#limits",
 )
 ANNOTATION_UNKNOWN = Reason(
     "tenant-annotation-unknown",
-    "annotation {name} is unknown: there are {known}",
-    "It does nothing. Remove the annotation, or fix its name.",
+    "annotation {name} is unknown, and has no effect: the known ones are {known}",
+    "Remove the annotation, or fix its name.",
     "operate.md#limits",
 )
 NAMESPACE_NAME = Reason(
     "tenant-namespace-name",
-    "is no name of a namespace, which has up to 63 of a-z, 0-9 and -",
+    "is not a valid name of a namespace: use up to 63 of a-z, 0-9 and -",
     "Rename the namespace in the manifest.",
 )
 
@@ -255,24 +256,32 @@ MASTER_MISSING = Reason(
 MASTER_MALFORMED = Reason(
     "master-malformed", "the master secret is malformed: {reason}", _MASTER, "install.md#the-master-secret"
 )
-MASTER_OPTIONS = Reason("master-url-options", f"{_URL} has a ? or #: the master's takes no options", _MASTER)
-MASTER_PATH = Reason("master-url-path", f"{_URL} has something else behind the host than /N, a database's number", _MASTER)
-MASTER_SOCKET_HOST = Reason(
-    "master-url-socket-host", f"{_URL} names a host, or no absolute path: unix:///run/redis.sock", _MASTER
+MASTER_OPTIONS = Reason("master-url-options", f"{_URL} has a ? or #, but the master's URL takes no options", _MASTER)
+MASTER_PATH = Reason(
+    "master-url-path", f"{_URL} has a text after the host that is not /N, the number of a database", _MASTER
 )
-MASTER_SOCKET_PATH = Reason("master-url-socket-path", f"{_URL} names no absolute path: unix:///run/redis.sock", _MASTER)
+MASTER_SOCKET_HOST = Reason(
+    "master-url-socket-host",
+    f"{_URL} is not of the form unix:///run/redis.sock: it names a host, or its path is not absolute",
+    _MASTER,
+)
+MASTER_SOCKET_PATH = Reason(
+    "master-url-socket-path", f"{_URL} is not of the form unix:///run/redis.sock: its path is not absolute", _MASTER
+)
 MASTER_PATH_NOT_UTF8 = Reason("master-url-path-not-utf-8", f"{_URL} has a path that is not UTF-8", _MASTER)
 _SENTINEL_FORM = f"{_URL} is not of the form redis+sentinel://:password@host:26379,host:26379/master-name"
 MASTER_SENTINEL_HOST = Reason(
-    "master-url-sentinel-host", f"{_SENTINEL_FORM}: sentinel {{number}} is no host and port", _MASTER
+    "master-url-sentinel-host", f"{_SENTINEL_FORM}: sentinel {{number}} is not a valid host and port", _MASTER
 )
 MASTER_SENTINEL_NAME = Reason(
     "master-url-sentinel-name",
-    f"{_SENTINEL_FORM}: it names no master, or one that is not of letters, digits and . - _",
+    f"{_SENTINEL_FORM}: the master's name is missing, or has other characters than letters, digits and . - _",
     _MASTER,
 )
 MASTER_SENTINEL_INDEX = Reason(
-    "master-url-sentinel-index", f"{_SENTINEL_FORM}: behind the master's name stands no database's number", _MASTER
+    "master-url-sentinel-index",
+    f"{_SENTINEL_FORM}: the text after the master's name is not the number of a database",
+    _MASTER,
 )
 MASTER_NEWLINE = Reason(
     "master-newline",
@@ -286,19 +295,19 @@ MASTER_USER_NOT_UTF8 = Reason("master-user-not-utf-8", "sentinel-username is not
 NOT_A_MAPPING = Reason("manifest-not-a-mapping", "it is not a mapping", _FIX_FILE)
 PART_NOT_A_MAPPING = Reason("manifest-part-not-a-mapping", "{part} is not a mapping", _FIX_FILE)
 NO_NAME = Reason("manifest-no-name", "it has no metadata.name", _FIX_FILE)
-NAMESPACE_NOT_TEXT = Reason("manifest-namespace-not-text", "metadata.namespace is not a text", _FIX_FILE)
+NAMESPACE_NOT_TEXT = Reason("manifest-namespace-not-text", "metadata.namespace is not a string", _FIX_FILE)
 BAD_TIME = Reason(
     "manifest-bad-time",
     "metadata.creationTimestamp is not a time like 2026-01-31T12:00:00Z",
-    "Fix the time. Until then the proxy takes the document as one without a creationTimestamp.",
+    "Fix the time. Until then the proxy handles the document like one without a creationTimestamp.",
 )
 NOT_BASE64 = Reason("manifest-not-base64", "data.{key} is not base64", "Encode it, or write it under stringData.")
-NOT_TEXT = Reason("manifest-not-text", "stringData.{key} is not a text", "Put the value in quotes.")
+NOT_TEXT = Reason("manifest-not-text", "stringData.{key} is not a string", "Put the value in quotes.")
 NOT_UTF8 = Reason("manifest-not-utf-8", "stringData.{key} is not UTF-8", "Write it under data, as base64.")
 TAG = Reason(
     "manifest-tag",
-    "it has a tag on line {line}, which means nothing here: what follows it is taken as it stands",
-    "Take the tag (!…) away.",
+    "it has a YAML tag on line {line}: the proxy ignores the tag, and uses the value after it unchanged",
+    "Remove the tag (!…).",
 )
 NO_NAMESPACE_DOCUMENT = Reason(
     "manifest-no-namespace",
@@ -310,19 +319,19 @@ FILE_UNREADABLE = Reason("manifest-unreadable", "it cannot be read ({error})", _
 FILE_NOT_YAML = Reason("manifest-not-yaml", "it is not YAML or JSON ({where})", _FIX_FILE)
 FILE_STALE = Reason(
     "manifest-stale",
-    "{reason}: what was last read of it stays in force",
+    "{reason}: its last good content stays in force",
     see="install.md#manifests-instead-of-a-cluster",
 )
 FILE_NEVER_READ = Reason(
     "manifest-never-read",
-    "{reason}: nothing in it is in force, nor a database that it may name",
+    "{reason}: nothing in it is in force, and no namespace gets a database that it may name",
     see="install.md#manifests-instead-of-a-cluster",
 )
 FILE_FAILED = Reason("manifest-file", "{file}: {reason}")
 DIRECTORY_UNREADABLE = Reason(
     "manifest-directory-unreadable",
     "{directory}: {error}",
-    "Give the proxy the right to read the directory of manifests. What was last read stays in force.",
+    "Give the proxy the right to read the directory of manifests. The last state that was read stays in force.",
 )
 
 # The Kubernetes API.
@@ -332,28 +341,30 @@ SECRETS_NOT_READ = Reason("api-secrets-not-read", "its secrets were not read: {r
 MANY_NOT_READ = Reason("api-many-not-read", "the secrets of {count} of {all} were not read: {reason}")
 API_NO_WAY = Reason(
     "api-no-way",
-    "no way to the Kubernetes API: {detail}",
+    "no access to the Kubernetes API: {detail}",
     f"Fix the kubeconfig, or the service account, that the line names. {_STAYS}",
 )
-API_NO_ANSWER = Reason("api-no-answer", "no answer from {address}: {error}", f"Is the Kubernetes API there? {_STAYS}")
+API_NO_ANSWER = Reason(
+    "api-no-answer", "no answer from {address}: {error}", f"Check whether the Kubernetes API runs. {_STAYS}"
+)
 API_NOT_JSON = Reason(
     "api-not-json",
     "the answer of {address} is not JSON",
-    f"Something else than an API server answers at that address. {_STAYS}",
+    f"The server at that address is not an API server. {_STAYS}",
 )
 API_NOT_AN_OBJECT = Reason("api-not-an-object", "the answer of {address} is not a JSON object", API_NOT_JSON.remedy)
 API_NOT_A_LIST = Reason("api-not-a-list", "the answer of {address} is not a list of objects", API_NOT_JSON.remedy)
 API_OTHER_OBJECTS = Reason(
-    "api-other-objects", "the answer of {address} has objects that were not asked for", API_NOT_JSON.remedy
+    "api-other-objects", "the answer of {address} has objects that the proxy did not ask for", API_NOT_JSON.remedy
 )
-API_ENDLESS = Reason("api-endless", "the list does not end: a page is said to follow itself", API_NOT_JSON.remedy)
+API_ENDLESS = Reason("api-endless", "the list does not end: a page names itself as the next page", API_NOT_JSON.remedy)
 API_UNSENDABLE = Reason(
     "api-unsendable",
-    "the token or the address cannot be sent: look for a line end in it",
+    "the token or the address cannot be sent: one of them has a line end",
     "Fix the token of the service account, or the address in the kubeconfig.",
 )
 API_STATUS = Reason(
-    "api-status", "{status}", f"See what the API server's own log says. {_STAYS}", example="500 Internal Server Error"
+    "api-status", "{status}", f"Read the API server's own log. {_STAYS}", example="500 Internal Server Error"
 )
 API_UNAUTHORIZED = Reason(
     "api-unauthorized",
@@ -362,16 +373,16 @@ API_UNAUTHORIZED = Reason(
     example="401 Unauthorized",
 )
 API_FORBIDDEN = Reason(
-    "api-forbidden", "{status}", f"{_RBAC} With narrow-rbac, its Role in that namespace.", example="403 Forbidden"
+    "api-forbidden", "{status}", f"{_RBAC} With narrow-rbac, add its Role in that namespace.", example="403 Forbidden"
 )
 API_NOT_FOUND = Reason(
     "api-not-found",
     "{status}",
-    "Create it, or fix the name in the settings.",
+    "Create the object that the line names, or fix its name in the settings.",
     example="404 Not Found",
 )
 API_TOO_MANY = Reason(
-    "api-too-many", "{status}", f"The API server has too much to do. {_STAYS}", example="429 Too Many Requests"
+    "api-too-many", "{status}", f"The API server has too many requests. {_STAYS}", example="429 Too Many Requests"
 )
 API_RIGHT_MISSING = Reason(
     "api-right-missing",
@@ -379,30 +390,34 @@ API_RIGHT_MISSING = Reason(
     _RBAC,
 )
 WATCH_CLOSED = Reason("api-watch-closed", "the connection was closed", _STAYS)
-WATCH_BROKE_OFF = Reason("api-watch-broke-off", "the connection broke off: {error}", _STAYS)
-WATCH_ENDED = Reason("api-watch-ended", "the API server ended it with status {status}", _STAYS)
-WATCH_NO_EVENT = Reason("api-watch-no-event", "the API server sent something that is no event", _STAYS)
+WATCH_BROKE_OFF = Reason("api-watch-broke-off", "the connection broke: {error}", _STAYS)
+WATCH_ENDED = Reason("api-watch-ended", "the API server ended the watch with status {status}", _STAYS)
+WATCH_NO_EVENT = Reason("api-watch-no-event", "the API server sent something that is not an event", _STAYS)
 WATCH_LONG_LINE = Reason("api-watch-long-line", "an event is too long", _STAYS)
 WATCH_BUG = Reason("api-watch-bug", "the proxy has a bug", "Report it, with the traceback in the log.")
 
 # Redis: what it answers. The code ends in Redis's own word.
 
-_WRONG_PASSWORD = "Redis has another password than the master secret: fix the secret."  # noqa: S105
+_NOT_THE_MASTERS = (
+    "Redis has another password than the master secret. Fix the secret, or finish the rotation: docs/operate.md, 'A "
+    "rotation that stopped half-way'."
+)
 #: By the word that Redis's error begins with: what can be done.
 REDIS_REMEDIES = {
     "BUSY": (
-        "Redis runs a script for too long. Wait for its end, or end it as the master: SCRIPT KILL, or "
+        "A script has run for too long in Redis. Wait until it ends, or end it as the master's user: SCRIPT KILL, or "
         "FUNCTION KILL for a function."
     ),
-    "LOADING": "Redis loads its data. Wait until it has.",
+    "LOADING": "Redis is loading its data. Wait until it has finished.",
     "OOM": "Redis has no memory left. Raise its maxmemory, or delete keys.",
-    "MASTERDOWN": "This is a replica that has lost its master. Wait for the master, or name another Redis.",
+    "MASTERDOWN": "This is a replica that has lost its master. Wait for the master, or name another Redis in the master "
+    "secret.",
     "READONLY": "This is a replica. Name the master, or its sentinels, in the master secret.",
     "MISCONF": "Redis cannot write its data to disk, and refuses all writes. Its log says why.",
     "NOREPLICAS": "Redis has too few replicas. Wait for them, or lower its min-replicas-to-write.",
-    "TRYAGAIN": "Redis moves keys just now. Wait.",
+    "TRYAGAIN": "Redis is moving keys. Wait.",
     "CLUSTERDOWN": "This is a node of a Redis Cluster. Name a Redis without cluster mode.",
-    "WRONGPASS": _WRONG_PASSWORD,
+    "WRONGPASS": _NOT_THE_MASTERS,
     "NOAUTH": "Write Redis's password into the master secret.",
     "NOPERM": "Give the master's user the rights that docs/redis.md names.",
 }
@@ -419,13 +434,13 @@ REDIS_ERRORS = {
 REDIS_OLD_WRONGPASS = Reason(
     "redis-error-wrongpass-old",
     "{error}",
-    _WRONG_PASSWORD,
+    _NOT_THE_MASTERS,
     example="ERR invalid password",
 )
 REDIS_MAXCLIENTS = Reason(
     "redis-error-maxclients",
     "{error}",
-    "Raise maxclients of Redis, or end clients of it.",
+    "Raise maxclients of Redis, or close some of its connections.",
     example="ERR max number of clients reached",
 )
 
@@ -454,42 +469,43 @@ REDIS_ANSWERED_PING = Reason("redis-answered-ping", "Redis answered PING with: {
 REDIS_USER_UNKNOWN = Reason(
     "redis-user-unknown",
     "Redis does not know the user of {namespace}",
-    "Somebody changes the tenants' ACL users. If it lasts, remove them with ACL DELUSER: the proxy makes them again.",
+    "Something else changes the tenants' ACL users. If this lasts, delete them with ACL DELUSER: the proxy creates them "
+    "again.",
     "security.md#two-isolation-layers",
 )
 REDIS_NO_USER = Reason(
     "redis-no-user",
-    "the ACL user of {namespace} cannot be made: {error}",
+    "the ACL user of {namespace} cannot be created: {error}",
     see="security.md#two-isolation-layers",
 )
 REDIS_NO_ACL = Reason(
     "redis-no-acl",
-    "this Redis has no ACL users for us, and --acl is require",
-    "Take another Redis, give the master's user the right to ACL SETUSER, or set --acl auto.",
+    "this Redis has no ACL users for the proxy, and --acl is require",
+    "Use another Redis, give the master's user the right to ACL SETUSER, or set --acl auto.",
     "security.md#two-isolation-layers",
 )
-REDIS_LOST_EARLY = Reason("redis-lost-early", "lost while it was made ready: {reason}")
+REDIS_LOST_EARLY = Reason("redis-lost-early", "the connection was lost during its setup: {reason}")
 REDIS_CLOSES = Reason(
     "redis-closes",
     "{address} closes connections as soon as they are open",
-    "Raise maxclients of Redis, or see what stands between it and the proxy: a load balancer without a backend, "
-    "or TLS at one end alone.",
+    "Raise maxclients of Redis, or check what is between Redis and the proxy: a load balancer without a backend, or TLS "
+    "at one end only.",
 )
 REDIS_MOVED = Reason("redis-elsewhere", "Redis moved while a connection was opened")
-REDIS_AWAY = Reason("redis-away", "Redis was away a moment ago")
+REDIS_AWAY = Reason("redis-away", "Redis was not reachable a moment ago")
 REDIS_UNKNOWN = Reason("redis-no-backend", "no backend is known", "Create the master secret.")
 REDIS_MASTER_RIGHTS = Reason("redis-master-rights", "a connection with the master's rights")
 REDIS_UNREACHABLE = Reason("redis-unreachable", "{address} cannot be reached: {reason}", runbook="RedisUnreachable")
 REDIS_SILENT = Reason(
     "redis-silent",
     "{address} does not answer: it took too long",
-    "Redis is busy (SLOWLOG GET), or something else than Redis takes connections there.",
+    "Redis is busy (SLOWLOG GET), or the server at that address is not Redis.",
 )
 #: Why there is no connection, by what the network says.
 NET_TIMEOUT = Reason(
     "net-timeout",
     "it took too long",
-    "See whether a network policy is in the way, the machine is away, or Redis is busy.",
+    "Check whether a network policy blocks the connection, the machine is down, or Redis is busy.",
 )
 NET_ABORTED = Reason("net-aborted", "no answer came in time, so the proxy closed the connection", NET_TIMEOUT.remedy)
 NET_REFUSED = Reason(
@@ -498,9 +514,7 @@ NET_REFUSED = Reason(
     "Nothing listens at that address: start Redis, or fix the address in the master secret.",
     example="ConnectionRefusedError: errno 111",
 )
-NET_NAME = Reason(
-    "net-name", "{error}", "Fix the host in the master secret, or the name service.", example="DNSLookupError: …"
-)
+NET_NAME = Reason("net-name", "{error}", "Fix the host in the master secret, or DNS.", example="DNSLookupError: …")
 NET_UNREACHABLE = Reason(
     "net-unreachable",
     "{error}",
@@ -513,13 +527,14 @@ NET_TLS = Reason(
 NET_CLOSED = Reason(
     "net-closed",
     "{error}",
-    "What closes it? A load balancer without a backend, maxclients of Redis, or TLS at one end alone.",
+    "The other end closed the connection. Check for a load balancer without a backend, maxclients of Redis, or TLS at one "
+    "end only.",
     example="ConnectionDone: …",
 )
 NET_OTHER = Reason(
     "net-other",
     "{error}",
-    "Is the address in the master secret right, and may this place reach it (network policy, TLS)?",
+    "Check the address in the master secret, and whether the proxy may reach it (network policy, TLS).",
     example="any other error",
 )
 CA_FILE = Reason(
@@ -529,27 +544,27 @@ CA_FILE = Reason(
 )
 REDIS_NO_CONTROL_NOW = Reason("redis-no-control-now", "there is no control connection to Redis")
 REDIS_NO_REPLY = Reason("redis-no-reply", "no reply within {seconds:g} s", NET_TIMEOUT.remedy)
-REDIS_REPLY_TOO_LARGE = Reason("redis-reply-too-large", "a reply of {size} bytes")
-REDIS_ODD_ANSWER = Reason("redis-odd-answer", "an answer that Redis does not give to this question")
+REDIS_REPLY_TOO_LARGE = Reason("redis-reply-too-large", "a reply of {size} bytes is too large")
+REDIS_ODD_ANSWER = Reason("redis-odd-answer", "Redis does not give such a reply to this query")
 REDIS_CONNECTION_LOST = Reason("redis-connection-lost", "the connection was lost")
-STOPPING = Reason("redis-proxy-stops", "the proxy stops")
+STOPPING = Reason("redis-proxy-stops", "the proxy is stopping")
 
 REDIS_HUNG = Reason(
     "redis-hung",
-    "Redis has not answered a PING for {seconds:g} s: its clients wait",
+    "Redis has not answered a PING for more than {seconds:g} s: commands wait, and log-ins fail",
     "Redis is stopped, forks, or runs one long command or script: see whether its process runs.",
     runbook="RedisHung",
 )
 REDIS_BUSY = Reason(
     "redis-busy",
-    "Redis is busy with a script, and answers -BUSY to all else",
+    "Redis is busy with a script, and answers -BUSY to all other commands",
     REDIS_REMEDIES["BUSY"],
     runbook="RedisHung",
 )
 REDIS_IS_SENTINEL = Reason(
     "redis-is-sentinel",
-    "is a sentinel: to have it asked where Redis is, write redis+sentinel://HOST:PORT/MASTER-NAME",
-    "Name another address in the master secret, as told.",
+    "is a sentinel: to let the proxy ask it for the master, write redis+sentinel://HOST:PORT/MASTER-NAME",
+    "Write that URL, or the address of a Redis, into the master secret.",
 )
 REDIS_IS_CLUSTER = Reason(
     "redis-is-cluster",
@@ -558,11 +573,11 @@ REDIS_IS_CLUSTER = Reason(
 )
 REDIS_IS_LOADING = Reason(
     "redis-is-loading",
-    "is loading its data: until it has, it answers -LOADING to tenants' commands",
+    "is loading its data: it answers -LOADING to tenants' commands until it has finished",
     REDIS_REMEDIES["LOADING"],
 )
 REDIS_IS = Reason("redis-is", "{address} {state}")
-REDIS_TOLD_NOTHING = Reason("redis-told-nothing", "Redis at {address} did not tell what it is: {reason}")
+REDIS_TOLD_NOTHING = Reason("redis-told-nothing", "Redis at {address} did not report its version and settings: {reason}")
 REDIS_REFUSES = Reason("redis-refuses", "Redis at {address} refuses: {error}")
 REDIS_CLOSED_EARLY = Reason(
     "redis-closed-early",
@@ -571,10 +586,10 @@ REDIS_CLOSED_EARLY = Reason(
 )
 REDIS_NOT_CONNECTED = Reason("redis-not-connected", "no connection to Redis at {address}: {reason}")
 REDIS_NOT_ASKED = Reason("redis-not-asked", "{address} cannot be asked: {reason}")
-REDIS_NOT_TOLD = Reason("redis-not-told", "did not tell what it is, and is asked again: {reason}")
+REDIS_NOT_TOLD = Reason("redis-not-told", "did not report its version and settings, and is asked again: {reason}")
 REDIS_NOT_TOLD_IN_TIME = Reason(
     "redis-not-told-in-time",
-    "did not tell what it is within {seconds:g} s, and is asked again",
+    "did not report its version and settings within {seconds:g} s, and is asked again",
     NET_TIMEOUT.remedy,
 )
 REDIS_QUESTIONS = Reason(
@@ -584,13 +599,14 @@ REDIS_QUESTIONS = Reason(
 )
 REDIS_ODD_ANSWERS = Reason(
     "redis-odd-answers",
-    "{text}; if a hosted Redis always refuses so, --acl off does without ACL users and scripts",
+    "{text}; if a hosted Redis always answers like this, set --acl off: the proxy then creates no ACL users, and refuses "
+    "scripts",
 )
-REDIS_OTHER_SERVER = "it is another server than before"
+REDIS_OTHER_SERVER = "the address now has another server"
 REDIS_IS_REPLICA = Reason(
     "redis-is-replica",
-    "{address} says that it is a replica, and refuses to write: name the master, or its sentinels",
-    "Name another address in the master secret.",
+    "{address} reports that it is a replica, and refuses writes",
+    "Name the master, or its sentinels, in the master secret.",
 )
 
 REDIS_IS_WITHOUT_ACL = Reason(
@@ -604,8 +620,8 @@ REDIS_IS_WITHOUT_ACL = Reason(
 
 SENTINELS_SILENT = Reason(
     "sentinels-silent",
-    "none of the sentinels tells where {name} is",
-    "See what each sentinel says, and fix the sentinels in the master secret.",
+    "no sentinel reports the address of {name}",
+    "Read each sentinel's line in the log, and fix the sentinels in the master secret.",
 )
 SENTINELS_UNREACHABLE = Reason(
     "sentinels-unreachable-master",
@@ -615,25 +631,27 @@ SENTINELS_UNREACHABLE = Reason(
 )
 SENTINELS_UNTOLD = Reason(
     "sentinels-untold-role",
-    "the sentinels say that {name} is at {address}, which does not tell whether it is a replica: {reason}",
+    "the sentinels say that {name} is at {address}, which does not report whether it is a replica: {reason}",
     "Give the master's user the right to INFO, or wait until the failover is finished.",
     "redis.md#when-it-fails-over",
 )
 SENTINELS_REPLICA = Reason(
     "sentinels-replica",
-    "the sentinels say that {name} is at {address}, which says that it is a replica",
-    "Wait until the failover is finished. If it lasts, fix the sentinels.",
+    "the sentinels say that {name} is at {address}, which reports that it is a replica",
+    "Wait until the failover is finished. If this lasts, fix the sentinels.",
     "redis.md#when-it-fails-over",
 )
 SENTINEL_UNREACHABLE = Reason("sentinel-unreachable", "it cannot be reached: {reason}")
-SENTINEL_ODD = Reason("sentinel-odd", "its answer is not that of a sentinel", "Fix the sentinels in the master secret.")
+SENTINEL_ODD = Reason(
+    "sentinel-odd", "the server there does not answer like a sentinel", "Fix the sentinels in the master secret."
+)
 
 # Why the proxy is not ready.
 
 NO_CREDENTIALS = NotReady(
     "unready-no-credentials",
     "no credentials have been read yet",
-    f"Is the Kubernetes API there? {_AFTER_FAULT}",
+    f"Check whether the Kubernetes API answers. {_AFTER_FAULT}",
     "#namespaces-and-secrets",
     "CredentialsNotLoaded",
 )
@@ -647,53 +665,55 @@ NO_MASTER = NotReady(
 REDIS_NO_ANSWER = NotReady(
     "unready-redis-silent",
     "Redis does not answer",
-    f"See whether Redis runs, and whether the proxy may reach it. {_AFTER_FAULT}",
+    f"Check whether Redis runs, and whether the proxy may reach it. {_AFTER_FAULT}",
     "#redis",
     "RedisUnreachable",
 )
 REDIS_NOT_PROBED = NotReady(
     "unready-redis-not-told",
-    "Redis has not told yet what it is",
-    "Wait: Redis is asked again and again. If it lasts, the log has what Redis answers.",
+    "Redis has not reported its version and settings yet",
+    "Wait: the proxy asks again. If this lasts, the log has Redis's answers.",
     "#redis",
     "NotReady",
 )
 REDIS_REFUSES_USERS = NotReady(
     "unready-no-users",
-    "Redis does not let the proxy make the tenants' ACL users, as it did before",
-    "Give the master's user the right to ACL SETUSER. Until then nobody new can log in.",
+    "Redis no longer lets the proxy create the tenants' ACL users",
+    "Give the master's user the right to ACL SETUSER. Until then no new client can log in.",
     "#redis",
     "NotReady",
 )
 REDIS_REFUSES_CONNECTIONS = NotReady(
     "unready-refused",
-    "Redis takes no new connections of the proxy's",
-    f"{_AFTER_FAULT} It is another password, or maxclients of Redis.",
+    "Redis refuses new connections of the proxy",
+    f"{_AFTER_FAULT} Usual causes: Redis has another password, or has reached its maxclients.",
     "#redis",
     "RedisUnreachable",
 )
 REDIS_WITHOUT_ACL = NotReady(
     "unready-no-acl",
     "Redis has no ACL users for tenants, and --acl is require",
-    "Take another Redis, give the master's user more rights, or set --acl auto.",
+    "Use another Redis, give the master's user more rights, or set --acl auto.",
     "security.md#two-isolation-layers",
     "OneIsolationLayer",
 )
 NO_WORKER = NotReady(
     "unready-no-worker",
-    "no worker serves yet",
-    "Wait. If it lasts, the log says why the workers do not start.",
+    "no worker serves clients yet",
+    "Wait. If this lasts, the log says why the workers do not start.",
     "#the-process",
     "WorkersMissing",
 )
-DRAINING = NotReady("unready-draining", "draining", "Nothing: somebody told the proxy to end.", "operate.md#when-it-ends")
+DRAINING = NotReady(
+    "unready-draining", "draining", "Nothing: the proxy received SIGTERM or SIGINT, and ends.", "operate.md#when-it-ends"
+)
 
 # Problems that the status page finds.
 
 WORKERS_MISSING = Problem(
     "problem-workers-missing",
     "{serving} of {wanted} workers serve clients",
-    "Wait: others are started. The log says how they ended, or why they do not start.",
+    "Wait: the proxy starts the others. The log says why workers ended, or why they do not start.",
     runbook="WorkersMissing",
 )
 CLIENTS_WAIT = Problem(
@@ -711,7 +731,7 @@ NEARLY_FULL = Problem(
 REDIS_SLOW = Problem(
     "problem-redis-slow",
     "slow: one PING in a hundred took {milliseconds:,.0f} ms or longer",
-    "SLOWLOG GET shows what keeps Redis busy.",
+    "SLOWLOG GET shows the commands that keep Redis busy.",
     runbook="RedisSlow",
 )
 NOT_WATCHED = Problem(
@@ -722,32 +742,32 @@ NOT_WATCHED = Problem(
 )
 CERTIFICATE_REFUSED = Problem(
     "problem-certificate-refused",
-    "a newer certificate: {reason}",
+    "a newer certificate cannot be used: {reason}",
     "The proxy does not use it: the last good one stays in force. Fix the files. The proxy reads them again by itself.",
     runbook="CertificateExpiring",
 )
 CERTIFICATE_ENDED = Problem(
     "problem-certificate-ended",
-    "its certificate ended {ago} ago: clients refuse it",
+    "its certificate expired {ago} ago: clients refuse it",
     "Renew the certificate. The proxy takes over the new files by itself.",
     runbook="CertificateExpiring",
 )
 CERTIFICATE_ENDS = Problem(
     "problem-certificate-ends",
-    "its certificate ends in {left}, {when}",
+    "its certificate expires in {left}, {when}",
     CERTIFICATE_ENDED.remedy,
     runbook="CertificateExpiring",
 )
 WRONG_PASSWORDS = Problem(
     "problem-wrong-passwords",
     "{count:,} log-ins had a wrong password in the last {time}",
-    "The log has the addresses: an application has an old password, or somebody guesses.",
+    "The log has the addresses: an application has an old password, or somebody guesses passwords.",
     runbook="WrongPasswords",
 )
 TENANT_FULL = Problem(
     "problem-tenant-full",
     "it reached {limit}: {count:,} log-ins were refused in the last {time}",
-    "Raise redisproxy/max-connections of the namespace, or have the application close what it does not use.",
+    "Raise redisproxy/max-connections of the namespace, or make the application close connections that it does not use.",
     runbook="TenantFull",
 )
 
@@ -755,15 +775,15 @@ TENANT_FULL = Problem(
 
 COMMANDS_UNKNOWN = LogLine(
     "commands-unknown",
-    "--allow-commands or --deny-commands names what this Redis does not have: {names}",
+    "--allow-commands or --deny-commands names commands that this Redis does not have: {names}",
     "Fix the name, or load the module that has the command.",
     level="warn",
 )
 COMMANDS_OPENED = LogLine(
     "commands-opened",
     "--allow-commands opens {command}: {what}",
-    "The command shows other tenants, or does something to them, or the proxy does not know it. Take it out of the "
-    "list if that is not meant.",
+    "The command shows or affects other tenants, or the proxy does not know it. Remove the command from the list if you "
+    "do not want this.",
     "security.md#what-is-refused",
     level="warn",
 )
@@ -782,7 +802,7 @@ LOADED = LogLine("source-loaded", "{tenants} tenants with {credentials} credenti
 WATCHED = LogLine("source-watched", "namespaces and secrets are watched: changes take effect at once")
 NOT_WATCHED_NOW = LogLine(
     "source-not-watched",
-    "{what} cannot be watched: {reason}. Changes take effect at the next refresh until then",
+    "{what} cannot be watched: {reason}. Until the watch works, changes take effect at the next refresh",
     level="warn",
 )
 
@@ -796,9 +816,9 @@ REDIS_NO_CONTROL = LogLine("redis-no-control-connection", "no control connection
 REDIS_STATE = LogLine("redis-state", "Redis at {address} {state}", level="warn")
 REDIS_WRONG_ANSWER = LogLine(
     "redis-wrong-answer",
-    "{upstream} answered what it was not asked: {reason}",
-    "The proxy has closed that connection, and its tenant's commands in flight failed. Is it Redis that answers "
-    "there? If so, report it.",
+    "{upstream} sent a reply that the proxy did not expect: {reason}",
+    "The proxy has closed that connection, and its tenant's commands in flight failed. Check that the server there is "
+    "Redis. If it is, report this line.",
     level="warn",
 )
 REDIS_NOT_WELL = LogLine(
@@ -810,23 +830,24 @@ REDIS_NOT_WELL = LogLine(
 REDIS_WELL_AGAIN = LogLine("redis-fault-over", "Redis answers as usual again")
 ONE_LAYER = LogLine(
     "redis-one-isolation-layer",
-    "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits, and scripts are refused",
-    "Redis has no ACL users for the proxy: it is older than 6.2, the master's user may not ACL SETUSER, or --acl is off.",
+    "one isolation layer, the proxy's policy: Redis does not enforce the tenants' limits, and scripts are refused",
+    "The proxy has no ACL users in Redis: Redis is older than 6.2, the master's user may not use ACL SETUSER, or --acl is "
+    "off.",
     "security.md#two-isolation-layers",
     level="warn",
 )
 NO_LAYER = LogLine(
     "redis-no-isolation-layer",
-    "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits; nobody is served, because --acl "
+    "one isolation layer, the proxy's policy: Redis does not enforce the tenants' limits; nobody is served, because --acl "
     "is require",
     REDIS_WITHOUT_ACL.remedy,
     "security.md#two-isolation-layers",
     level="warn",
 )
 TWO_LAYERS = LogLine(
-    "redis-two-isolation-layers", "two isolation layers: the proxy's policy, and for each tenant an ACL user {users}"
+    "redis-two-isolation-layers", "two isolation layers: the proxy's policy, and an ACL user for each tenant, {users}"
 )
-_UNSEALED = "one tenant's script can change what another's does (CVE-2025-46818), or the master's user may not EVAL"
+_UNSEALED = "one tenant's script can change another tenant's script (CVE-2025-46818), or the master's user may not use EVAL"
 SCRIPTS_REFUSED = LogLine(
     "redis-scripts-refused",
     f"{TWO_LAYERS.text}; scripts are refused: on this server {_UNSEALED}",
@@ -835,47 +856,49 @@ SCRIPTS_REFUSED = LogLine(
 SCRIPTS_ALLOWED = LogLine(
     "redis-scripts-allowed",
     f"{TWO_LAYERS.text}; --allow-commands allows scripts, though on this server {_UNSEALED}",
-    "Upgrade Redis, or take EVAL out of --allow-commands.",
+    "Upgrade Redis, or remove EVAL from --allow-commands.",
 )
 USERS_REKEYED = LogLine(
     "redis-users-rekeyed",
-    "{count} ACL users have the password of the present master password; their others end in {seconds:g} s",
+    "{count} ACL users have a password derived from the new master password; their old passwords end in {seconds:g} s",
 )
 USERS_REKEYED_ALONE = LogLine(
-    "redis-users-rekeyed-alone", "{count} ACL users have only the password of the present master password"
+    "redis-users-rekeyed-alone", "{count} ACL users have only the password derived from the new master password"
 )
 USERS_REMOVED = LogLine("redis-users-removed", "removed {count} ACL users without a tenant: {names}")
 USERS_UNKEPT = LogLine(
     "redis-users-unkept",
-    "tenants' ACL users cannot be looked after: Redis answered {question} with {error}",
-    "Passwords that follow from an older master password go on, and users without a tenant stay. Give the master's "
-    "user the right to that command, or ACL DELUSER these users after a rotation.",
+    "the tenants' ACL users cannot be maintained: Redis answered {question} with {error}",
+    "Passwords derived from an older master password stay valid, and users without a tenant stay. Give the master's user "
+    "the right to that command, or delete these users with ACL DELUSER after a rotation.",
     "security.md#two-isolation-layers",
     level="warn",
 )
 FAILOVER = LogLine(
     "redis-failover",
     "failover: the sentinels say that {name} is at {found}, no longer at {before}",
-    "Nothing for the proxy: look at the old master.",
+    "The proxy needs nothing. Check the old master.",
     level="warn",
 )
-SENTINELS_TELL = LogLine("sentinels-tell-again", "the sentinels tell again where {name} is")
-SENTINEL_TELLS = LogLine("sentinel-tells-again", "{sentinel} tells again where the master is")
+SENTINELS_TELL = LogLine("sentinels-tell-again", "the sentinels report the address of {name} again")
+SENTINEL_TELLS = LogLine("sentinel-tells-again", "{sentinel} reports the master's address again")
 SENTINEL_FAULT = LogLine("sentinel-fault", "{sentinel}: {reason}", level="warn")
-SENTINELS_HELPLESS = LogLine("sentinels-helpless", "{reason}; the proxy still takes Redis to be at {address}", level="error")
+SENTINELS_HELPLESS = LogLine("sentinels-helpless", "{reason}; the proxy still uses {address}", level="error")
 MASTER_LOST = LogLine(
     "redis-demoted",
-    "{address} says that it is a replica, and refuses to write: the master is looked for",
+    "{address} reports that it is a replica, and refuses writes: the proxy looks for the master",
     "Redis was demoted, or the master secret names a replica. Clients get its -READONLY.",
     "redis.md#when-it-fails-over",
     level="error",
 )
-MASTER_BACK = LogLine("redis-promoted", "{address} says that it is a master")
-MASTER_MOVED = LogLine("redis-moved", "{address} leads to a master now: all connect to it anew", level="warn")
+MASTER_BACK = LogLine("redis-promoted", "{address} reports that it is a master")
+MASTER_MOVED = LogLine(
+    "redis-moved", "{address} now reaches a master: the proxy opens all its connections again", level="warn"
+)
 EMBEDDED_ENDED = LogLine(
     "embedded-ended",
     "the embedded server ended with status {status}",
-    "Somebody, or the kernel for want of memory, killed it. The proxy ends with status 1.",
+    "Somebody killed it, or the kernel killed it because memory ran out. The proxy ends with status 1.",
     level="critical",
 )
 
@@ -891,30 +914,30 @@ CLIENT_ENDED_ORDINARILY = LogLine("client-ended-ordinarily", CLIENT_ENDED.text, 
 COMMAND_REFUSED = LogLine(
     "client-command-refused",
     "refused {command} to {namespace}/{secret} from {peer}",
-    "A tenant tried what it may not do. The first ten of a connection are logged.",
+    "The tenant may not use this command. The proxy logs the first ten refusals of a connection.",
     "security.md#what-is-refused",
 )
 LOGIN_WRONG = LogLine(
     "client-wrong-password",
-    "log-in from {peer} refused: wrong",
-    "Was the application restarted since its secret changed? After five wrong passwords from one address the error "
-    "comes later each time, up to 5 s; after twenty on one connection the connection is closed.",
+    "log-in from {peer} refused: wrong password",
+    "Check whether the application was restarted after its secret changed. After five wrong passwords from one address, "
+    "each error comes later, up to 5 s. After twenty on one connection, the proxy closes the connection.",
     "runbooks/RedisProxyWrongPasswords.md",
 )
 LOGIN_AMBIGUOUS = LogLine(
     "client-ambiguous-password",
-    "log-in from {peer} refused: ambiguous",
-    "Two namespaces have this password. Give one of them a password of its own: redisproxy rotate NAMESPACE.",
+    "log-in from {peer} refused: ambiguous password",
+    "Two namespaces have this password. Give one its own: redisproxy rotate NAMESPACE --grace-hours 0.",
 )
 LOGIN_NOT_LOADED = LogLine(
     "client-credentials-not-loaded",
-    "log-in from {peer} refused: not-loaded",
-    "The proxy has not read any credentials yet.",
+    "log-in from {peer} refused: no credentials have been read yet",
+    "Wait. If this lasts, the log says why the credentials cannot be read.",
     "#namespaces-and-secrets",
 )
 LOGIN_TENANT_FULL = LogLine(
     "client-tenant-full",
-    "log-in from {peer} refused: {namespace}/{secret} has as many connections as it may",
+    "log-in from {peer} refused: the tenant of {namespace}/{secret} has reached its limit of connections",
     TENANT_FULL.remedy,
     "operate.md#limits",
 )
@@ -932,7 +955,7 @@ LINES_LEFT_OUT_OF_ADDRESS = LogLine(
 LINES_LEFT_OUT_OF_MANY = LogLine(
     "client-lines-left-out-addresses",
     "{left_out} lines about clients that are not logged in were left out: they came from too many addresses",
-    LINES_LEFT_OUT_OF_ADDRESS.remedy + " It tells 1,000 addresses apart.",
+    LINES_LEFT_OUT_OF_ADDRESS.remedy + " It counts at most 1,000 addresses one by one.",
 )
 
 # Why a client's connection ended.
@@ -946,11 +969,11 @@ TURNED_AWAY = CloseReason(
     "Raise MAX_WORKERS or WORK_QUEUE_SIZE, or add a replica.",
 )
 OVER_LIMIT = CloseReason(
-    "tenant-full", "The tenant has as many connections as its limit allows.", TENANT_FULL.remedy, "operate.md#limits"
+    "tenant-full", "The tenant has reached its limit of connections.", TENANT_FULL.remedy, "operate.md#limits"
 )
 LOGIN_TIMEOUT = CloseReason(
     "login-timeout",
-    "The client did not log in within --login-timeout, or within 3 s while others waited for a place.",
+    "The client did not log in within --login-timeout, or within 3 s while others waited for a slot.",
     "Look for a probe that only connects, or a network that lost the client.",
 )
 TOO_MANY_WRONG = CloseReason(
@@ -958,17 +981,15 @@ TOO_MANY_WRONG = CloseReason(
 )
 NOT_RESP = CloseReason(
     "protocol-error",
-    "The client sent something that is no RESP, or too much before its log-in.",
-    "Find out which client it is, by its address.",
+    "The client sent something that is not RESP, or too much before its log-in.",
+    "Find the client by its address.",
 )
-CROSS_PROTOCOL = CloseReason(
-    "cross-protocol", "The client sent an HTTP request.", "Find out which client it is, by its address."
-)
+CROSS_PROTOCOL = CloseReason("cross-protocol", "The client sent an HTTP request.", "Find the client by its address.")
 REVOKED = CloseReason(
     "revoked",
-    "The credential is gone, has expired, or opens another database now. Redis was asked to give up what still "
-    "blocked; replies to what it had run were passed on, for 10 s at most.",
-    "Give the application the present secret.",
+    "The credential was deleted, has expired, or opens another database now. The proxy ended blocking commands, and "
+    "passed on replies to commands that had run, for 10 s at most.",
+    "Give the application the current secret.",
 )
 REDIS_LOST = CloseReason("redis-lost", "The session's own connection to Redis broke.", see="#redis")
 MOVED_WITHIN_A_MESSAGE = CloseReason(
@@ -981,19 +1002,19 @@ CUT_OFF = CloseReason(
     "operate.md#when-it-ends",
 )
 TOO_SLOW = CloseReason(
-    "too-slow", "Other sessions waited for replies that the client did not read.", "Have the client read faster."
+    "too-slow", "Other sessions waited for replies that the client did not read.", "Make the client read faster."
 )
 TLS_FAILED = CloseReason(
     "tls-failed",
     "A TLS handshake failed, with OpenSSL's reason.",
-    "`http request`, `wrong version number`: the client speaks no TLS. `alert unknown ca`, `alert bad certificate`: it "
-    "does not trust the proxy's certificate. `did not return a certificate`, `certificate verify failed: …`: its own "
-    "certificate is not what --client-ca asks for. `unsupported protocol`, `no shared cipher`: it is older than TLS "
-    "1.2, or set up so.",
+    "`http request`, `wrong version number`: the client does not speak TLS. `alert unknown ca`, `alert bad certificate`: "
+    "the client does not trust the proxy's certificate. `did not return a certificate`, `certificate verify failed: …`: "
+    "the client has no certificate that --client-ca accepts. `unsupported protocol`, `no shared cipher`: the client "
+    "supports no TLS 1.2, or its settings forbid it.",
     "tls.md",
 )
 TLS_ON_PLAIN_PORT = CloseReason(
-    "tls-on-plain-port", "The client speaks TLS at an endpoint that has none.", "Give the client the TLS port."
+    "tls-on-plain-port", "The client speaks TLS at an endpoint without TLS.", "Give the client the TLS port."
 )
 
 UNTRUSTED_PROXY = CloseReason(
@@ -1004,29 +1025,27 @@ UNTRUSTED_PROXY = CloseReason(
 )
 BAD_PROXY_HEADER = CloseReason(
     "bad-proxy-header",
-    "A load balancer sent a PROXY header that is malformed, or none.",
-    "Have the load balancer send the PROXY protocol: send-proxy or send-proxy-v2 in HAProxy.",
+    "A load balancer sent a malformed PROXY header, or none.",
+    "Configure the load balancer to send the PROXY protocol: send-proxy or send-proxy-v2 in HAProxy.",
     "load-balancers.md",
 )
 
 # TLS of the proxy's own endpoints.
 
 _PEM = "Fix the file. The proxy reads it again by itself; the last good certificate stays in force."
-TLS_NOT_A_FILE = Reason("tls-not-a-file", "{path} is no file", _PEM)
+TLS_NOT_A_FILE = Reason("tls-not-a-file", "{path} is not a file", _PEM)
 TLS_UNREADABLE = Reason("tls-unreadable", "{path} cannot be read: {error}", _PEM)
 TLS_TOO_LARGE = Reason("tls-too-large", "{path} is larger than {kib} KiB", _PEM)
 TLS_UNKNOWN_KEY = Reason("tls-unknown-key", "the certificate in {path} has a key of an unknown kind", _PEM)
-TLS_OTHER_KEY = Reason("tls-other-key", "{key} is not the key of {certificate}, or of the first certificate there", _PEM)
-TLS_OPENSSL = Reason("tls-openssl", "OpenSSL refuses what is in {path}: {reason}", _PEM)
+TLS_OTHER_KEY = Reason("tls-other-key", "{key} does not belong to the first certificate in {certificate}", _PEM)
+TLS_OPENSSL = Reason("tls-openssl", "OpenSSL refuses the content of {path}: {reason}", _PEM)
 TLS_KIND_OF_KEY = Reason(
-    "tls-kind-of-key", "the key in {path} is of a kind that TLS has not: it takes RSA, ECDSA or Ed25519", _PEM
+    "tls-kind-of-key", "the key in {path} is of a kind that TLS does not support: use RSA, ECDSA or Ed25519", _PEM
 )
-TLS_NO_KEY = Reason("tls-no-key", "{path} has no private key; it takes one in PEM", _PEM)
-TLS_ENCRYPTED_KEY = Reason(
-    "tls-encrypted-key", "the private key in {path} is encrypted; it takes one without a passphrase", _PEM
-)
+TLS_NO_KEY = Reason("tls-no-key", "{path} has no private key: it needs one in PEM", _PEM)
+TLS_ENCRYPTED_KEY = Reason("tls-encrypted-key", "the private key in {path} is encrypted: use one without a passphrase", _PEM)
 TLS_MALFORMED_KEY = Reason("tls-malformed-key", "the private key in {path} is malformed, or of an unknown kind", _PEM)
-TLS_NO_CERTIFICATE = Reason("tls-no-certificate", "{path} has no certificate; it takes one or more in PEM", _PEM)
+TLS_NO_CERTIFICATE = Reason("tls-no-certificate", "{path} has no certificate: it needs one or more in PEM", _PEM)
 TLS_MALFORMED_CERTIFICATE = Reason("tls-malformed-certificate", "a certificate in {path} is malformed", _PEM)
 TLS_LISTENER = Reason("tls-listener", "{listener}: {reason}")
 
@@ -1039,24 +1058,24 @@ CERTIFICATE_FIXED = LogLine("tls-fixed", "fixed: {listener}")
 CERTIFICATE_IN_FORCE = LogLine("tls-certificate", "{listener}: the certificate in {path} is in force, until {expires}")
 CERTIFICATE_PAST = LogLine(
     "tls-certificate-ended",
-    "{listener}: the certificate in {path} ended on {expires}: clients refuse it",
+    "{listener}: the certificate in {path} expired on {expires}: clients refuse it",
     CERTIFICATE_ENDED.remedy,
     "runbooks/RedisProxyCertificateExpiring.md",
     level="warn",
 )
 CERTIFICATE_EARLY = LogLine(
     "tls-certificate-early",
-    "{listener}: the certificate in {path} begins on {begins}: clients refuse it until then",
+    "{listener}: the certificate in {path} is not valid before {begins}: clients refuse it until then",
     "Mount a certificate that is valid now, or set the clock.",
     level="warn",
 )
 CLIENT_CA_CHANGED = LogLine(
-    "tls-client-ca", "{listener}: from now on clients have to show a certificate that is signed by one in {path}"
+    "tls-client-ca", "{listener}: from now on, clients must show a certificate that a CA in {path} signed"
 )
 CLIENT_CA_WITHOUT_TLS = LogLine(
     "tls-client-ca-without-tls",
     "{endpoint} has no TLS, so --client-ca does not apply there",
-    "Clients show no certificate there. Take the endpoint away if that is not meant.",
+    "Clients show no certificate there. Remove the endpoint if you do not want this.",
     "tls.md",
     level="warn",
 )
@@ -1064,7 +1083,7 @@ CLIENT_CA_WITHOUT_TLS = LogLine(
 TRUST_ANYBODY = LogLine(
     "process-trust-anybody",
     "--trust-proxy has {network}: any client can claim any address",
-    "Name the addresses of the load balancers alone.",
+    "Name only the addresses of the load balancers.",
     "load-balancers.md",
     level="warn",
 )
@@ -1075,37 +1094,40 @@ LISTENING = LogLine("process-listening", "listening on {address}")
 STATUS_AT = LogLine("process-status-at", "the status page is at {address}")
 STATUS_PROBES_ONLY = LogLine(
     "process-status-probes-only",
-    "there the proxy answers probes only: the page and the metrics need --status-token-file",
+    "at that address the proxy answers only probes: the page and the metrics need --status-token-file",
     "Set --status-token-file, or listen on loopback.",
     "install.md#did-it-work",
 )
 FRAMING_COMPILED = LogLine("process-framing-compiled", "the framing is compiled")
 FRAMING_INTERPRETED = LogLine(
     "process-framing-interpreted",
-    "the framing is interpreted, which costs several times as much: to have it compiled, install redisproxy where gcc "
-    "and Python's headers are (Debian: gcc, python3-dev)",
+    "the framing is interpreted, and takes several times as much CPU time: to compile it, install gcc and Python's "
+    "headers (Debian: gcc, python3-dev), and then redisproxy again",
     "Install gcc and Python's headers, then redisproxy again. The image has it compiled.",
 )
 WALL_CLOCK = LogLine(
     "process-wall-clock",
-    "the timers of {reactor} run on the wall clock: when that is set, time limits, rates and changes of credentials come "
+    "the timers of {reactor} run on the wall clock: when that clock is set, time limits, rates and changes of credentials "
+    "come "
     "too early or too late; on Linux, start twistd without --reactor",
     "Start twistd without --reactor, on Linux.",
     level="warn",
 )
 SETTING_UNKNOWN = LogLine(
     "process-setting-unknown",
-    "the environment variable {name} is no setting, and does nothing{nearest}",
-    "Fix its name, or take it away.",
+    "the environment variable {name} is not a setting, and has no effect{nearest}",
+    "Fix its name, or remove it.",
     "settings.md",
     level="warn",
 )
 ABOUT_TO_END = LogLine(
-    "process-about-to-end", "about to end: not ready any more, but serves on for {delay:g} s", see="operate.md#when-it-ends"
+    "process-about-to-end",
+    "about to end: the proxy is not ready any more, but still serves clients for {delay:g} s",
+    see="operate.md#when-it-ends",
 )
 DRAIN_BEGINS = LogLine(
     "process-draining",
-    "draining: {sessions} sessions, {busy} of them wait for Redis; within {seconds:g} s",
+    "draining: {sessions} sessions have {seconds:g} s to finish; {busy} of them wait for Redis",
     see="operate.md#when-it-ends",
 )
 DRAINED = LogLine(
@@ -1123,17 +1145,20 @@ OPEN_FILES = LogLine(
 CANNOT_ACCEPT = LogLine(
     "process-cannot-accept",
     "cannot accept a connection: {error}",
-    "With `Too many open files`: raise the limit of open files. The proxy goes on by itself when there is room.",
+    "With `Too many open files`: raise the limit of open files. The proxy accepts again by itself when it can open files.",
     level="error",
 )
 LINES_LOST = LogLine(
-    "worker-lines-left-out", "{left_out} lines were left out: they came too fast", "See what came before.", level="warn"
+    "worker-lines-left-out",
+    "{left_out} lines were left out: they came too fast",
+    "Read the lines before this one.",
+    level="warn",
 )
 WORKER_SERVES = LogLine("worker-serves", "worker {worker} ({pid}) serves")
 WORKER_ENDED = LogLine(
     "worker-ended",
     "worker {worker} ({pid}) ended with {how}: its clients have to connect again; another is started in {delay:.1f} s",
-    "`signal SIGKILL` is often want of memory. Anything else is a bug: report it, with the lines before.",
+    "`signal SIGKILL` often means that memory ran out. Anything else is a bug: report it, with the lines before.",
     level="error",
 )
 WORKER_FAILED = LogLine(
@@ -1162,9 +1187,9 @@ WORKER_WROTE = LogLine(
 )
 BUG = LogLine(
     "bug",
-    "{what} failed in a way that is a bug",
-    "Report it, with the traceback. If the line names a connection, the bug cost that connection alone. The text of "
-    "the error is left out, for it may quote anything.",
+    "{what} failed because of a bug",
+    "Report it, with the traceback. If the line names a connection, only that connection was closed. The text of the "
+    "error is left out, because it may quote anything.",
     level="critical",
 )
 
@@ -1180,12 +1205,12 @@ NOAUTH_HELLO = ClientError(
 WRONGPASS = ClientError(
     "error-wrongpass",
     "WRONGPASS invalid username-password pair or user is disabled.",
-    "No tenant has this password, or not under this user name; or it has expired. Give the application the present secret.",
+    "No tenant has this password, or not under this user name; or it has expired. Give the application the current secret.",
 )
 FULL = ClientError(
     "error-full",
     "ERR max number of clients reached",
-    "The proxy serves as many clients, and lets as many wait, as it may: MAX_WORKERS, WORK_QUEUE_SIZE.",
+    "All slots (MAX_WORKERS) and the queue (WORK_QUEUE_SIZE) are full. Raise a limit, or add a replica.",
 )
 SYNTAX = ClientError("error-syntax", "ERR syntax error")
 NOT_AN_INTEGER = ClientError("error-not-an-integer", "ERR value is not an integer or out of range")
@@ -1201,7 +1226,9 @@ CLIENT_NAME = ClientError(
 )
 SETINFO = ClientError("error-setinfo", "ERR Unrecognized option for CLIENT SETINFO: it takes LIB-NAME or LIB-VER")
 NOT_RESP_ERROR = ClientError(
-    "error-protocol", "ERR Protocol error: {reason}", "The client sent something that is no RESP. The connection is closed."
+    "error-protocol",
+    "ERR Protocol error: {reason}",
+    "The client sent something that is not RESP. The proxy closes the connection.",
 )
 
 # Errors to clients: the proxy's own.
@@ -1214,13 +1241,12 @@ AMBIGUOUS = ClientError(
 NOT_LOADED = ClientError(
     "error-not-loaded",
     "ERR the proxy has not read its credentials yet, try again in a moment",
-    "The proxy has just started, or has not reached the Kubernetes API since.",
+    "The proxy has just started, or has not reached the Kubernetes API since its start.",
     "#namespaces-and-secrets",
 )
 TENANT_IS_FULL = ClientError(
     "error-tenant-full",
-    "ERR max number of clients reached for this tenant: it has as many connections as it may, see "
-    "redisproxy/max-connections of its namespace",
+    "ERR max number of clients reached for this tenant: see the annotation redisproxy/max-connections of its namespace",
     "Close connections that the application does not use, or raise redisproxy/max-connections.",
     "operate.md#limits",
 )
@@ -1229,7 +1255,7 @@ NO_LOGIN = ClientError(
 )
 NO_LOGIN_WHILE_OTHERS_WAIT = ClientError(
     "error-no-login-crowded",
-    "ERR no log-in within {seconds} seconds, and others wait for a place",
+    "ERR no log-in within {seconds} seconds, and other clients wait for a slot",
     "There are more clients than MAX_WORKERS.",
 )
 WRONG_DATABASE = ClientError(
@@ -1239,35 +1265,35 @@ WRONG_DATABASE = ClientError(
 )
 FORBIDDEN = ClientError(
     "error-forbidden",
-    "NOPERM the command '{command}' is not available here: it reaches beyond the own database",
-    "tenants.md says what to use in its place. The operator can open some commands.",
+    "NOPERM the command '{command}' is not available here: it reaches beyond the tenant's own database",
+    "tenants.md says what to use instead. The operator can open some commands.",
     "security.md#what-is-refused",
 )
 COPY_ELSEWHERE = ClientError(
-    "error-copy", "NOPERM COPY into another database than {index} is refused", "Copy within the own database."
+    "error-copy", "NOPERM COPY into another database than {index} is refused", "Copy within the tenant's own database."
 )
 FOREIGN_EVENTS = ClientError(
     "error-foreign-events",
-    "NOPERM of the notifications about keys only those of the own database can be had: {channel}",
-    "Subscribe to __keyspace@N__ and __keyevent@N__ of the own database N.",
+    "NOPERM only keyspace notifications of the tenant's own database are available: {channel}",
+    "Subscribe to __keyspace@N__ and __keyevent@N__ of the tenant's own database N.",
 )
 NOT_ALLOWED = ClientError(
     "error-not-allowed",
-    "NOPERM Redis does not let the proxy ask this",
-    "The master's user has no right to CONFIG, INFO or PUBSUB, or the server has no such command: as on many a hosted "
-    "Redis.",
+    "NOPERM Redis does not let the proxy run this command",
+    "The master's user has no right to CONFIG, INFO or PUBSUB, or the server has no such command. Many hosted services "
+    "are like this.",
     "redis.md#its-settings",
 )
 UNREACHABLE = ClientError(
     "error-unreachable",
     "ERR Redis cannot be reached from the proxy right now, try again",
-    "Redis is away. The command was not run, and nobody is logged in by it.",
+    "Redis is not reachable. The command was not run, and an AUTH or HELLO did not log in.",
     "#redis",
 )
 UNANSWERED = ClientError(
     "error-unanswered",
     "ERR Redis did not answer the proxy, try again",
-    "Redis is away or busy. It is about INFO, PUBSUB, CONFIG GET, or a subscription to a pattern.",
+    "Redis is down or busy. The client sent INFO, PUBSUB, CONFIG GET, or a subscription to a pattern.",
     "#redis",
 )
 LOGIN_REFUSED = ClientError(
@@ -1282,17 +1308,17 @@ SELECT_REFUSED = ClientError(
 REPLACED = ClientError(
     "error-replaced",
     "ERR Redis was replaced while this command waited, try again",
-    "A failover. The command was not run.",
+    "There was a failover. The command was not run.",
 )
 LOST = ClientError(
     "error-lost",
-    "ERR the connection to Redis was lost: it may have run this command, or not",
-    "The connection broke while the command was under way.",
+    "ERR the connection to Redis was lost: Redis may have run this command, or not",
+    "The connection broke while the command waited for its reply.",
 )
 REPLY_TOO_LARGE = ClientError(
     "error-reply-too-large",
-    "ERR the answer has more than {most} bytes: ask for fewer channels, by a pattern",
-    "PUBSUB CHANNELS, with tens of thousands of channels.",
+    "ERR the answer has more than {most} bytes: ask for fewer channels, with a pattern",
+    "PUBSUB CHANNELS found tens of thousands of channels.",
 )
 MULTI_INSIDE = ClientError(
     "error-inside-multi",
@@ -1302,31 +1328,31 @@ MULTI_INSIDE = ClientError(
 )
 MULTI_SUBSCRIBED = ClientError(
     "error-multi-subscribed",
-    "ERR Can't execute 'multi': it is not allowed to subscribers that speak RESP2",
-    "Subscribe over a connection of its own.",
+    "ERR Can't execute 'multi': it is not allowed for subscribers that speak RESP2",
+    "Use a separate connection for the subscription.",
     "tenants.md",
 )
 TOO_MANY_SUBSCRIPTIONS = ClientError(
     "error-too-many-subscriptions",
-    "ERR this would be more than {count} subscriptions, or {size} bytes of their names",
-    "The limit is one session's. Use patterns, or several connections.",
+    "ERR this would be more than {count} subscriptions, or more than {size} bytes of names",
+    "The limit applies to each session. Use patterns, or several connections.",
 )
 UNFIT_PATTERN = ClientError(
     "error-unfit-pattern",
-    "ERR a pattern with spaces or NUL bytes: Redis has no ACL rules for such",
-    "Use ? in its place.",
+    "ERR Redis has no ACL rules for patterns with spaces or NUL bytes",
+    "Use ? in place of each such byte.",
     "tenants.md",
 )
 TOO_MANY_PATTERNS = ClientError(
     "error-too-many-patterns",
-    "ERR this namespace has subscribed to {count} different patterns: Redis is told of no more",
-    "The limit is the namespace's. Use fewer patterns.",
+    "ERR this namespace has subscribed to {count} different patterns, which is the limit",
+    "The limit applies to the namespace. Use fewer patterns.",
     "tenants.md",
 )
 PATTERNS_TOO_LARGE = ClientError(
     "error-patterns-too-large",
-    "ERR this namespace's different patterns are more than {most} bytes: Redis is told of no more",
-    "The limit is the namespace's. Use fewer patterns.",
+    "ERR this namespace's different patterns would have more than {most} bytes, which is the limit",
+    "The limit applies to the namespace. Use fewer patterns.",
     "tenants.md",
 )
 CONFIG_PATTERNS = ClientError(
@@ -1346,7 +1372,7 @@ ARGUMENTS_TOO_LARGE = ClientError(
 NO_TLS_HERE = ClientError(
     "error-no-tls",
     "ERR Protocol error: there is no TLS at this port",
-    "The client speaks TLS at a plain endpoint. Take another port, or no TLS.",
+    "The client speaks TLS at a plain endpoint. Use another port, or no TLS.",
 )
 TOO_MUCH_BEFORE_LOGIN = ClientError(
     "error-too-much-before-login", "ERR Protocol error: too much was sent without authentication", "Log in first."

@@ -108,7 +108,7 @@ class ProxyService(service.MultiService):
         except EndpointError as error:
             raise SettingsError(f"--listen is {error}") from None
         if settings.trust_proxy and not any(endpoint.startswith(PROXIED) for endpoint in settings.listen):
-            raise SettingsError("--trust-proxy is for haproxy: endpoints, and --listen has none")
+            raise SettingsError("--trust-proxy needs a haproxy: endpoint, and --listen has none")
         self.source = source_of(settings)
         embedded = self._embedded = None
         if settings.embedded:
@@ -193,9 +193,9 @@ class ProxyService(service.MultiService):
         others = [endpoint for endpoint in self._settings.listen if plain_kind(endpoint) != "ssl"]
         unknown = [endpoint for endpoint in others if plain_kind(endpoint) not in ("tcp", "tcp6", "unix", "systemd")]
         if unknown:
-            raise SettingsError(f"--client-ca is for ssl: endpoints, and --listen is also {unknown[0]!r}")
+            raise SettingsError(f"--client-ca works only at ssl: endpoints, and --listen also has {unknown[0]!r}")
         if not self.listening.tls:
-            raise SettingsError("--client-ca is for ssl: endpoints, and --listen has none")
+            raise SettingsError("--client-ca needs an ssl: endpoint, and --listen has none")
 
     def _show_certificates(self) -> None:
         self.serving.show_certificates(lambda: self.certificates.material(self.listening.tls))

@@ -146,7 +146,7 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
     except ValueError:
         raise _Invalid(
             "addresses and networks with commas between, such as 10.0.0.0/8,192.0.2.7; "
-            "the bits of a network's address behind its prefix are zero"
+            "the bits of a network's address after its prefix must be zero"
         ) from None
 
 
@@ -327,7 +327,7 @@ class Settings:
         _networks,
         (),
         "NETWORKS",
-        "Networks of the load balancers, with commas between, whose PROXY headers haproxy: endpoints believe.",
+        "Networks of the load balancers, with commas between. `haproxy:` endpoints accept PROXY headers only from them.",
     )
     acl: str = _setting(
         "REDISPROXY_ACL",
@@ -462,9 +462,11 @@ class Settings:
         settings = cls(**values)
         never = closed(settings.allow_commands)
         if never:
-            raise SettingsError(f"--allow-commands names what can not be opened to tenants: {', '.join(never)}")
+            raise SettingsError(f"--allow-commands names commands that can never be opened to tenants: {', '.join(never)}")
         if not settings.ns_prefix:
-            raise SettingsError("NS_PREFIX is not set (nor --ns-prefix); it takes the beginning of namespaces' names")
+            raise SettingsError(
+                "NS_PREFIX (or --ns-prefix) is not set; it takes the beginning of tenants' namespaces, such as team-"
+            )
         return settings
 
 

@@ -83,7 +83,7 @@ class Options(usage.Options):
             super().parseOptions(options)
             for name in _flag_names():
                 if self[name] and self[f"no-{name}"]:
-                    raise usage.UsageError(f"--{name} and --no-{name} are given both")
+                    raise usage.UsageError(f"--{name} and --no-{name} are both given")
         except usage.UsageError as error:
             raise StartError(f"{error}; see twistd redisproxy --help") from None
 
@@ -137,7 +137,7 @@ def _log_file(twistd: Mapping[str, object]) -> TextIO | None:
     path = twistd.get("logfile")
     daemon = not (twistd.get("nodaemon") or twistd.get("debug"))
     if path == "-" and daemon:
-        raise SettingsError("twistd --logfile=- takes --nodaemon: a daemon has no standard output")
+        raise SettingsError("twistd --logfile=- needs --nodaemon: a daemon has no standard output")
     if path == "-" or not (path or daemon):
         return None
     try:

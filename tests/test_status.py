@@ -89,7 +89,10 @@ class StatusServiceTests(unittest.SynchronousTestCase):
         self.reactor.pump([1.0] * 42)
         # Another reason does not change the beginning.
         set_unready(self.stats["state"], messages.REDIS_NOT_PROBED())
-        self.assertIn("Not ready, since 1970-01-01 00:15:58 UTC (42 s): Redis has not told yet", self.page())
+        self.assertIn(
+            "Not ready, since 1970-01-01 00:15:58 UTC (42 s): Redis has not reported its version and settings yet",
+            self.page(),
+        )
         set_unready(self.stats["state"], None)
         self.reactor.advance(status.LOOK)
         set_unready(self.stats["state"], messages.REDIS_NO_ANSWER())

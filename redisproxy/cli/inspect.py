@@ -245,7 +245,7 @@ async def check(operator: Operator, embedded: BackendAddress | None = None) -> F
         watches = ClusterWatches(operator.source.api, settings.ns_prefix, settings.redis_secret, settings.master)
         found.warnings += await operator.in_thread(_try_watches, watches)
     if not found.namespaces and found.listed:
-        found.warnings.append(f"no namespace's name begins with {settings.ns_prefix!r}: nobody can log in")
+        found.warnings.append(f"no namespace has a name that begins with {settings.ns_prefix!r}: nobody can log in")
     found.problems.sort()
     return found
 
@@ -268,8 +268,8 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
     if view.inquiry.state is not None:
         problem(messages.REDIS_IS(address=address, state=view.inquiry.state))
     if (again := view.inquiry.again) is not None:
-        summary = f"{address} did not tell all that it was asked: {sentence(again)}"
-        found.warnings.append(f"{summary} {again.remedy or messages.FIX_AS_TOLD}")
+        summary = f"{address} did not answer all queries: {sentence(again)}"
+        found.warnings.append(f"{summary} {again.remedy or messages.FIX_WHAT_IS_NAMED}")
     if server.replica:
         problem(messages.REDIS_IS_REPLICA(address=address))
     view.scripts = settings.policy(server).runs_scripts
@@ -285,10 +285,10 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
 #: Keys: whether it is still unknown if Redis enforces the tenants' limits in scripts.
 _WHY_NO_SCRIPTS = {
     False: (
-        "on this Redis one tenant's script can change what another's does (CVE-2025-46818), or the master's user may not "
-        "EVAL. Upgrade Redis, or give the user that right"
+        "on this Redis one tenant's script can change another tenant's script (CVE-2025-46818), or the master's user may "
+        "not use EVAL. Upgrade Redis, or give the user that right"
     ),
-    True: "Redis did not tell whether one tenant's script can change what another's does. The proxy asks again",
+    True: "Redis did not report whether one tenant's script can change another tenant's script. The proxy asks again",
 }
 
 

@@ -127,13 +127,13 @@ def _at(_: click.Context, __: click.Parameter, address: str | None) -> str | Non
 
 def _index(_: click.Context, __: click.Parameter, value: str) -> int | None:
     if value != "auto" and not re.fullmatch(r"0|[1-9][0-9]{0,8}", value, re.ASCII):
-        raise click.BadParameter(f"{value!r} is neither a database's number nor auto")
+        raise click.BadParameter(f"{value!r} is neither the number of a database nor auto")
     return None if value == "auto" else int(value)
 
 
 def _ending(_: click.Context, __: click.Parameter, value: str) -> str:
     if value and not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,98}[a-z0-9])?", value, re.ASCII):
-        raise click.BadParameter(f"{value!r} is not a name: lower-case letters, digits and -")
+        raise click.BadParameter(f"{value!r} is not a name: use lower-case letters, digits and -")
     return value
 
 
@@ -253,7 +253,7 @@ def enroll(
     settings = _read_settings(given)
     _check_yaml(output, dry_run)
     if keep_data and index is None:
-        raise click.UsageError("--keep-data is for --index N")
+        raise click.UsageError("--keep-data needs --index N")
 
     async def run(operator: Operator) -> int:
         written = await operations.enroll(operator, namespace, index, address, databases, keep_data, dry_run)
@@ -299,7 +299,7 @@ def temp(
     async def run(operator: Operator) -> int:
         written = await operations.temporary(operator, namespace, hours, name, address, dry_run)
         would = "would have" if dry_run else "has"
-        done = f"{namespace} {would} a temporary password, good for {hours} h from its creation"
+        done = f"{namespace} {would} a temporary password, valid for {hours} h from its creation"
         _show_written(
             output, written, dry_run, show_password, lambda: render.written_lines(written, done, dry_run, show_password)
         )
@@ -346,7 +346,7 @@ def rotate(
     settings = _read_settings(given)
     _check_yaml(output, dry_run)
     if revoke_all and grace_hours:
-        raise click.UsageError("--revoke-all ends the old password at once, so it takes no --grace-hours but 0")
+        raise click.UsageError("--revoke-all ends the old password at once, so --grace-hours can only be 0")
     if grace_hours is None:
         grace_hours = 0 if revoke_all else _GRACE_HOURS
 
@@ -371,7 +371,7 @@ def rotate(
 
 def _check_yaml(output: str | None, dry_run: bool) -> None:
     if output == "yaml" and not dry_run:
-        raise click.UsageError("--output yaml is for --dry-run: it prints the manifest to write, password included")
+        raise click.UsageError("--output yaml needs --dry-run: it prints the manifest to write, password included")
 
 
 def _show_written(

@@ -56,7 +56,8 @@ def writer_of(operator: Operator) -> ClusterWriter:
     """Returns what writes secrets. Raises Refused for manifests, which are not written to."""
     if not isinstance(operator.source, ClusterSource):
         raise Refused(
-            f"{operator.source} are not written to: add --dry-run --output yaml, and put what is printed into a file there"
+            f"this command does not write to {operator.source}: add --dry-run --output yaml, and put the printed manifest "
+            "into a file there"
         )
     return ClusterWriter(operator.source.api)
 
@@ -69,7 +70,7 @@ def must_be_tenants(settings: Settings, namespace: str) -> None:
     allocation.must_have_prefix(namespace, settings.ns_prefix)
     if (namespace, settings.redis_secret) == settings.master:
         raise Refused(
-            f"{namespace}/{settings.redis_secret} is the master secret: its password is Redis's, change both by hand"
+            f"{namespace}/{settings.redis_secret} is the master secret, with the password of Redis: change both by hand"
         )
 
 
@@ -91,8 +92,8 @@ def _unlabelled(reading: FullRead, namespace: str) -> tuple[str, ...]:
     if labels.get(namespace, {}).get(label) == value:
         return ()
     return (
-        f"{namespace} lacks the label {label}={value}. Where the network policy of deploy/ is in force, its pods do not "
-        f"reach the proxy without it: kubectl label --overwrite namespace {namespace} {label}={value}",
+        f"{namespace} lacks the label {label}={value}. Where the network policy of deploy/ is in force, its pods cannot "
+        f"reach the proxy without the label: kubectl label --overwrite namespace {namespace} {label}={value}",
     )
 
 
@@ -100,7 +101,9 @@ def _by_hand(operator: Operator, name: str) -> tuple[str, ...]:
     """Returns what the operator has to do with manifests, which are not written to: see
     `writer_of`.
     """
-    return () if operator.in_cluster else (f"put the Secret {name}, as --output yaml prints it, into any file there",)
+    if operator.in_cluster:
+        return ()
+    return (f"put the Secret {name}, which --output yaml prints, into any file of the manifests",)
 
 
 async def _create(operator: Operator, writer: ClusterWriter, manifest: Mapping[str, Any], command: str) -> StoredSecret:
@@ -114,8 +117,8 @@ async def _create(operator: Operator, writer: ClusterWriter, manifest: Mapping[s
         if not error.in_pod:
             raise
         raise Refused(
-            f"{error}, or add --dry-run --output yaml and have kubectl make it with your own rights: kubectl -n redisproxy "
-            f"exec deploy/redisproxy -- redisproxy {command} --dry-run --output yaml | kubectl create -f -"
+            f"{error}, or add --dry-run --output yaml and let kubectl create the secret with your own rights: kubectl "
+            f"-n redisproxy exec deploy/redisproxy -- redisproxy {command} --dry-run --output yaml | kubectl create -f -"
         ) from None
 
 
@@ -160,9 +163,9 @@ async def enroll(
     if operator.in_cluster:
         notes += _unlabelled(reading, namespace)
     if room.keys is None:
-        notes += ("Redis was not asked: whether the database is empty is for you to see",)
+        notes += ("Redis was not asked: check yourself that the database is empty",)
     if not operator.in_cluster and address is None:
-        notes += ("its URL leads to the proxy's address in a cluster: --address HOST:PORT names another",)
+        notes += ("its URL has the proxy's address in a cluster: use --address HOST:PORT for another one",)
     while True:
         index = choose(room)
         url = _enrolled_url(operator, reading, namespace, address, index)
@@ -180,7 +183,7 @@ async def enroll(
         await take_back(operator, writer, made)
         avoid.add(index)
         if wanted is not None or len(avoid) == _ATTEMPTS:
-            raise Refused(f"database {index} was given to {other} at the same moment: nothing was kept, try again")
+            raise Refused(f"database {index} was given to {other} at the same moment: the new secret was deleted, try again")
         await task.deferLater(operator.reactor, random.uniform(0, _JITTER))  # noqa: S311
         reading = await operator.read()
 
@@ -210,8 +213,8 @@ async def _room(operator: Operator, reading: FullRead, databases: int | None) ->
         why = "; ".join([*view.problems, *(f"{one.address}: {one.error}" for one in view.sentinels if one.error)])
     where = "in the proxy's pod with --dry-run --output yaml" if operator.in_cluster else "where the proxy runs"
     raise Refused(
-        f"{sentence(why)} So it is not known which databases Redis has, and which are empty: run this where it can be "
-        f"asked, such as {where}, or say --databases N"
+        f"{sentence(why)} So the command does not know which databases Redis has, and which are empty: run it where Redis "
+        f"can be reached, such as {where}, or use --databases N"
     )
 
 
@@ -225,8 +228,8 @@ async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSec
     if failures:
         await take_back(operator, writer, made)
         raise Refused(
-            f"it could not be read whether the database was given away twice ({failures[0].reason}): "
-            "nothing was kept, try again"
+            f"the command could not check whether two namespaces have the same database ({failures[0].reason}): the new "
+            "secret was deleted, try again"
         )
     return reading
 
@@ -237,8 +240,8 @@ async def take_back(operator: Operator, writer: ClusterWriter, made: StoredSecre
         await operator.in_thread(writer.delete, made)
     except WriteError as error:
         raise Refused(
-            f"{made.namespace}/{made.name} was made and could not be taken back ({error}): "
-            f"kubectl delete secret -n {made.namespace} {made.name}"
+            f"{made.namespace}/{made.name} was created, and could not be deleted again ({error}): kubectl delete secret "
+            f"-n {made.namespace} {made.name}"
         ) from None
 
 

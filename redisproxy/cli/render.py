@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..messages import FIX_AS_TOLD, Text
+from ..messages import FIX_WHAT_IS_NAMED, Text
 from ..ops.time_text import iso
 from ..printable import listed, printable
 from ..tenants.documents import Problem
@@ -21,7 +21,7 @@ from .rotation import OtherPassword, Rotated
 
 def advice(reason: Text) -> str:
     """What to do about a problem."""
-    return reason.remedy or FIX_AS_TOLD
+    return reason.remedy or FIX_WHAT_IS_NAMED
 
 
 # JSON.
@@ -224,7 +224,7 @@ def _redis_facts(view: RedisView) -> Iterator[tuple[str, str]]:
     if found is None:
         yield "Redis", f"{view.backend.shown}: cannot be asked"
         return
-    many = "an untold number of" if found.server.databases is None else found.server.databases
+    many = "an unknown number of" if found.server.databases is None else found.server.databases
     users = "ACL users" if found.server.acl else "no ACL users"
     scripts = "scripts allowed" if view.scripts else "scripts refused"
     yield "Redis", f"{found.address}: {found.server.version}, {many} databases, {users}, {scripts}"
@@ -249,7 +249,7 @@ def enrolled_lines(written: Written, dry_run: bool, show_password: bool) -> Iter
     done = "would be enrolled" if dry_run else "is enrolled"
     yield from written_lines(written, f"{written.namespace} {done}", dry_run, show_password)
     if not dry_run:
-        yield f"to try it, where REDIS_URL is that connection string, in a pod of {written.namespace}, either of:"
+        yield f"to try it in a pod of {written.namespace}, with that connection string in REDIS_URL, run one of:"
         yield from (printable(f"  {line}") for line in try_lines(written.url))
 
 
@@ -280,18 +280,18 @@ def rotated_lines(rotated: Rotated, dry_run: bool, show_password: bool) -> Itera
         were = "to be deleted" if dry_run else "that were deleted"
         yield printable(f"temporary secrets {were}: {', '.join(rotated.revoked)}")
     if grace is not None:
-        goes = "would go" if dry_run else "goes"
+        stays = "would stay" if dry_run else "stays"
         until = next((f", until {iso(one.expires)}" for one in others if one.secret == grace.secret and one.expires), "")
         yield printable(
-            f"the old password {goes} on for {grace.valid_hours} h{until}: secret {grace.namespace}/{grace.secret}"
+            f"the old password {stays} valid for {grace.valid_hours} h{until}: secret {grace.namespace}/{grace.secret}"
         )
         others = tuple(password for password in others if password.secret != grace.secret)
     elif any(password.old for password in others):
-        yield f"the old password {'would go' if dry_run else 'goes'} on, since a temporary secret has it, too"
+        yield f"the old password {'would stay' if dry_run else 'stays'} valid, because a temporary secret has it too"
     elif rotated.others is not None:
         yield f"the old password {'would end' if dry_run else 'ends'} at once"
     if others:
-        yield f"{'also ' if grace is not None else ''}still good in {written.namespace}:"
+        yield f"{'also ' if grace is not None else ''}still valid in {written.namespace}:"
         yield from ("  " + line for line in table(("SECRET", "EXPIRES", "PASSWORD"), map(_other_row, others)))
         yield from _how_to_end(written.namespace, others)
 
@@ -307,4 +307,4 @@ def _how_to_end(namespace: str, others: Sequence[OtherPassword]) -> Iterator[str
         yield printable(f"to end {'them' if others[1:] else 'it'}: kubectl delete secret -n {namespace} {names}")
         return
     for password in others:
-        yield printable(f"to end {password.secret}: take the Secret out of {listed(password.files)}")
+        yield printable(f"to end {password.secret}: remove the Secret from {listed(password.files)}")

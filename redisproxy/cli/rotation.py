@@ -77,7 +77,8 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
     writer = ClusterWriter(operator.source.api) if isinstance(operator.source, ClusterSource) else None
     if writer is None and not dry_run:
         raise Refused(
-            f"{operator.source} are not written to: add --dry-run --output yaml, and put what is printed into a file there"
+            f"this command does not write to {operator.source}: add --dry-run --output yaml, and put the printed manifest "
+            "into a file there"
         )
     secret = await _client_secret(operator, writer, namespace)
     rotation = allocation.plan_rotation(secret.data, allocation.make_password())
@@ -93,7 +94,8 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
         grace = Written(namespace, name, rotation.index, rotation.before, kept, grace_hours)
         if secret.files:
             written = replace(
-                written, notes=(*written.notes, f"put the Secret {name}, as --output yaml prints it, into any file there")
+                written,
+                notes=(*written.notes, f"put the Secret {name}, which --output yaml prints, into any file of the manifests"),
             )
     if dry_run or writer is None:
         return await _foreseen(operator, Rotated(written, grace), rotation, revoke_all)
@@ -104,7 +106,7 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
         revoked, unfinished = await _revoke(operator, writer, namespace)
     held = await _held(operator, namespace)
     if isinstance(held, ReadFailure):
-        text = f"which other passwords are still good could not be read: {held.reason}: look with redisproxy tenants"
+        text = f"the other passwords that are still valid could not be read: {held.reason}: see redisproxy tenants"
         return Rotated(replace(written, notes=(*written.notes, text)), grace, None, revoked, unfinished)
     return Rotated(written, grace, _others(operator, namespace, held, rotation), revoked, unfinished)
 
@@ -127,7 +129,8 @@ async def _client_secret(operator: Operator, writer: ClusterWriter | None, names
             raise Refused(f"{namespace}/{name} is malformed: {error}: fix it") from None
         if secret is None and (never_read := (await operator.read()).never_read):
             raise Refused(
-                f"{listed([part.name for part in never_read])} could not be read, and may have {namespace}/{name}: fix it"
+                f"{listed([part.name for part in never_read])} could not be read, and may have {namespace}/{name}: fix "
+                "the file"
             )
     if secret is None:
         raise Refused(f"{namespace} has no secret {name}: redisproxy enroll {namespace}")
@@ -139,7 +142,7 @@ def _must_be_mutable(secret: StoredSecret, rotation: Rotation) -> None:
     if secret.immutable and not secret.files:
         address = address_of(rotation.before)
         raise Refused(
-            f"{secret.namespace}/{secret.name} is immutable: delete it, and redisproxy enroll {secret.namespace} "
+            f"{secret.namespace}/{secret.name} is immutable: delete it, and run redisproxy enroll {secret.namespace} "
             f"--index {rotation.index} --keep-data{f' --address {address}' if address else ''}"
         )
 
@@ -148,10 +151,10 @@ def _notes(secret: StoredSecret, rotation: Rotation) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     if rotation.stale:
         keys = ", ".join(rotation.stale)
-        notes = (f"the old password is a part of these values too, which are as they were: {keys}",)
+        notes = (f"these values also contain the old password, and were not changed: {keys}",)
     if secret.files:
         files = listed(secret.files)
-        notes += (f"put the Secret {secret.name}, as --output yaml prints it, in the place of the one in {files}",)
+        notes += (f"replace the Secret {secret.name} in {files} with the one that --output yaml prints",)
     return notes
 
 
@@ -169,8 +172,9 @@ async def _write(
             raise
         if error.unsure:
             raise Refused(
-                f"{sentence(str(error))} Whether the password is another one now is not known; with the old one it goes "
-                f"on for {grace.valid_hours} h ({made.name}). Compare the two secrets, and try again if they are the same"
+                f"{sentence(str(error))} The command does not know whether the password was changed. The old password "
+                f"stays valid for {grace.valid_hours} h ({made.name}). Compare the two secrets, and try again if they "
+                "have the same password"
             ) from None
         await take_back(operator, writer, made)
         raise
@@ -229,10 +233,12 @@ async def _revoke(operator: Operator, writer: ClusterWriter, namespace: str) -> 
                 if stored is not None and await operator.in_thread(writer.delete, stored):
                     revoked.append(name)
             except WriteError as error:
-                failures.append(f"{error}: its password may still be good")
+                failures.append(f"{error}: its password may still be valid")
         if failures:
             return tuple(revoked), tuple(failures)
-    return tuple(revoked), (f"temporary secrets of {namespace} are still made, or cannot go: {listed(names)}: try again",)
+    return tuple(revoked), (
+        f"temporary secrets of {namespace} are still being created, or cannot be deleted: {listed(names)}: try again",
+    )
 
 
 async def _foreseen(operator: Operator, rotated: Rotated, rotation: Rotation, revoke_all: bool) -> Rotated:
@@ -244,7 +250,7 @@ async def _foreseen(operator: Operator, rotated: Rotated, rotation: Rotation, re
     if revoke_all:
         names = _temporary(held)
         files = {name: await _files(operator, namespace, name) for name in names}
-        notes = [f"take the Secret {name} out of {listed(found)}" for name, found in files.items() if found]
+        notes = [f"remove the Secret {name} from {listed(found)}" for name, found in files.items() if found]
         return replace(
             rotated, written=replace(rotated.written, notes=(*rotated.written.notes, *notes)), revoked=tuple(names)
         )

@@ -170,7 +170,7 @@ class ClientProtocol(RespReceiver):
             return
         self._early += data
         if len(self._early) >= bounds.WAITING_CLIENT_BYTES:
-            probes.reached("client sends much while it waits for a place")
+            probes.reached("client sends much while it waits for a slot")
             self.pause_reading(PauseReason.PLACE)
 
     def readConnectionLost(self) -> None:

@@ -108,7 +108,7 @@ class Drain:
         self._factory.tenant_limits.lift()
         upstreams = [upstream for client in list(self._clients) if (upstream := client.hurry()) is not None]
         if upstreams:
-            defer.Deferred.fromCoroutine(self._unblock(upstreams)).addErrback(bug(self._log, "unblocking what waits"))
+            defer.Deferred.fromCoroutine(self._unblock(upstreams)).addErrback(bug(self._log, "unblocking blocked commands"))
 
     def _cut(self) -> None:
         for client in list(self._clients):

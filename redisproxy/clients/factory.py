@@ -115,7 +115,9 @@ class ClientFactory(Factory):
     def crowded(self) -> None:
         """A client waits for a slot: checks the shorter login deadline while that is so."""
         if not self._making_room.running:
-            self._making_room.start(bounds.CROWDED_CHECK_SECONDS).addErrback(bug(self._log, "making room for whoever waits"))
+            self._making_room.start(bounds.CROWDED_CHECK_SECONDS).addErrback(
+                bug(self._log, "making room for waiting clients")
+            )
 
     def _make_room(self) -> None:
         if self.admission.waiting:

@@ -105,7 +105,7 @@ class RotationService(service.Service):
             except CertificateError as error:
                 raise CertificateError(messages.TLS_LISTENER(listener=tls.listener, reason=error.reason)) from None
         self._reloads = {"ok": 0, "failed": 0}
-        failed = bug(self._log, "the look at certificates")
+        failed = bug(self._log, "the check of the certificates' files")
         self._watch = FileWatch(clock, self._look_at_all, self._on_found, failed, INTERVAL, in_thread)
 
     def material(self, endpoints: Sequence[ServerTls]) -> list[Material]:

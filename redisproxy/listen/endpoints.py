@@ -69,9 +69,9 @@ def _why_no_endpoint(error: Exception) -> str:
     error text differs from version to version.
     """
     if isinstance(error, TypeError):
-        return "an argument is missing, unknown, or one too many"
+        return "an argument is missing or unknown, or there are too many"
     if isinstance(error, ValueError) and str(error).startswith("invalid literal"):
-        return "a number is expected where it has another text"
+        return "a text stands where a number is expected"
     return str(error)
 
 
@@ -142,7 +142,7 @@ class Listening:
             reason = failed[0].value
             if isinstance(reason, CannotListenError):
                 reason = reason.socketError
-            raise ListenError(f"cannot listen on {description}: {reason}; choose another with {self._option}")
+            raise ListenError(f"cannot listen on {description}: {reason}; choose another endpoint with {self._option}")
 
     def hold(self) -> list[int]:
         """Opens the ports and accepts nothing. Returns their descriptors, for other processes to
@@ -155,7 +155,7 @@ class Listening:
             port = self.ports[-1] if len(self.ports) > before else None
             if not isinstance(port, FileDescriptor) or port.fileno() < 0:
                 raise ListenError(
-                    f"cannot listen on {description} for several processes: it is no plain socket; --processes 1 can"
+                    f"cannot listen on {description} for several processes: it is not a plain socket; use --processes 1"
                 )
             port.stopReading()
             port._shouldShutdown = False  # closing it here must not close it for the others
@@ -176,13 +176,15 @@ class Listening:
 def _check_proxied(description: str, option: str, trusted: Sequence[proxy_protocol.Network] | None) -> None:
     """Whether a `haproxy:` endpoint may be one. Raises EndpointError."""
     if trusted is None:
-        raise EndpointError(f"{description!r}, but haproxy: is not for {option}: its header would be believed from anybody")
+        raise EndpointError(
+            f"{description!r}, but {option} takes no haproxy: endpoint, because anybody could send it a PROXY header"
+        )
     if plain_kind(description) not in proxy_protocol.KINDS:
-        raise EndpointError(f"{description!r}; haproxy: takes an endpoint tcp:, tcp6: or ssl: behind it")
+        raise EndpointError(f"{description!r}; haproxy: takes a tcp:, tcp6: or ssl: endpoint after it")
     if not trusted:
         raise EndpointError(
-            f"{description!r}, which takes --trust-proxy: the addresses of the load balancers, such as 10.0.0.0/8; "
-            "anybody else could claim any address"
+            f"{description!r}, which needs --trust-proxy: the addresses of the load balancers, such as 10.0.0.0/8; "
+            "without it, any client could claim any address"
         )
 
 

@@ -175,7 +175,7 @@ class HeaderReader(protocol.Protocol):
 
     def readConnectionLost(self) -> None:
         if self._header:
-            self._break("it ended within its PROXY header")
+            self._break("the connection ended within its PROXY header")
         elif IHalfCloseableProtocol.providedBy(self._following):
             cast(IHalfCloseableProtocol, self._following).readConnectionLost()
         else:  # as Twisted does for TLS

@@ -45,14 +45,14 @@ FILE_LIMIT = 1024 * 1024
 # In Twisted's order, for arguments without a name.
 _PARAMETERS = ("port", "privateKey", "certKey", "sslmethod", "interface", "backlog", "extraCertChain", "dhParameters")
 _REFUSED = {
-    "sslmethod": "TLS 1.2 and newer are spoken, whatever else is asked for",
-    "dhParameters": "forward secrecy is by elliptic curves, which every client of TLS 1.2 has",
+    "sslmethod": "the proxy always uses TLS 1.2 and newer",
+    "dhParameters": "the proxy uses elliptic curves for forward secrecy, which every client of TLS 1.2 has",
 }
 # Why a client's certificate is refused, by OpenSSL's error number (X509_V_ERR_…).
 _REFUSALS = {
     9: "it is not valid yet",
-    10: "it has ended",
-    18: "it is signed by itself",
+    10: "it has expired",
+    18: "it is self-signed",
     **dict.fromkeys((2, 19, 20, 21), "its CA is not trusted"),
     26: "it is not for clients",
     **dict.fromkeys((66, 67, 68), "its key or digest is too weak"),
@@ -242,7 +242,7 @@ def _verified(connection: SSL.Connection, _certificate: X509, number: int, _dept
     number: one of X509_V_ERR_…, or 0.
     """
     if not good and isinstance(connection, ServerConnection) and not connection.refused:
-        connection.refused = _REFUSALS.get(number, f"OpenSSL calls it error {number}")
+        connection.refused = _REFUSALS.get(number, f"OpenSSL gives error {number}")
     return bool(good)
 
 
@@ -250,7 +250,7 @@ def why_tls(error: BaseException, connection: object = None) -> str:
     """Returns in a few words what OpenSSL says went wrong. connection: the one that failed."""
     queue = error.args[0] if error.args and isinstance(error.args[0], list | tuple) else []
     reasons = [entry[-1] for entry in queue if isinstance(entry, tuple) and entry and entry[-1]]
-    reason = ", ".join(dict.fromkeys(reasons)) or "it does not say why"
+    reason = ", ".join(dict.fromkeys(reasons)) or "OpenSSL gives no reason"
     refused = getattr(connection, "refused", "")
     return f"{reason}: {refused}" if refused else reason
 
@@ -299,9 +299,9 @@ def parse(description: str, client_ca: Path | None) -> tuple[str, ServerTls]:
     for name, value in _arguments(description):
         if name not in _PARAMETERS:
             takes = ", ".join(p for p in _PARAMETERS if p not in _REFUSED)
-            raise ValueError(f"ssl: has no {name}; it has {takes}")
+            raise ValueError(f"ssl: has no argument {name}; it has {takes}")
         if name in _REFUSED:
-            raise ValueError(f"{name} has to be left out: {_REFUSED[name]}")
+            raise ValueError(f"{name} must be left out: {_REFUSED[name]}")
         if name in given:
             raise ValueError(f"{name} is given twice")
         given[name] = value

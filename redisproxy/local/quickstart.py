@@ -69,7 +69,7 @@ async def tour(
         print(file=out)
     for line in further:
         print(line, file=out)
-    print("Ctrl-C stops it, and the server behind it; nothing is kept.\n", file=out, flush=True)
+    print("Ctrl-C stops the proxy and its Redis server; no data is kept.\n", file=out, flush=True)
 
 
 def _quoted(password: bytes) -> str:

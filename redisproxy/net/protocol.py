@@ -95,7 +95,7 @@ class RespReceiver(protocol.Protocol):
 
     def _crashed(self, failure: Failure) -> None:
         """Logs a bug and closes this connection only."""
-        log_bug(self._log, "{connection}, which alone is closed,", failure, connection=self)
+        log_bug(self._log, "{connection} (only this connection is closed)", failure, connection=self)
         self.transport.abortConnection()
 
     def _read_up_to(self, size: int) -> None:

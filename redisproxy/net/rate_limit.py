@@ -222,7 +222,7 @@ class TenantLimit:
             return
         if self._rate_limiter is None:
             if self._clock is None:
-                raise RuntimeError("nobody's rates cannot be limited")
+                raise RuntimeError("no tenant is given whose rates can be limited")
             self._rate_limiter = RateLimiter(self._clock)
         self._rate_limiter.use(limits)
         self.rate_limiter = self._rate_limiter if limits.commands_per_second or limits.bytes_per_second else None

@@ -53,7 +53,7 @@ def read_token(path: Path) -> bytes:
     except OSError as error:
         raise TokenError(f"{path} cannot be read: {error.strerror}") from None
     if not token:
-        raise TokenError(f"{path} is empty; it takes a token")
+        raise TokenError(f"{path} is empty; it must have a token")
     return token
 
 
@@ -70,15 +70,15 @@ class TokenCheck:
         if self._token_file is None:
             if is_here(request.getHost()) and _names_this_machine(request.getRequestHostname()):
                 return None
-            return http.FORBIDDEN, "this is for requests to 127.0.0.1 only, unless --status-token-file is set"
+            return http.FORBIDDEN, "only requests to 127.0.0.1 are answered, unless --status-token-file is set"
         try:
             # The file is read each time, because a mounted secret changes under the same name.
             token = read_token(self._token_file)
         except TokenError as error:
-            return http.SERVICE_UNAVAILABLE, f"no token to compare with: {error}"
+            return http.SERVICE_UNAVAILABLE, f"the proxy has no token to compare with: {error}"
         if hmac.compare_digest(_given_token(request), token):
             return None
-        return http.UNAUTHORIZED, "this takes the token, as a bearer token or as the password of any user"
+        return http.UNAUTHORIZED, "send the token, as a bearer token or as the password of any user"
 
 
 def is_here(address: IAddress) -> bool:

@@ -48,7 +48,7 @@ class StatsCollector(Collector):
         stats = self._stats()
         yield InfoMetricFamily(
             "redisproxy_build",
-            "The versions of this proxy and of what it is made of.",
+            "The versions of the proxy and of its parts.",
             {
                 "version": __version__,
                 "python": platform.python_version(),
@@ -94,7 +94,9 @@ def _of_clients(stats: Stats) -> Iterator[Metric]:
     yield _gauge("ready", "1 if the proxy is ready for clients, as /readyz says.", not stats["state"]["unready"])
     yield _labelled(GaugeMetricFamily, "sessions", "Client connections, by state.", "state", counts["sessions"])
     yield _gauge(
-        "sessions_limit", "Client connections that are served at once (MAX_WORKERS).", stats["state"]["most_sessions"]
+        "sessions_limit",
+        "Limit of client connections that are served at the same time (MAX_WORKERS).",
+        stats["state"]["most_sessions"],
     )
     yield _labelled(
         CounterMetricFamily,
@@ -193,7 +195,7 @@ def _of_redis(stats: Stats) -> Iterator[Metric]:
     yield _gauge("redis_unanswered_seconds", "Seconds that the proxy's PING has waited for its answer.", redis["unanswered"])
     yield _gauge(
         "isolation_layers",
-        "Layers that enforce the tenants' limits: 1 the proxy, 2 Redis's ACLs as well.",
+        "Layers that enforce the tenants' limits. 1: the proxy alone. 2: Redis's ACLs, too.",
         redis["isolation_layers"],
     )
     if redis["databases"] is not None:
@@ -234,7 +236,7 @@ def _of_snapshot(stats: Stats) -> Iterator[Metric]:
     yield _gauge("tenants", "Tenants that are served.", len(state["tenants"]))
     text = "Namespaces with the prefix that have no secret."
     yield _gauge("namespaces_without_secret", text, len(state["without_secret"]))
-    yield _gauge("credentials", "Passwords that log in.", sum(t["credentials"] for t in state["tenants"].values()))
+    yield _gauge("credentials", "Valid passwords.", sum(t["credentials"] for t in state["tenants"].values()))
     expiring = {name: tenant["expires"] for name, tenant in state["tenants"].items() if tenant["expires"] is not None}
     yield _labelled(
         GaugeMetricFamily,
@@ -275,7 +277,7 @@ def _of_workers(workers: WorkersState) -> Iterator[Metric]:
     yield _gauge("workers", "Processes that serve clients.", workers["serving"])
     yield _gauge("workers_wanted", "Processes that should serve clients (--processes).", workers["wanted"])
     yield CounterMetricFamily(
-        "redisproxy_worker_restarts", "Workers that were started in place of others.", workers["restarts"]
+        "redisproxy_worker_restarts", "Workers that were started to replace others.", workers["restarts"]
     )
     families: dict[str, Metric] = {}
     for number, pid in workers["pids"].items():

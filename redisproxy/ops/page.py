@@ -120,7 +120,7 @@ def _banner(content: PageContent) -> Iterable[Tag]:
     if not state["unready"]:
         return []
     if _drains(state):
-        text = "Draining: it is about to end. Sessions finish what they have begun, and nobody should come any more."
+        text = "Draining: the proxy is about to end. Sessions finish their commands, and no new client should connect."
         return [tags.p(text, class_="banner", role="alert")]
     unready = next((problem for problem in content.problems if problem.kind == UNREADY), None)
     ago = None if unready is None else content.since(unready)
@@ -169,7 +169,7 @@ def _overview(content: PageContent) -> Tag:
         _card(
             "Databases used",
             f"{used:,}" if redis["databases"] is None else f"{used:,} of {redis['databases']:,}",
-            "Redis has not told how many it has" if redis["databases"] is None else "",
+            "Redis has not reported how many it has" if redis["databases"] is None else "",
         ),
         _card(
             "Tenants",
@@ -208,7 +208,7 @@ def _overview(content: PageContent) -> Tag:
             "Credentials",
             "not read yet" if age is None else f"{span(age)} old",
             f"{snapshot['source']}, {_watched(snapshot)}; "
-            f"{refreshes.get('failed', 0)} of {sum(refreshes.values())} readings failed",
+            f"{refreshes.get('failed', 0)} of {sum(refreshes.values())} reads failed",
             "bad" if age is None else "",
             wide=True,
         ),

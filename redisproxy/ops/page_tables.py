@@ -32,9 +32,9 @@ from .time_text import moment, span
 NAMES, NAMED = 20, 5
 
 _PROBLEMS = Table("problems", ("Where", "Since", "~What is wrong", "~What to do", "Runbook"))
-_LOG_INS = Table("logins", ("Outcome", "#Since the start", "#Of late", "~Tenants", "~What it means", "Runbook"))
+_LOG_INS = Table("logins", ("Outcome", "#Since the start", "#Recently", "~Tenants", "~What it means", "Runbook"))
 _REFUSED = Table("refused", ("Command", "#Times", "~Tenants"), NAMES)
-_CERTIFICATES = Table("certificates", ("Endpoint", "~Ends", "~What is wrong with a newer one"))
+_CERTIFICATES = Table("certificates", ("Endpoint", "~Expires", "~What is wrong with a newer one"))
 _TENANTS = Table(
     "tenants",
     (
@@ -47,10 +47,10 @@ TABLES = (_PROBLEMS, _LOG_INS, _REFUSED, _CERTIFICATES, _TENANTS)
 
 #: By outcome of a log-in: what it means, and its runbook, if there is one.
 _OUTCOMES = {
-    "tenant-full": ("The tenant has as many connections as it may.", "RedisProxyTenantFull"),
+    "tenant-full": ("The tenant has reached its limit of connections.", "RedisProxyTenantFull"),
     "wrong": ("Wrong password. The log has the addresses.", "RedisProxyWrongPasswords"),
     "ambiguous": ("Two namespaces have this password: see the problems.", "RedisProxyProblems"),
-    "not-loaded": ("No credentials were known yet.", "RedisProxyCredentialsNotLoaded"),
+    "not-loaded": ("No credentials had been read yet.", "RedisProxyCredentialsNotLoaded"),
 }
 
 
@@ -108,7 +108,7 @@ def failed_log_ins(content: PageContent) -> Iterable[Tag]:
                 "\n",
             )
         )
-    of_late = f"Of late: in the last {span(content.recent.seconds)}."
+    of_late = f"Recently: in the last {span(content.recent.seconds)}."
     return [tags.h2("Failed log-ins"), table_of(_LOG_INS, rows, len(rows)), tags.p(of_late, class_="soft")]
 
 
@@ -162,7 +162,7 @@ def _time_remaining(certificate: CertificateState, now: float) -> tuple[str | Ta
     """How long the certificate is still valid."""
     expires = certificate["expires"]
     if expires <= now:
-        return (marked(f"ended {span(now - expires)} ago: clients refuse it", "bad"),)
+        return (marked(f"expired {span(now - expires)} ago: clients refuse it", "bad"),)
     soon = ends_soon(certificate, now)
     return marked(f"in {span(expires - now)}", "warn" if soon else ""), f", {moment(expires)}"
 
@@ -174,7 +174,8 @@ def without_secret(names: Sequence[str]) -> Iterable[Tag]:
     return [
         tags.h2(f"Namespaces without a secret ({len(names):,})"),
         tags.p(
-            "Nobody can log in there yet. redisproxy enroll NAMESPACE gives one a database and a password.", class_="soft"
+            "Nobody can log in there yet. redisproxy enroll NAMESPACE gives a namespace a database and a password.",
+            class_="soft",
         ),
         tags.ul(*(tags.li(name, "\n") for name in names[:ROWS]), class_="names"),
         *not_shown(len(names), ROWS),
@@ -186,7 +187,7 @@ def tenants(content: PageContent, pause: Pause) -> Iterable[Tag]:
     stats, recent = content.stats, content.recent
     served, counts = stats["state"]["snapshot"]["tenants"], stats["counts"]["tenants"]
     if not served:
-        return [tags.h2("Tenants"), tags.p("None is known.", class_="soft")]
+        return [tags.h2("Tenants"), tags.p("No tenant is known.", class_="soft")]
     nothing, idle = no_tenant_stats(), Rate()
 
     def busy(namespace: str) -> tuple[float, int, str]:
@@ -197,13 +198,11 @@ def tenants(content: PageContent, pause: Pause) -> Iterable[Tag]:
         counted, rate = counts.get(namespace, nothing), recent.rates.get(namespace, idle)
         return _tenant(namespace, served[namespace], counted, rate, recent.series.get(namespace), stats["time"])
 
-    note = (
-        f"p50 and p99 are those of the commands that were timed in the last {span(recent.seconds)}; the plots are of these."
-    )
+    note = f"p50, p99 and the plots are of the commands that were timed in the last {span(recent.seconds)}."
     return [
         tags.h2(f"Tenants ({len(served):,})"),
         table_of(_TENANTS, map(row, sorted(served, key=busy)[:ROWS]), len(served), pause),
-        tags.p("The busiest are shown. " if len(served) > ROWS else "", note if recent.series else "", class_="soft"),
+        tags.p("Only the busiest are shown. " if len(served) > ROWS else "", note if recent.series else "", class_="soft"),
     ]
 
 
@@ -218,7 +217,7 @@ def _tenant(namespace: str, tenant: TenantState, counted: TenantStats, rate: Rat
     if series is not None:
         median, slow = series.latency(0.5), series.latency(0.99)
         traffic, latency = plot(size_text, series.bytes), plot(seconds_text, series.slow, series.medians)
-    expires = [] if tenant["expires"] is None else [tags.small(f"next ends in {span(tenant['expires'] - now)}")]
+    expires = [] if tenant["expires"] is None else [tags.small(f"next expires in {span(tenant['expires'] - now)}")]
     return tags.tr(
         tags.td(namespace),
         tags.td(str(tenant["index"])),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .. import messages
-from ..messages import FIX_AS_TOLD, MESSAGES, Text
+from ..messages import FIX_WHAT_IS_NAMED, MESSAGES, Text
 from .history import INTERVAL, SAMPLES, Recent
 from .stats import REDIS_BOUNDS, CertificateState, State, Stats
 from .time_text import moment, span
@@ -65,7 +65,7 @@ def open_problems(stats: Stats, recent: Recent) -> list[OpenProblem]:
         found += _of_certificate(certificate, stats["time"])
     found += [*_of_log_ins(stats, recent)]
     for problem in state["snapshot"]["problems"]:
-        remedy = MESSAGES[problem["code"]].remedy or FIX_AS_TOLD
+        remedy = MESSAGES[problem["code"]].remedy or FIX_WHAT_IS_NAMED
         found.append(OpenProblem(problem["namespace"], problem["secret"], problem["reason"], remedy, "RedisProxyProblems"))
     return found
 

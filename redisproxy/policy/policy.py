@@ -30,7 +30,7 @@ NEVER = _names(
 #: For such commands, and CLIENT, if an operator may want to allow them: why not, and what to do
 #: instead.
 _CLOSED = {
-    b"CLIENT": "it tells of other tenants' connections and ends them; what is about the own one needs no opening",
+    b"CLIENT": "it shows and ends other tenants' connections; subcommands about a client's own connection need no opening",
     b"COMMANDLOG|GET": "it shows keys and values of all tenants; ask Redis itself",
     b"CONFIG": (
         "it shows and changes the master password; CONFIG GET of "
@@ -38,24 +38,24 @@ _CLOSED = {
         + " needs no opening, for the rest ask Redis itself"
     ),
     b"MONITOR": "it shows keys and values of all tenants; ask Redis itself",
-    b"SLOWLOG|GET": "it shows keys and values of all tenants, on Redis 5 passwords, too; ask Redis itself",
+    b"SLOWLOG|GET": "it shows keys and values of all tenants, and on Redis 5 also passwords; ask Redis itself",
 }
 #: Commands that an operator may allow although they show or affect other tenants: the warning.
 EXPOSES = {
     **dict.fromkeys(
         _names("EVAL EVALSHA EVALSHA_RO EVAL_RO"),
-        "on this server one tenant's script can change what another's does (CVE-2025-46818)",
+        "on this server one tenant's script can change another tenant's script (CVE-2025-46818)",
     ),
-    b"BGREWRITEAOF": "it has Redis write all tenants' data to disk",
-    b"BGSAVE": "it has Redis write all tenants' data to disk",
+    b"BGREWRITEAOF": "it makes Redis write all tenants' data to disk",
+    b"BGSAVE": "it makes Redis write all tenants' data to disk",
     b"COMMANDLOG": "it counts and deletes entries of all tenants; COMMANDLOG|GET stays closed",
     b"FCALL": "it calls functions that any tenant may have loaded",
     b"FCALL_RO": "it calls functions that any tenant may have loaded",
-    b"FUNCTION": "libraries are one for all: a tenant sees, replaces and deletes those of others",
-    b"LATENCY": "it shows and deletes how long commands of all tenants took",
+    b"FUNCTION": "all tenants share the libraries: a tenant sees, replaces and deletes those of others",
+    b"LATENCY": "it shows and deletes the latencies of all tenants' commands",
     b"MEMORY": "it shows how large the databases of other tenants are",
-    b"MEMORY|DOCTOR": "it tells of the memory of all tenants",
-    b"MEMORY|MALLOC-STATS": "it tells of the memory of all tenants",
+    b"MEMORY|DOCTOR": "it shows the memory use of all tenants",
+    b"MEMORY|MALLOC-STATS": "it shows the memory use of all tenants",
     b"MEMORY|PURGE": "it keeps Redis busy for all tenants",
     b"MEMORY|STATS": "it shows how large the databases of other tenants are",
     b"PFSELFTEST": "it keeps Redis busy for all tenants",
@@ -64,11 +64,11 @@ EXPOSES = {
     b"SAVE": "it stops Redis for all tenants while it writes to disk",
     b"SCRIPT": "it deletes the scripts of other tenants, and ends those that run",
     b"SCRIPT|FLUSH": "it deletes the scripts of other tenants",
-    b"SCRIPT|KILL": "it ends the script of whichever tenant runs one",
+    b"SCRIPT|KILL": "it ends a running script of any tenant",
     b"SLOWLOG": "it counts and deletes entries of all tenants; SLOWLOG|GET stays closed",
 }
 #: The warning for an allowed command that is not in EXPOSES.
-EXPOSES_UNKNOWN = "the proxy does not know what it shows of other tenants, or does to them"
+EXPOSES_UNKNOWN = "the proxy does not know whether it shows or affects other tenants"
 #: Allowed commands that need no warning.
 EXPOSES_NOTHING = _names("COMMANDLOG|HELP FUNCTION|HELP LASTSAVE LATENCY|HELP SLOWLOG|HELP")
 #: Refused unless an operator allows them, whatever their facts say.

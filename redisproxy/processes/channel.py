@@ -153,7 +153,7 @@ class Channel(Int32StringReceiver):
             asked.callback(message)
 
     def _failed(self, failure: Failure, kind: str, question: int | None) -> None:
-        log_bug(self._log, "dealing with a message of kind {kind}", failure, kind=kind)
+        log_bug(self._log, "handling a message of kind {kind}", failure, kind=kind)
         if question is not None:
             self._send({"kind": kind, _ANSWER: question, _FAILED: True}, b"")
 

@@ -128,7 +128,7 @@ class Worker:
             if failure.check(SettingsError, EndpointError, ListenError, OSError):
                 sys.stderr.write(f"{failure.value}\n")
             else:
-                log_bug(_log, "dealing with a message of kind {kind}, which ends this worker,", failure, kind=kind)
+                log_bug(_log, "handling a message of kind {kind} (the worker ends)", failure, kind=kind)
             self.status = 1
             self.end()
             return defer.Deferred()  # never fires: no answer
@@ -166,7 +166,7 @@ class Worker:
     @property
     def _started(self) -> _Parts:
         if self._parts is None:
-            raise RuntimeError("what comes first tells a worker to start")
+            raise RuntimeError("the first message to a worker must tell it to start")
         return self._parts
 
     def _report(self, _: Message) -> Answer:

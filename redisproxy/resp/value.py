@@ -53,7 +53,7 @@ def strings_of(answer: Answer) -> list[bytes]:
         strings = [element for element in answer if isinstance(element, bytes)]
         if len(strings) == len(answer):
             return strings
-    raise ValueError("no list of strings")
+    raise ValueError("not a list of strings")
 
 
 def _reply(reply: bytes, start: int) -> tuple[Answer, int]:
@@ -92,7 +92,7 @@ def _line(reply: bytes, pos: int) -> tuple[bytes, int]:
     """(the line at pos without its type byte, where the line ends)."""
     end = reply.find(CRLF, pos)
     if end < 0:
-        raise ProtocolError("an answer that is cut off")
+        raise ProtocolError("the reply is cut off")
     return reply[pos + 1 : end], end + 2
 
 
@@ -105,12 +105,12 @@ def _element(reply: bytes, pos: int) -> tuple[Value, int]:
     if kind == b":":
         return number, pos
     if kind != b"$":
-        raise ProtocolError("an answer of a type that was not expected")
+        raise ProtocolError("the reply has an unexpected type")
     if number < 0:
         return None, pos
     end = pos + number
     if end + 2 > len(reply):
-        raise ProtocolError("an answer that is cut off")
+        raise ProtocolError("the reply is cut off")
     return reply[pos:end], end + 2
 
 
@@ -118,4 +118,4 @@ def _number(line: bytes) -> int:
     try:
         return int(line)
     except ValueError:
-        raise ProtocolError("an answer's number is none") from None
+        raise ProtocolError("a number in the reply is malformed") from None

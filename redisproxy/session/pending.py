@@ -152,7 +152,7 @@ class PendingReplies:
                 pos = self._item(data, pos)
                 continue
             if not batches:
-                raise ProtocolError("a reply to nothing")
+                raise ProtocolError("a reply without a command")
             batch = batches[0]
             start = pos
             pos, ended = self._measurer.measure(data, pos, batch.discard or batch.count)
@@ -227,7 +227,7 @@ class PendingReplies:
         if self._messages:
             self._pass_messages(True)
         if not batches:
-            raise ProtocolError("a reply to nothing")
+            raise ProtocolError("a reply without a command")
         batch = batches[0]
         if failed:
             batch.refused = True

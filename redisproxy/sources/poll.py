@@ -54,7 +54,7 @@ class PollService(service.Service):
     ) -> None:
         self._source = source
         self._changed = changed
-        failed = bug(self._log, "the look at {source}", source=str(source))
+        failed = bug(self._log, "the check of {source} for changes", source=str(source))
         self._watch = FileWatch(clock, lambda *_: source.stamp(), self._compare, failed, INTERVAL, in_thread, TIME_FRACTION)
         self._settled = Settled()
         self._reported_stamp: object = None

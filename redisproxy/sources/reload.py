@@ -233,7 +233,7 @@ class ReloadService(service.Service):
         self._began = self._clock.seconds()
         working = self._working = self._in_thread(self._throttled, job, throttle)
         taken = working.addCallbacks(self._on_outcome, self._crashed)
-        taken.addErrback(bug(self._log, "using what was read"))
+        taken.addErrback(bug(self._log, "using a new snapshot"))
         taken.addBoth(self._over)
 
     def _throttled(self, job: _Job, throttle: Throttle | None) -> _Outcome:
@@ -278,7 +278,7 @@ class ReloadService(service.Service):
     def _amended(self, yield_cpu: Callable[[], None]) -> Update:
         began = self._clock.seconds()
         if not isinstance(self.source, ChangingSource):
-            raise TypeError(f"something was said to have changed in {self.source}, of which single objects cannot be read")
+            raise TypeError(f"a change of single objects was reported for {self.source}, which can only be read whole")
         update = self.source.read_changes(self._changes.pop_batch(), yield_cpu)
         self._enrolment.use_incremental_read(update)
         now = self._clock.seconds()

@@ -15,7 +15,7 @@ from .kubernetes_api import KubernetesApi, RequestError
 
 #: The owner of these fields in `kubectl get --show-managed-fields`.
 _MANAGER = "redisproxy"
-_NO_SECRET = "what the API answered is not a Secret: is it the API server that answers there?"  # noqa: S105
+_NO_SECRET = "the API's answer is not a Secret: check that the server there is a Kubernetes API server"  # noqa: S105
 
 
 class WriteError(Exception):
@@ -68,7 +68,7 @@ class ClusterWriter:
             if error.status == 404:
                 raise WriteError(f"there is no namespace {namespace}: kubectl create namespace {namespace}") from None
             if error.status == 409:
-                raise WriteError(f"{namespace} has a secret {name} already: it was left as it is") from None
+                raise WriteError(f"{namespace} already has a secret {name}, which was not changed") from None
             raise self._explained(error, "create", namespace, name) from None
         return _stored(made)
 
@@ -101,30 +101,30 @@ class ClusterWriter:
     def _explained(self, error: RequestError, verb: str, namespace: str, name: str) -> WriteError:
         """Returns the error for a refused request. verb: as in Kubernetes' access rules."""
         if error.terminating:
-            return WriteError(f"the namespace {namespace} is being deleted: nothing can be made in it any more")
+            return WriteError(f"the namespace {namespace} is being deleted: nothing can be created in it any more")
         text = f"cannot {'read' if verb == 'list' else verb} {namespace}/{name}: {error}"
         if error.status == 403:
             return self._forbidden(text, verb, namespace)
         if error.status == 401:
-            return WriteError(f"{text}: log in anew, or name another kubeconfig in KUBECONFIG")
+            return WriteError(f"{text}: log in again, or name another kubeconfig in KUBECONFIG")
         if error.status == 422:
-            return WriteError(f"{text}: the API server takes no such secret; is one that is there immutable?")
+            return WriteError(f"{text}: the API server refuses this secret; an existing one may be immutable")
         unsure = error.status == 0 or error.status >= 500
         if unsure and verb != "list":
-            text += ": that may have been done, or not; look with redisproxy tenants"
+            text += ": the change may have been made, or not; check with redisproxy tenants"
         return WriteError(text, unsure)
 
     def _forbidden(self, text: str, verb: str, namespace: str) -> WriteError:
         # A full quota is a 403, too.
         if self._api.in_pod:
             return WriteError(
-                f"{text}: this pod's service account may only read secrets, as deploy/kubernetes/base/rbac.yaml has it. "
-                f"Run redisproxy on a machine with a kubeconfig that may {verb} secrets in {namespace}",
+                f"{text}: this pod's service account may only read secrets, by deploy/kubernetes/base/rbac.yaml. Run "
+                f"redisproxy on a machine with a kubeconfig that may {verb} secrets in {namespace}",
                 in_pod=True,
             )
         return WriteError(
-            f"{text}: it takes the right to {verb} secrets in {namespace}; to see whether you have it: "
-            f"kubectl auth can-i {verb} secrets -n {namespace}"
+            f"{text}: you need the right to {verb} secrets in {namespace}; to check it: kubectl auth can-i {verb} secrets "
+            f"-n {namespace}"
         )
 
 

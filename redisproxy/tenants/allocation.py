@@ -99,11 +99,15 @@ def taken(reading: FullRead, but: str = "") -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for part in reading.never_read:
-        raise Refused(f"{part.name} could not be read, so it is not known which databases are given away in it: fix it")
+        raise Refused(
+            f"{part.name} could not be read, so the command does not know which databases it gives to namespaces: fix the "
+            "file"
+        )
     for namespace, held in sorted(reading.secrets.items()):
         if isinstance(held, ReadFailure):
             raise Refused(
-                f"the secrets of {namespace} could not be read ({held.reason}), so it is not known which database it has"
+                f"the secrets of {namespace} could not be read ({held.reason}), so the command does not know which "
+                f"database {namespace} has"
             )
         for secret in held:
             for index in named_indexes(secret) if namespace != but else ():
@@ -133,20 +137,25 @@ def choose_index(
     if own and (wanted is None or own != [wanted]):
         names = ", ".join(secret.name for secret in held if named_indexes(secret))
         raise Refused(
-            f"{namespace} has temporary secrets that name database {own[0]} ({names}): delete them, or say --index {own[0]}"
+            f"{namespace} has temporary secrets that name database {own[0]} ({names}): delete them, or use --index {own[0]}"
         )
     if wanted is not None:
         return _wanted(wanted, others, room, keep_data)
     if room.databases is None:
-        raise Refused("Redis does not tell how many databases it has: say it with --databases N, or choose with --index N")
+        raise Refused(
+            "Redis does not report how many databases it has: give the number with --databases N, or choose a database "
+            "with --index N"
+        )
     keys = room.keys or {}
     free = [index for index in range(FIRST, room.databases) if index not in others and index not in avoid]
     for index in free:
         if index not in keys:
             return index
-    text = f"none of Redis's {room.databases} databases is free (0 is given away with --index 0 alone)"
+    text = f"none of Redis's {room.databases} databases is free (database 0 is given only with --index 0)"
     if free:
-        text += f"; {', '.join(map(str, free[:10]))} {'are' if free[1:] else 'is'} nobody's, but not empty: FLUSHDB there"
+        listed = ", ".join(map(str, free[:10]))
+        belong, are = ("belong", "are") if free[1:] else ("belongs", "is")
+        text += f"; {listed} {belong} to no namespace, but {are} not empty: run FLUSHDB there"
     raise Refused(f"{text}; or raise `databases` in Redis's configuration")
 
 
@@ -188,18 +197,20 @@ def must_have_prefix(namespace: str, prefix: str) -> None:
     prefix.
     """
     if not namespace.startswith(prefix):
-        raise Refused(f"{namespace} does not begin with {prefix!r}, which NS_PREFIX or --ns-prefix says that tenants' do")
+        raise Refused(
+            f"{namespace} does not begin with {prefix!r}, the prefix of tenants' namespaces (NS_PREFIX or --ns-prefix)"
+        )
 
 
 def _wanted(index: int, others: Mapping[int, str], room: Room, keep_data: bool) -> int:
     if room.databases is not None and index >= room.databases:
-        raise Refused(f"Redis has no database {index}: it has 0 to {room.databases - 1}")
+        raise Refused(f"Redis has no database {index}: it has databases 0 to {room.databases - 1}")
     if index in others:
-        raise Refused(f"database {index} belongs to {others[index]}: say --index auto, or another one")
+        raise Refused(f"database {index} belongs to {others[index]}: use --index auto, or another index")
     if room.keys is not None and index in room.keys and not keep_data:
         raise Refused(
-            f"database {index} is nobody's, but holds {room.keys[index]} keys, which the new tenant would see: "
-            "FLUSHDB there, or say --keep-data"
+            f"database {index} belongs to no namespace, but holds {room.keys[index]} keys, which the new tenant would "
+            "see: run FLUSHDB there, or use --keep-data"
         )
     return index
 
@@ -231,7 +242,7 @@ def plan_rotation(data: Mapping[str, bytes], password: str) -> Rotation:
     try:
         _, old, index = parse_tenant(data)
     except MalformedError as error:
-        raise Refused(f"the secret is malformed: {error}: fix it, or delete it and enrol the namespace anew") from None
+        raise Refused(f"the secret is malformed: {error}: fix it, or delete it and enrol the namespace again") from None
     before = data[CONNECTION_STRING].decode()
     changes = {key: password.encode() for key, value in data.items() if value == old}
     changes[CONNECTION_STRING] = with_password(before, password).encode()

@@ -92,7 +92,7 @@ class AclMaintenanceService(service.Service):
     def startService(self) -> None:
         super().startService()
         self._work = defer.Deferred.fromCoroutine(self._run())
-        self._work.addErrback(bug(self._log, "looking after the ACL users", defer.CancelledError))
+        self._work.addErrback(bug(self._log, "maintaining the ACL users", defer.CancelledError))
 
     def stopService(self) -> None:
         super().stopService()

@@ -125,7 +125,7 @@ class AclUsers:
         """The line of the log that says what isolates tenants, and its fields."""
         if not self.enforced_by(server):
             return (messages.NO_LAYER if self._mode == "require" else messages.ONE_LAYER), {}
-        users = "that Redis keeps to its database" if server.acl_databases else "for its database"
+        users = "which Redis limits to the tenant's database" if server.acl_databases else "for the tenant's database"
         if server.sealed is not False:
             return messages.TWO_LAYERS, {"users": users}
         return messages.SCRIPTS_ALLOWED if policy.runs_scripts else messages.SCRIPTS_REFUSED, {"users": users}
@@ -142,7 +142,7 @@ class AclUsers:
                 # This waits until the proxy knows what Redis is now. A former Redis without ACL
                 # users says nothing about this one.
                 await self._control.ask("PING")
-            assert self._server is not None, "Redis is asked nothing else before it has told what it is"  # noqa: S101
+            assert self._server is not None, "Redis is asked nothing else before it is probed"  # noqa: S101
             if not self._server.acl:
                 if self._mode == "require":
                     raise AclUserError(messages.REDIS_NO_ACL(), passing=False)

@@ -270,7 +270,7 @@ class Backend(service.MultiService):
         """Redis was probed: at a new control connection, or because more has become known."""
         before, self._server = self._server, server
         address = self.master.address
-        assert address is not None, "Redis has told it over a connection to this address"  # noqa: S101
+        assert address is not None, "Redis was probed over a connection to this address"  # noqa: S101
         policy = self._settings.policy(server)
         if policy.unknown != self.policy.unknown and policy.unknown:
             self._log.write(messages.COMMANDS_UNKNOWN, names=", ".join(policy.unknown))
@@ -292,7 +292,7 @@ class Backend(service.MultiService):
             # Sessions get additional commands after Redis has granted them: until then Redis would
             # refuse these.
             self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy, address.password))
-            self._renewing.addErrback(bug(self._log, "telling Redis of the users' new rights", defer.CancelledError))
+            self._renewing.addErrback(bug(self._log, "updating the rights of the ACL users", defer.CancelledError))
         self.master.on_server(server)
         self.databases_told(server.databases)
 

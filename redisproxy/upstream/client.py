@@ -155,7 +155,7 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         self._pieces.clear()
         self._size = 0
         if not self.pending:
-            raise ProtocolError("a reply to nothing")
+            raise ProtocolError("a reply without a command")
         value: Answer | ControlError
         if size > self._reply_limit:
             value = TooLargeError(messages.REDIS_REPLY_TOO_LARGE(size=size))

@@ -218,7 +218,7 @@ class RedisConnection(RespReceiver):
         while self._answers:
             end, done = ReplyMeasurer().measure(self._answers, 0, 1)
             if not self._asked or len(self._answers) > bounds.LOGIN_REPLY_BYTES:
-                raise ProtocolError("an answer to nothing")
+                raise ProtocolError("a reply without a command")
             if not done:
                 break
             answer, self._answers = self._answers[: end - 2], self._answers[end:]

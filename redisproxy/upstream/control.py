@@ -203,7 +203,7 @@ class ControlService(service.Service):
         else:
             # ControlError: the connection is lost, and is made again. CancelledError: the probe was
             # given up.
-            bug(self._log, "asking Redis what it is", ControlError, defer.CancelledError)(failure)
+            bug(self._log, "probing Redis", ControlError, defer.CancelledError)(failure)
 
     @property
     def _asked(self) -> BackendAddress:
@@ -245,7 +245,7 @@ class ControlService(service.Service):
             self._log.write(
                 messages.REDIS_VERSION,
                 version=server.version,
-                databases="an untold number of" if server.databases is None else server.databases,
+                databases="an unknown number of" if server.databases is None else server.databases,
             )
         self.server = server
         self._on_server(server)

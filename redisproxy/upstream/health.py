@@ -84,7 +84,7 @@ class Health(service.Service):
             if self._since is None:
                 self._since = self._clock.seconds()
             self._asking = defer.Deferred.fromCoroutine(self._ask())
-            self._asking.addErrback(bug(self._log, "asking Redis whether it is there", defer.CancelledError))
+            self._asking.addErrback(bug(self._log, "sending PING to Redis", defer.CancelledError))
             self._asking.addBoth(self._asked)
         self._tell()
 

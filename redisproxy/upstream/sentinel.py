@@ -156,5 +156,5 @@ async def _ask_one(sentinel: Sentinel) -> Answer | SentinelError:
 def _host(name: bytes) -> str:
     host = name.decode()
     if not host.isprintable():
-        raise ValueError("no host has such a name")
+        raise ValueError("this is not a valid host name")
     return host

@@ -247,7 +247,7 @@ class SecondLayerTests(CorpusCase):
 
         reply = ask("COMMAND")
         commands = parse(reply)
-        databases = "keeps to its database" in installation.proxy.log
+        databases = "limits to the tenant's database" in installation.proxy.log
         sealed = "scripts are refused: on this server" not in installation.proxy.log
         policy = make_policy(commands, scripts=True, databases=databases, sealed=sealed)
         dry = ask("ACL", "DRYRUN", name, "PING") == b"OK"
@@ -336,7 +336,7 @@ class ProvisioningTests(CorpusCase):
             sealed = straight.eval(shared, 0) != 1
         except redis.ResponseError:
             sealed = True
-        told = "scripts are refused: on this server one tenant's script can change what another's does"
+        told = "scripts are refused: on this server one tenant's script can change another tenant's script"
         with installation.blue(protocol=2) as blue:
             if sealed:
                 self.assertEqual(blue.eval("return 1", 0), 1)
@@ -402,7 +402,7 @@ class OneLayerTests(CorpusCase):
         ):
             blue.ping()
         installation.proxy.logged("nobody is served, because --acl is require")
-        installation.proxy.logged("this Redis has no ACL users for us, and --acl is require")
+        installation.proxy.logged("this Redis has no ACL users for the proxy, and --acl is require")
         self.assertNotIn("Traceback", installation.proxy.log)
 
     def test_auto_redis_5(self) -> None:

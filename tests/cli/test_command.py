@@ -120,7 +120,7 @@ class StatusTests(CommandCase):
         self.environ["KUBECONFIG"] = "/nowhere"
         self.assertEqual(
             self.run_("tenants", status=1),
-            "the namespaces could not be read: no way to the Kubernetes API: there is no kubeconfig at /nowhere; "
+            "the namespaces could not be read: no access to the Kubernetes API: there is no kubeconfig at /nowhere; "
             "KUBECONFIG can name another",
         )
 
@@ -178,8 +178,10 @@ class StatusTests(CommandCase):
         self.assertTrue(self.json("check")["ok"])
         self.assertEqual(self.json("tenants")["source"], f"the manifests in {manifests.path}")
         for command in (("enroll", "team-red"), ("temp", "team-blue", "--hours", "1")):
-            self.assertRegex(self.run_(*command, status=1), "are not written to: add --dry-run --output yaml")
-        self.assertRegex(self.run_("rotate", "team-blue", status=1), "are not written to: add --dry-run --output yaml")
+            self.assertRegex(self.run_(*command, status=1), "this command does not write to .*: add --dry-run --output yaml")
+        self.assertRegex(
+            self.run_("rotate", "team-blue", status=1), "this command does not write to .*: add --dry-run --output yaml"
+        )
         self.assertEqual(
             self.run_("enroll", "team-white", "--dry-run", status=1),
             "there is no namespace team-white: add a Namespace of that name, with a creationTimestamp, to "
@@ -188,8 +190,8 @@ class StatusTests(CommandCase):
         self.assertEqual(
             self.json("enroll", "team-red", "--dry-run")["notes"],
             [
-                "put the Secret redis-secret-master, as --output yaml prints it, into any file there",
-                "its URL leads to the proxy's address in a cluster: --address HOST:PORT names another",
+                "put the Secret redis-secret-master, which --output yaml prints, into any file of the manifests",
+                "its URL has the proxy's address in a cluster: use --address HOST:PORT for another one",
             ],
         )
         self.assertEqual(len(self.json("enroll", "team-red", "--dry-run", "--address", "localhost:6379")["notes"]), 1)
@@ -200,7 +202,8 @@ class StatusTests(CommandCase):
             done = run_command(*command, "--dry-run", "--output", "yaml", environ=self.environ)
             (manifests.path / f"{name}.yaml").write_text(done.stdout)
             self.assertRegex(
-                done.stderr, r"^redisproxy: put the Secret [-\w]+, as --output yaml prints it, into any file there\n$"
+                done.stderr,
+                r"^redisproxy: put the Secret [-\w]+, which --output yaml prints, into any file of the manifests\n$",
             )
         found = {t["namespace"]: (t["index"], len(t["credentials"])) for t in self.json("check")["tenants"]}
         self.assertEqual(found, {"team-blue": (1, 2), "team-red": (2, 1)})
@@ -216,14 +219,14 @@ class StatusTests(CommandCase):
         self.assertEqual(told["still_good"], [{"secret": "redis-secret-temp-a", "expires": None, "old_password": True}])
         self.assertEqual(
             told["notes"],
-            ["put the Secret redis-secret-master, as --output yaml prints it, in the place of the one in all.yaml"],
+            ["replace the Secret redis-secret-master in all.yaml with the one that --output yaml prints"],
         )
         told = self.json("rotate", "team-blue", "--dry-run", "--revoke-all")
         self.assertEqual((told["revoked"], told["still_good"]), (["redis-secret-temp-a"], []))
-        self.assertEqual(told["notes"][1:], ["take the Secret redis-secret-temp-a out of again.yaml"])
+        self.assertEqual(told["notes"][1:], ["remove the Secret redis-secret-temp-a from again.yaml"])
         done = run_command("rotate", "team-blue", "--dry-run", "-o", "yaml", environ=self.environ)
         grace, changed = yaml.safe_load_all(done.stdout)
-        new = f"put the Secret {grace['metadata']['name']}, as --output yaml prints it, into any file there"
+        new = f"put the Secret {grace['metadata']['name']}, which --output yaml prints, into any file of the manifests"
         self.assertEqual((done.returncode, done.stderr), (0, f"redisproxy: {told['notes'][0]}\nredisproxy: {new}\n"))
         self.assertEqual(grace["stringData"]["redis-connection-string"], "redis://:pw-blue@redisproxy:6379/1")
         (manifests.path / "again.yaml").unlink()
@@ -242,7 +245,7 @@ class StatusTests(CommandCase):
         self.assertEqual(len(self.json("check", status=1)["problems"]), 3)
         self.assertRegex(
             self.run_("enroll", "team-limited", "--dry-run", status=1),
-            "asked, such as where the proxy runs, or say --databases N$",
+            "reached, such as where the proxy runs, or use --databases N$",
         )
         (manifests.path / "wrong.yaml").unlink()
         # One file that is none: the others are told of, but nothing is given away that may be in
@@ -253,14 +256,17 @@ class StatusTests(CommandCase):
         process = self.start("tenants")
         out, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 1)
-        self.assertEqual(err, f"redisproxy: {bad}: nothing in it is in force, nor a database that it may name\n")
+        self.assertEqual(
+            err, f"redisproxy: {bad}: nothing in it is in force, and no namespace gets a database that it may name\n"
+        )
         self.assertEqual(len(json.loads(out)["tenants"]), 3)
         self.assertRegex(
-            self.run_("enroll", "team-grey", "--dry-run", status=1), "^bad.yaml could not be read, so it is not known"
+            self.run_("enroll", "team-grey", "--dry-run", status=1),
+            "^bad.yaml could not be read, so the command does not know",
         )
         self.assertEqual(
             self.run_("rotate", "team-grey", "--dry-run", status=1),
-            "bad.yaml could not be read, and may have team-grey/redis-secret-master: fix it",
+            "bad.yaml could not be read, and may have team-grey/redis-secret-master: fix the file",
         )
         [problem] = self.json("check", status=1)["problems"]
         self.assertEqual((problem["namespace"], problem["reason"][: len(bad) - 10]), ("bad.yaml", bad[10:]))
@@ -298,7 +304,7 @@ class CommandLineTests(unittest.TestCase):
             (("tenants", "--redis-secret", "A"), "--redis-secret is 'A'; it takes a Kubernetes name"),
         ):
             self.assertTrue(self.refused(*arguments, NS_PREFIX="team-").startswith(told), arguments)
-        self.assertRegex(self.refused("tenants"), "^NS_PREFIX is not set")
+        self.assertRegex(self.refused("tenants"), r"^NS_PREFIX \(or --ns-prefix\) is not set")
         self.assertRegex(self.refused("check", "--ns-prefix", "team-", MAX_WORKERS="many"), "^MAX_WORKERS is 'many'")
 
     def test_a_command_line_that_is_none(self) -> None:
@@ -309,27 +315,30 @@ class CommandLineTests(unittest.TestCase):
             (("check", "--nothing"), "No such option.* '?--nothing.*; see redisproxy check --help"),
             (("check", "--output", "xml"), "'xml' is not one of 'table', 'json'; see redisproxy check --help"),
             (("enroll",), "Missing argument 'NAMESPACE'; see redisproxy enroll --help"),
-            (("enroll", "team-red", "--index", "-1"), "'-1' is neither a database's number nor auto; see redisproxy enroll"),
-            (("enroll", "team-red", "--index", "01"), "'01' is neither a database's number nor auto"),
-            (("enroll", "team-red", "--keep-data"), "^--keep-data is for --index N; see redisproxy enroll --help$"),
+            (
+                ("enroll", "team-red", "--index", "-1"),
+                "'-1' is neither the number of a database nor auto; see redisproxy enroll",
+            ),
+            (("enroll", "team-red", "--index", "01"), "'01' is neither the number of a database nor auto"),
+            (("enroll", "team-red", "--keep-data"), "^--keep-data needs --index N; see redisproxy enroll --help$"),
             (
                 ("enroll", "team-red", "--address", "a b"),
                 "^--address takes HOST, HOST:PORT or rediss://HOST:PORT",
             ),
             (
                 ("enroll", "team-red", "--output", "yaml"),
-                "^--output yaml is for --dry-run: it prints the manifest to write",
+                "^--output yaml needs --dry-run: it prints the manifest to write",
             ),
             (("enroll", "team-red", "--databases", "0"), "0 is not in the .*range 1<=x<=1000000"),
             (("temp", "team-blue"), "Missing option '--hours'; see redisproxy temp --help"),
             (("temp", "team-blue", "--hours", "0"), "0 is not in the .*range 1<=x<=8784; see redisproxy temp --help"),
             (
                 ("temp", "team-blue", "--hours", "1", "--name", "A b"),
-                "'A b' is not a name: lower-case letters, digits and -",
+                "'A b' is not a name: use lower-case letters, digits and -",
             ),
             (
                 ("rotate", "team-blue", "--revoke-all", "--grace-hours", "1"),
-                "^--revoke-all ends the old password at once, so it takes no --grace-hours but 0; see redisproxy rotate --help$",
+                "^--revoke-all ends the old password at once, so --grace-hours can only be 0; see redisproxy rotate --help$",
             ),
             (
                 ("rotate", "team-blue", "--grace-hours", "1.5"),
@@ -393,7 +402,7 @@ class ChangeTests(CommandCase):
             (done.returncode, [one["secret"] for one in json.loads(done.stdout)["still_good"]]),
             (1, ["redis-secret-temp-kept"]),
         )
-        self.assertRegex(done.stderr, "^redisproxy: .*redis-secret-temp-kept.*: its password may still be good\n$")
+        self.assertRegex(done.stderr, "^redisproxy: .*redis-secret-temp-kept.*: its password may still be valid\n$")
         self.api.fix()
         self.assertEqual(self.json("check")["problems"], [])
 
@@ -410,11 +419,11 @@ class ChangeTests(CommandCase):
     def test_redis_is_not_reached_from_here(self) -> None:
         self.api.put(master(f"redis://:pw-x@127.0.0.1:{free_port()}/0"))
         told = self.run_("enroll", "team-red", status=1)
-        self.assertRegex(told, "no connection to Redis at .*run this where it can be asked, .* or say --databases N$")
+        self.assertRegex(told, "no connection to Redis at .*run it where Redis can be reached, .* or use --databases N$")
         # Redis's own text has a full stop.
         self.api.put(master(f"redis://:pw-wrong@127.0.0.1:{self.server.port}/0"))
         told = self.run_("enroll", "team-red", status=1)
-        self.assertRegex(told, "WRONGPASS .* disabled. So it is not known which")
+        self.assertRegex(told, "WRONGPASS .* disabled. So the command does not know which")
         enrolled = self.json("enroll", "team-red", "--databases", "16")
         self.assertEqual((enrolled["index"], len(enrolled["notes"])), (2, 2))
 
@@ -461,7 +470,8 @@ class TerminalTests(CommandCase):
         self.api.put(*tenant("team-new", 3, "pw-new", "2026-02-01T00:00:00Z"))
         shown = self.screen("check", status=1, width=60)
         self.assertIn(
-            "1 problem:\n  team-new/redis-secret-master: database 3 belongs to the\n    older team-green\n    -> Give this namespace another index",
+            "1 problem:\n  team-new/redis-secret-master: database 3 belongs to the\n    older team-green\n    -> Give "
+            "this namespace another index",
             shown,
         )
         self.assertTrue(all(len(line) <= 60 for line in shown.splitlines()))
@@ -476,12 +486,12 @@ class TerminalTests(CommandCase):
         self.assertRegex(
             self.screen("rotate", "team-red", "--show-password"),
             r"redis://:\w{40}@redisproxy.redisproxy.svc:6379/2\n"
-            r"the old password goes on for 24 h, until \d{4}-\S+Z: secret team-red/redis-secret-temp-rotated-\w{6}\n$",
+            r"the old password stays valid for 24 h, until \d{4}-\S+Z: secret team-red/redis-secret-temp-rotated-\w{6}\n$",
         )
         self.assertRegex(
             self.screen("rotate", "team-red", "--grace-hours", "0"),
             r"(?m)^the old password ends at once\n"
-            r"still good in team-red:\n"
+            r"still valid in team-red:\n"
             r"  SECRET +EXPIRES +PASSWORD\n"
             r"  redis-secret-temp-rotated-\w{6}   \d{4}-\S+Z   another\n"
             r"to end it: kubectl delete secret -n team-red redis-secret-temp-rotated-\w{6}\n$",
@@ -489,7 +499,7 @@ class TerminalTests(CommandCase):
         shown = self.screen("temp", "team-red", "--hours", "3", "--dry-run")
         self.assertRegex(
             shown,
-            r"^team-red would have a temporary password, good for 3 h from its creation: database 2, secret team-red/redis-secret-temp-\w{6}\n$",
+            r"^team-red would have a temporary password, valid for 3 h from its creation: database 2, secret team-red/redis-secret-temp-\w{6}\n$",
         )
 
     def test_the_lines_to_try_it_with(self) -> None:

@@ -105,9 +105,9 @@ class RedisTests(FindingsCase):
         self.assertEqual(len(told), 5, told)
         for part in (
             "team-b/redis-secret-master: database 3 belongs to the older team-a",
-            "team-c/redis-secret-master: Redis has no database 64: it has 0 to 63",
-            "team-d/redis-secret-master: its password is also that of team-a",
-            "team-a/redis-secret-master: its password is also that of team-d",
+            "team-c/redis-secret-master: Redis has no database 64: it has databases 0 to 63",
+            "team-d/redis-secret-master: it has the same password as team-a",
+            "team-a/redis-secret-master: it has the same password as team-d",
             "team-e/redis-secret-master: redis-connection-string does not end in /N",
         ):
             self.assertTrue(any(problem.startswith(part) for problem in told), (part, told))
@@ -176,7 +176,7 @@ class RedisTests(FindingsCase):
         replica = self.redis(valkey, f"replicaof 127.0.0.1 {primary.port}", "masterauth master-password-of-the-tests")
         until(lambda: replica.client().info("replication")["master_link_status"] == "up", "it replicates")
         [told] = self.problems(await inspect.check(self.operator(master(replica.url))))
-        self.assertRegex(told, "says that it is a replica, and refuses to write: name the master")
+        self.assertRegex(told, "reports that it is a replica, and refuses writes")
 
     async def test_a_server_without_acls(self) -> None:
         server = self.redis(redis_5, "bind 127.0.0.1")  # it knows no "-::1"
@@ -188,7 +188,7 @@ class RedisTests(FindingsCase):
             self.problems(required),
             [f"Redis: redis://127.0.0.1:{server.port} has no ACL users for tenants, and --acl is require: nobody is served"],
         )
-        self.assertRegex(self.told(required), r"-> Take another Redis, .* or set --acl auto")
+        self.assertRegex(self.told(required), r"-> Use another Redis, .* or set --acl auto")
         told = self.told(found)
         self.assertRegex(told, r"(?m)^Redis .*, no ACL users, scripts refused$")
         self.assertTrue(told.endswith("\nno problems, 1 warning"), told)
@@ -219,8 +219,8 @@ class RedisTests(FindingsCase):
         faulty = FaultyRedis(server.port)
         self.addCleanup(faulty.stop)
         for error, advised in (
-            (PASSING[0], r"Redis runs a script for too long. .* SCRIPT KILL"),
-            (PASSING[1], r"Redis loads its data. Wait"),
+            (PASSING[0], r"A script has run for too long in Redis. .* SCRIPT KILL"),
+            (PASSING[1], r"Redis is loading its data. Wait"),
         ):
             faulty.faults = {"INFO": error}
             found = await inspect.check(self.operator(master(faulty.url(MASTER_PASSWORD)), namespace("team-new")))
@@ -230,8 +230,8 @@ class RedisTests(FindingsCase):
             faulty.faults = {"EVAL": error}
             found = await inspect.check(self.operator(master(faulty.url(MASTER_PASSWORD)), namespace("team-new")))
             self.assertEqual((found.problems, found.redis.scripts), ([], False))
-            self.assertRegex(found.warnings[0], f"did not tell all that it was asked: EVAL: {error[:5]}.* {advised}")
-            self.assertRegex(found.warnings[1], "^scripts are refused: Redis did not tell")
+            self.assertRegex(found.warnings[0], f"did not answer all queries: EVAL: {error[:5]}.* {advised}")
+            self.assertRegex(found.warnings[1], "^scripts are refused: Redis did not report")
             self.assertTrue(self.told(found).endswith("\nno problems, 2 warnings"))
 
     async def test_a_server_that_loads_its_data(self) -> None:
@@ -243,7 +243,7 @@ class RedisTests(FindingsCase):
         inspect._judge(operator, found, RedisView(BackendAddress("h"), inquiry=inquiry))
         [problem] = found.problems
         self.assertRegex(str(problem), "^Redis: redis://h:1 is loading its data")
-        self.assertRegex(advice(problem.reason), "^Redis loads its data. Wait")
+        self.assertRegex(advice(problem.reason), "^Redis is loading its data. Wait")
 
     def test_each_error_that_passes_has_its_advice(self) -> None:
         for error in PASSING:
@@ -260,7 +260,7 @@ class RedisTests(FindingsCase):
         self.assertEqual((found.redis.inquiry.server.databases, found.redis.inquiry.server.acl), (64, True))
 
     async def test_a_server_that_is_busy(self) -> None:
-        """It is no server without ACL users, nor one of an untold number of databases."""
+        """It is no server without ACL users, nor one of an unknown number of databases."""
         server = self.redis(valkey, "lua-time-limit 5")
         running = threads.deferToThread(server.client().eval, "while true do end", 0)
         running.addErrback(lambda _: None)
@@ -269,19 +269,19 @@ class RedisTests(FindingsCase):
         server.client().script_kill()
         await running
         [told] = self.problems(found)
-        self.assertRegex(told, "Redis at redis://.* did not tell what it is: INFO server, .*: BUSY ")
-        self.assertRegex(self.told(found), r"-> Redis runs a script for too long. .* SCRIPT KILL")
+        self.assertRegex(told, "Redis at redis://.* did not report its version and settings: INFO server, .*: BUSY ")
+        self.assertRegex(self.told(found), r"-> A script has run for too long in Redis. .* SCRIPT KILL")
         self.assertIsNone(found.redis.room)
 
     async def test_names_of_commands_that_it_does_not_have(self) -> None:
         server = self.redis()
         found = await inspect.check(self.operator(master(server.url), namespace("team-new"), **{"deny-commands": "NOSUCH"}))
-        self.assertRegex(found.warnings[0], "names what this Redis does not have: NOSUCH")
+        self.assertRegex(found.warnings[0], "names commands that this Redis does not have: NOSUCH")
 
     async def test_what_is_opened_and_tells_of_others(self) -> None:
         opened = {"allow-commands": "SLOWLOG,LASTSAVE,role,FUNCTION", "deny-commands": "ROLE"}
         expected = [
-            "--allow-commands opens FUNCTION: libraries are one for all: a tenant sees, replaces and deletes those of others",
+            "--allow-commands opens FUNCTION: all tenants share the libraries: a tenant sees, replaces and deletes those of others",
             "--allow-commands opens SLOWLOG: it counts and deletes entries of all tenants; SLOWLOG|GET stays closed",
         ]
         url = self.redis().url
@@ -306,7 +306,7 @@ class RedisTests(FindingsCase):
     async def test_nobody_has_the_prefix(self) -> None:
         found = await inspect.check(self.operator(master(self.redis().url)))
         self.assertEqual(
-            (found.problems, found.warnings), ([], ["no namespace's name begins with 'team-': nobody can log in"])
+            (found.problems, found.warnings), ([], ["no namespace has a name that begins with 'team-': nobody can log in"])
         )
 
     async def test_no_master_secret(self) -> None:
@@ -329,7 +329,7 @@ class TenantsTests(FindingsCase):
             sorted(text.partition("/document")[2] or text for text in found.warnings),
             [
                 " 4: it has no metadata.name",
-                "'team-Red': is no name of a namespace, which has up to 63 of a-z, 0-9 and -",
+                "'team-Red': is not a valid name of a namespace: use up to 63 of a-z, 0-9 and -",
                 "team-green/redis-secret-master: no file has a Namespace document of that name",
             ],
         )
@@ -355,7 +355,7 @@ class SentinelTests(FindingsCase):
         [warning] = found.warnings
         self.assertRegex(warning, f"^sentinel 127.0.0.1:{group.sentinels[0].port}: it cannot be reached: ConnectionRefused")
         found = await inspect.check(self.operator(master(group.url), *documents))
-        self.assertEqual(self.problems(found), [f"Redis: none of the sentinels tells where {NAME} is"])
+        self.assertEqual(self.problems(found), [f"Redis: no sentinel reports the address of {NAME}"])
         self.assertEqual(sum("NOAUTH" in warning for warning in found.warnings), 2)
 
     async def test_whom_enroll_asked(self) -> None:
@@ -364,7 +364,7 @@ class SentinelTests(FindingsCase):
         addresses = [f"127.0.0.1:{port}" for port in ports]
         url = f"redis+sentinel://{','.join(addresses)}/{NAME}"
         operator = self.operator(master(url), namespace("team-new"))
-        with self.assertRaisesRegex(Refused, f"^none of the sentinels tells where {NAME} is; ") as caught:
+        with self.assertRaisesRegex(Refused, f"^no sentinel reports the address of {NAME}; ") as caught:
             await operations.enroll(operator, "team-new", None, None, None, False, True)
         for address in addresses:
             self.assertIn(f"; {address}: it cannot be reached: ConnectionRefusedError", str(caught.exception))
@@ -374,7 +374,7 @@ class SentinelTests(FindingsCase):
         server.client().execute_command("CLIENT", "PAUSE", "20000", "ALL")
         url = f"redis+sentinel://127.0.0.1:{server.port}/{NAME}"
         [told] = self.problems(await inspect.check(self.operator(master(url), **{"connect-timeout": "0.3"})))
-        self.assertEqual(told, f"Redis: none of the sentinels tells where {NAME} is")
+        self.assertEqual(told, f"Redis: no sentinel reports the address of {NAME}")
 
 
 class ApiTests(FindingsCase):

@@ -184,7 +184,7 @@ class Changes:
             (self.green, None, f"there is no namespace {self.green}: kubectl create namespace {self.green}"),
             (self.blue, None, "is enrolled already, with database 1"),
             (self.red, 1, f"database 1 belongs to {self.blue}"),
-            (self.red, 64, "Redis has no database 64: it has 0 to 63"),
+            (self.red, 64, "Redis has no database 64: it has databases 0 to 63"),
         ):
             await self.refuses(self.enroll(name, wanted), pattern)
         self.assertIsNone(self.world.stored(self.red, SECRET))
@@ -201,7 +201,7 @@ class Changes:
     async def test_a_secret_that_is_made_meanwhile_is_not_overwritten(self) -> None:
         theirs = secret(self.red, SECRET, redis_connection_string=url("pw-theirs", 9))
         self.meddle("create", lambda: self.world.put(theirs))
-        await self.refuses(self.enroll(self.red), f"{self.red} has a secret {SECRET} already: it was left as it is")
+        await self.refuses(self.enroll(self.red), f"{self.red} already has a secret {SECRET}, which was not changed")
         self.assertEqual(self.values(self.red)["redis-connection-string"].decode(), url("pw-theirs", 9))
 
     async def test_an_index_that_another_takes_meanwhile(self) -> None:
@@ -237,7 +237,7 @@ class Changes:
         reader = self.operate(self.world.reader())
         self.assertEqual((await self.enroll(self.red, operator=reader, dry_run=True, databases=16)).index, 2)
         pattern = (
-            f"{self.red}/{SECRET}: 403 Forbidden: it takes the right to create secrets in {self.red}; .*kubectl auth can-i"
+            f"{self.red}/{SECRET}: 403 Forbidden: you need the right to create secrets in {self.red}; .*kubectl auth can-i"
         )
         await self.refuses(self.enroll(self.red, operator=reader, databases=16), pattern)
         await self.refuses(operations.temporary(reader, self.blue, 1, "x", None, False), "the right to create secrets")
@@ -262,7 +262,7 @@ class Changes:
         created = self.world.stored(self.blue, written.secret)["metadata"]["creationTimestamp"]
         self.assertEqual(iso(expires[written.secret] - 8 * 3600), created)
         again = operations.temporary(self.operator, self.blue, 8, "debugging", None, False)
-        await self.refuses(again, "has a secret redis-secret-temp-debugging already: it was left as it is")
+        await self.refuses(again, "already has a secret redis-secret-temp-debugging, which was not changed")
         self.assertEqual(self.values(self.blue, written.secret), values)
         by_chance = await operations.temporary(self.operator, self.blue, 8, "", None, False)
         self.assertRegex(by_chance.secret, "^redis-secret-temp-[a-z0-9]{6}$")
@@ -487,7 +487,8 @@ class Changes:
         self.world.store({**secret(self.green, SECRET, redis_connection_string=url("pw-green", 4)), "immutable": True})
         await self.refuses(
             rotation.rotate(self.operator, self.green, 12, False),
-            f"is immutable: delete it, and redisproxy enroll {self.green} --index 4 --keep-data --address redis://redis:6379$",
+            f"is immutable: delete it, and run redisproxy enroll {self.green} --index 4 --keep-data --address "
+            f"redis://redis:6379$",
         )
         writer = ClusterWriter(self.source.api)
         found = await self.operator.in_thread(writer.secret, self.green, SECRET)
@@ -520,7 +521,8 @@ class SmallApiTests(Changes, unittest.TestCase):
     async def test_the_answer_to_a_create_is_lost(self) -> None:
         self.meddle("create", lambda: self.world.api.fail(secrets_path(self.red), UNAVAILABLE))
         await self.refuses(
-            self.enroll(self.red), "503 Service Unavailable.*may have been done, or not; look with redisproxy tenants"
+            self.enroll(self.red),
+            "503 Service Unavailable.*the change may have been made, or not; check with redisproxy tenants",
         )
 
     async def test_the_answer_to_a_replacement_is_lost(self) -> None:
@@ -534,9 +536,7 @@ class SmallApiTests(Changes, unittest.TestCase):
             return answer
 
         self.source.api.request = lost
-        pattern = (
-            r"no answer: ReadTimeoutError.*not known; with the old one it goes on for 12 h \(redis-secret-temp-rotated-"
-        )
+        pattern = r"no answer: ReadTimeoutError.*does not know whether the password was changed. The old password stays valid for 12 h \(redis-secret-temp-rotated-"
         await self.refuses(rotation.rotate(self.operator, self.blue, 12, False), pattern)
         self.assertEqual((await self.served())[self.blue], (1, 2))
 
@@ -548,7 +548,7 @@ class SmallApiTests(Changes, unittest.TestCase):
         self.assertEqual(rotated.revoked, (names[0], names[2]))
         self.assertEqual([password.secret for password in rotated.others], [names[1]])
         [told] = rotated.unfinished
-        self.assertRegex(told, f"{names[1]}.*403 Forbidden.*the right to delete secrets.*: its password may still be good$")
+        self.assertRegex(told, f"{names[1]}.*403 Forbidden.*the right to delete secrets.*: its password may still be valid$")
         self.assertNotIn(b"pw-blue", self.values(self.blue)["redis-connection-string"])
 
     async def test_an_api_that_goes_away_after_a_rotation(self) -> None:
@@ -567,7 +567,7 @@ class SmallApiTests(Changes, unittest.TestCase):
         self.source.api.request = then_away
         rotated = await rotation.rotate(self.operator, self.blue, 0, False)
         self.assertIsNone(rotated.others)
-        self.assertRegex(rotated.written.notes[0], "still good could not be read: 503 Service Unavailable: look with")
+        self.assertRegex(rotated.written.notes[0], "still valid could not be read: 503 Service Unavailable: see")
         self.assertNotIn("at once", "\n".join(render.rotated_lines(rotated, False, False)))
         self.world.api.fix()
         rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
@@ -580,7 +580,9 @@ class SmallApiTests(Changes, unittest.TestCase):
         """Whether the database was given away twice is not known then: the secret is taken back."""
         path = secrets_path(self.blue)
         self.meddle("create", lambda: self.world.api.fail(path, UNAVAILABLE))
-        await self.refuses(self.enroll(self.red), "could not be read whether .*503 Service Unavailable.*nothing was kept")
+        await self.refuses(
+            self.enroll(self.red), "could not check whether .*503 Service Unavailable.*the new secret was deleted"
+        )
         self.world.api.fix()
         self.assertIsNone(self.world.stored(self.red, SECRET))
 
@@ -590,9 +592,7 @@ class SmallApiTests(Changes, unittest.TestCase):
             self.world.api.fail(f"{secrets_path(self.red)}/{SECRET}", refusal(403))
 
         self.meddle("create", happens)
-        pattern = (
-            f"was made and could not be taken back .*the right to delete secrets.*: kubectl delete secret -n {self.red}"
-        )
+        pattern = f"was created, and could not be deleted again .*the right to delete secrets.*: kubectl delete secret -n {self.red}"
         await self.refuses(self.enroll(self.red), pattern)
 
     async def test_a_namespace_that_is_being_deleted(self) -> None:
@@ -613,7 +613,7 @@ class SmallApiTests(Changes, unittest.TestCase):
     async def test_who_is_not_known_or_answers_nonsense(self) -> None:
         path = secrets_path(self.blue)
         for fault, pattern in (
-            (refusal(401), "401 Unauthorized: log in anew"),
+            (refusal(401), "401 Unauthorized: log in again"),
             (NOT_JSON, f"the answer of {self.world.api.url} is not JSON"),
             (Fault(200, body=b"[]"), "not a JSON object"),
             (Fault(200, body=b'{"kind": "Pod", "metadata": {}}'), "is not a Secret"),
@@ -643,12 +643,9 @@ class PodTests(unittest.TestCase):
         return str(caught.exception)
 
     async def test_it_says_where_the_command_runs_instead(self) -> None:
-        pod = (
-            "403 Forbidden: this pod's service account may only read secrets, as deploy/kubernetes/base/rbac.yaml has it. "
-            "Run redisproxy on a machine with a kubeconfig that may create secrets in {0}"
-        )
+        pod = "403 Forbidden: this pod's service account may only read secrets, by deploy/kubernetes/base/rbac.yaml. Run redisproxy on a machine with a kubeconfig that may create secrets in {0}"
         pipe = (
-            ", or add --dry-run --output yaml and have kubectl make it with your own rights: kubectl -n redisproxy "
+            ", or add --dry-run --output yaml and let kubectl create the secret with your own rights: kubectl -n redisproxy "
             "exec deploy/redisproxy -- redisproxy {0} --dry-run --output yaml | kubectl create -f -"
         )
         self.assertEqual(

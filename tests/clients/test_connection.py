@@ -131,7 +131,7 @@ class FactoryTests(unittest.TestCase):
         self.assertFalse(silent.transport.disconnecting, "nobody waits")
         waiting = self.connect()
         self.clock.advance(0)
-        self.assertEqual(silent.transport.value(), b"-ERR no log-in within 3 seconds, and others wait for a place\r\n")
+        self.assertEqual(silent.transport.value(), b"-ERR no log-in within 3 seconds, and other clients wait for a slot\r\n")
         self.assertTrue(silent.transport.disconnecting)
         self.assertFalse(knows_its_password.transport.disconnecting)
         silent.connectionLost()

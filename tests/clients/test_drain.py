@@ -181,7 +181,7 @@ class TimesTests(DrainCase):
         self.assertEqual(
             [formatEvent(event) for event in events],
             [
-                "draining: 3 sessions, 1 of them wait for Redis; within 8 s",
+                "draining: 3 sessions have 8 s to finish; 1 of them wait for Redis",
                 "drained: 3 sessions ended in 2.5 s, 1 of them were cut off",
             ],
         )

@@ -205,7 +205,7 @@ class RemovalTests(UsersCase):
         self.assertTrue(used.ping(), "one that a connection uses stays")
         # A tenant counts as deleted only after a successful read.
         (manifests.path / "all.yaml").write_text("{")
-        proxy.logged("what was last read of it stays in force")
+        proxy.logged("its last good content stays in force")
         time.sleep(3 * INTERVAL)
         self.assertTrue({BLUE, GREEN} <= self.users())
         held = self.client_as(GREEN, OLD)

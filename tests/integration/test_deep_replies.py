@@ -23,7 +23,7 @@ DEEPEST = 7995
 #: The other types that a script can nest, in RESP3.
 MAPS = encode([b"EVAL", b"local t = {} t['map'] = {key = t} return t", b"0"])
 SETS = encode([b"EVAL", b"local t = {} t['set'] = {[t] = true} return t", b"0"])
-LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
+LOST = b"-ERR the connection to Redis was lost: Redis may have run this command, or not\r\n"
 
 
 class DeepCase(unittest.TestCase):
@@ -97,7 +97,9 @@ class WhatNoRedisSendsTests(DeepCase):
             self.assertEqual(other.reply(), LOST)
             relay.flow()
             self.assertEqual(green.ask(encode([b"ECHO", b"green"])), b"$5\r\ngreen\r\n")
-        lines = [line for line in installation.proxy.lines if "answered what it was not asked" in line]
+        lines = [line for line in installation.proxy.lines if "sent a reply that the proxy did not expect" in line]
         self.assertEqual(len(lines), 1, lines)
-        self.assertRegex(lines[0], "for team-blue> answered what it was not asked: a reply announces too many elements$")
+        self.assertRegex(
+            lines[0], "for team-blue> sent a reply that the proxy did not expect: a reply announces too many elements$"
+        )
         self.assertNotIn("Traceback", installation.proxy.log)

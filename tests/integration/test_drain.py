@@ -397,7 +397,7 @@ class TimeTests(DrainCase):
                     environ={"TMPDIR": directory},
                 )
                 self.addCleanup(proxy.stop)
-                proxy.logged("Ctrl-C stops it")
+                proxy.logged("Ctrl-C stops the proxy")
                 client = redis.Redis(port=proxy.port, password="blue-example-password", single_connection_client=True)
                 self.addCleanup(client.close)
                 client.execute_command("MULTI")

@@ -149,7 +149,7 @@ class RedisGoneTests(unittest.TestCase):
         self.addCleanup(installation.stop)
         installation.manifests.write([*installation.documents(), *tenant("team-far", 64, "far-password")])
         installation.proxy.refresh()
-        installation.proxy.logged("team-far/redis-secret-master: Redis has no database 64: it has 0 to 63")
+        installation.proxy.logged("team-far/redis-secret-master: Redis has no database 64: it has databases 0 to 63")
         self.assertRaises(redis.AuthenticationError, installation.proxy.client("far-password", 64).ping)
 
     def test_a_new_address_is_used_by_new_sessions_and_old_ones_drain(self) -> None:

@@ -192,7 +192,7 @@ class LeavingTests(Limited):
         started = time.monotonic()
         self.assertEqual(late.exactly(12), b"+OK\r\n+PONG\r\n")
         self.assertLess(time.monotonic() - started, LIMIT)  # not the 60 s
-        told = b"-ERR no log-in within 3 seconds, and others wait for a place\r\n"
+        told = b"-ERR no log-in within 3 seconds, and other clients wait for a slot\r\n"
         self.assertIn(silent.rest(or_reset=True), (b"", told))
         # One slot was needed: the later connection keeps its own.
         half.send(AUTH[-3:])

@@ -88,7 +88,7 @@ class AddressTests(BalancedCase):
             self.assertIn(b"addr=127.0.0.77:", raw.ask(AUTH) + raw.ask([b"CLIENT", b"INFO"]))
             with self.assertRaises(redis.AuthenticationError):
                 client_once(port=port, password="wrong", socket_timeout=LIMIT).ping()
-        installation.proxy.logged(r"log-in from 127\.0\.0\.1:\d+ refused: wrong")
+        installation.proxy.logged(r"log-in from 127\.0\.0\.1:\d+ refused: wrong password")
         self.assertNotIn(BALANCER, installation.proxy.log)
 
     def test_it_shows_the_clients_own(self) -> None:
@@ -289,26 +289,25 @@ class StartTests(unittest.TestCase):
             (
                 "haproxy:tcp:0",
                 (),
-                "redisproxy: --listen is 'haproxy:tcp:0', which takes --trust-proxy: the addresses of the load balancers, "
-                "such as 10.0.0.0/8; anybody else could claim any address",
+                "redisproxy: --listen is 'haproxy:tcp:0', which needs --trust-proxy: the addresses of the load balancers, "
+                "such as 10.0.0.0/8; without it, any client could claim any address",
             ),
-            ("tcp:0", trust, "redisproxy: --trust-proxy is for haproxy: endpoints, and --listen has none"),
+            ("tcp:0", trust, "redisproxy: --trust-proxy needs a haproxy: endpoint, and --listen has none"),
             (
                 "haproxy:unix:/run/s",
                 trust,
-                "redisproxy: --listen is 'haproxy:unix:/run/s'; haproxy: takes an endpoint tcp:, tcp6: or ssl: behind it",
+                "redisproxy: --listen is 'haproxy:unix:/run/s'; haproxy: takes a tcp:, tcp6: or ssl: endpoint after it",
             ),
             (
                 "haproxy:tcp:0",
                 (*trust, "--status", "haproxy:tcp:0"),
-                "redisproxy: --status is 'haproxy:tcp:0', but haproxy: is not for --status: its header would be believed "
-                "from anybody",
+                "redisproxy: --status is 'haproxy:tcp:0', but --status takes no haproxy: endpoint, because anybody could send it a PROXY header",
             ),
             (
                 "haproxy:tcp:0",
                 ("--trust-proxy", "10.0.0.1/8"),
                 "redisproxy: --trust-proxy is '10.0.0.1/8'; it takes addresses and networks with commas between, such as "
-                "10.0.0.0/8,192.0.2.7; the bits of a network's address behind its prefix are zero",
+                "10.0.0.0/8,192.0.2.7; the bits of a network's address after its prefix must be zero",
             ),
         ):
             self.assertEqual(self.failed_start(listen, *options), why)

@@ -63,7 +63,7 @@ class ManifestsTests(unittest.TestCase):
             self.assertTrue(self.works(proxy, password))
         self.assertFalse(self.works(proxy, "red-hunter2/x"))
         proxy.logged(r"bad.yaml: it is not YAML or JSON \(line 3, column 1\): nothing in it is in force")
-        proxy.logged(r"team-red/redis-secret-master: redis-connection-string has an @ behind a / \? or #")
+        proxy.logged(r"team-red/redis-secret-master: redis-connection-string has an @ after a / \? or #")
         self.put("master.yaml", self.master("!!bool hunter2secret"))
         self.put("bad.yaml", "")
         proxy.logged("fixed: bad.yaml")

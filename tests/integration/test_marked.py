@@ -69,7 +69,7 @@ class MarkedCase(unittest.TestCase):
         before, seen = self.refreshes(), len(self.proxy.lines)
         self.proxy.refresh()
         # A read that crashes is logged, and not counted.
-        crashed = "in a way that is a bug"
+        crashed = "because of a bug"
         until(lambda: any(crashed in line for line in self.proxy.lines[seen:]) or self.refreshes() > before, "it is read")
         for path in ("/", "/metrics", "/readyz"):
             self.ask(path)

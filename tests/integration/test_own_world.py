@@ -238,7 +238,9 @@ class OwnWorldTests(unittest.TestCase):
         installation = Hosted(server=RedisServer(binary, f"user operator on >{MASTER_PASSWORD} ~* &* +@all -config"))
         self.addCleanup(installation.stop)
         through = self.through(installation)
-        self.assertEqual(through.ask([b"CONFIG", b"GET", b"save"]), b"-NOPERM Redis does not let the proxy ask this\r\n")
+        self.assertEqual(
+            through.ask([b"CONFIG", b"GET", b"save"]), b"-NOPERM Redis does not let the proxy run this command\r\n"
+        )
         self.assertEqual(through.ask([b"PING"]), b"+PONG\r\n")
 
 

@@ -152,9 +152,9 @@ class BusyTests(ProbingCase):
             blue.ping()
         self.assertEqual(self.users(installation.server), set())
         installation.proxy.logged(
-            r"did not tell what it is, and is asked again: CONFIG GET databases, COMMAND, ACL SETUSER.*: BUSY"
+            r"did not report its version and settings, and is asked again: CONFIG GET databases, COMMAND, ACL SETUSER.*: BUSY"
         )
-        self.assertEqual(self.ready(installation), "Redis has not told yet what it is")
+        self.assertEqual(self.ready(installation), "Redis has not reported its version and settings yet")
         installation.faulty.faults.clear()
         until(lambda: not self.ready(installation), "ready")
         self.assertTrue(installation.blue().set("a", 1))
@@ -196,7 +196,7 @@ class HiddenCommandTests(ProbingCase):
 
         installation = Weak("--status", "tcp:0", server=RedisServer(binary))
         self.serves(installation)
-        installation.proxy.logged("with an untold number of databases")
+        installation.proxy.logged("with an unknown number of databases")
 
 
 class SealedTests(ProbingCase):
@@ -259,10 +259,10 @@ class LostRightTests(ProbingCase):
             waiting.append(client)
             with self.assertRaises(redis.RedisError):
                 client.ping()
-            return self.ready(installation) == "Redis does not let the proxy make the tenants' ACL users, as it did before"
+            return self.ready(installation) == "Redis no longer lets the proxy create the tenants' ACL users"
 
         until(refused, "not ready")
-        installation.proxy.logged(r"did not tell what it is, and is asked again: .*ACL SETUSER.*: NOPERM ")
+        installation.proxy.logged(r"did not report its version and settings, and is asked again: .*ACL SETUSER.*: NOPERM ")
         self.assertEqual(blue.get("a"), b"1")
         self.assertTrue(all(client["user"] != "default" for client in admin.client_list() if client["db"] != "0"))
         admin.execute_command("ACL", "SETUSER", "default", "+acl")
@@ -293,7 +293,7 @@ class NoConnectionsTests(ProbingCase):
             # opened
             blue.ping()
             installation.green().ping()
-        until(lambda: self.ready(installation) == "Redis takes no new connections of the proxy's", "not ready")
+        until(lambda: self.ready(installation) == "Redis refuses new connections of the proxy", "not ready")
         straight.config_set("maxclients", 1000)
         until(lambda: not self.ready(installation), "ready again, though nobody came")
         self.assertTrue(installation.green().set("a", 1))
@@ -305,8 +305,11 @@ class HostedTests(ProbingCase):
         refused = dict.fromkeys(("ACL", "CONFIG", "COMMAND"), ODD)
         installation = Behind("--status", "tcp:0", faults=refused)
         self.addCleanup(installation.stop)
-        installation.proxy.logged("if a hosted Redis always refuses so, --acl off does without ACL users and scripts")
-        self.assertEqual(self.ready(installation), "Redis has not told yet what it is")
+        installation.proxy.logged(
+            "if a hosted Redis always answers like this, set --acl off: the proxy then creates no ACL users, and refuses "
+            "scripts"
+        )
+        self.assertEqual(self.ready(installation), "Redis has not reported its version and settings yet")
         without = Behind("--acl", "off", "--status", "tcp:0", faults=refused)
         self.addCleanup(without.stop)
         until(lambda: not self.ready(without), "ready")
@@ -332,7 +335,7 @@ class RoleTests(ProbingCase):
         self.addCleanup(manifests.remove)
         proxy = ProxyProcess("--manifests", str(manifests.path))
         self.addCleanup(proxy.stop)
-        proxy.logged("no connection to Redis: the sentinels say .* which does not tell whether it is a replica: BUSY ")
+        proxy.logged("no connection to Redis: the sentinels say .* which does not report whether it is a replica: BUSY ")
         self.assertNotIn("Redis is at", proxy.log)
         faulty.faults.clear()
         proxy.logged("Redis is at")
@@ -352,7 +355,7 @@ class RoleTests(ProbingCase):
             blue.set("a", 2)
         until(lambda: installation.faulty.refused, "it is asked")
         installation.faulty.faults.clear()
-        installation.proxy.logged("says that it is a replica, and refuses to write")
+        installation.proxy.logged("reports that it is a replica, and refuses writes")
 
 
 def set_at_last(client: redis.Redis) -> bool:

@@ -54,7 +54,7 @@ class StartTests(unittest.TestCase):
             (
                 "--allow-commands",
                 "CONFIG|GET",
-                "--allow-commands names what can not be opened to tenants: CONFIG|GET (it shows",
+                "--allow-commands names commands that can never be opened to tenants: CONFIG|GET (it shows",
             ),
             ("--log-format", "xml", "--log-format is 'xml'; it takes one of: text, json"),
             ("--nonsense", "1", "option --nonsense not recognized"),
@@ -89,7 +89,7 @@ class StartTests(unittest.TestCase):
                 "--listen",
                 f"tcp:{port}:interface=127.0.0.1",
                 says=f"cannot listen on tcp:{port}:interface=127.0.0.1: [Errno 98] Address already in use; "
-                "choose another with --listen",
+                "choose another endpoint with --listen",
                 fresh=True,
             )
 
@@ -122,13 +122,13 @@ class StartTests(unittest.TestCase):
             self.assertIn(f"redisproxy: cannot listen on {endpoint}: [Errno 98] Address already in use", ended.stderr)
             self.assertEqual([path.name for path in Path(directory).iterdir()], ["twistd.log"])
             log = Path(directory, "twistd.log")
-            until(lambda: "choose another with --listen" in log.read_text(), "the daemon has logged it, at its end")
+            until(lambda: "choose another endpoint with --listen" in log.read_text(), "the daemon has logged it, at its end")
             self.assertNotIn("Traceback", log.read_text())
 
     def test_a_misspelt_setting_is_named(self) -> None:
         proxy = ProxyProcess("--manifests", str(LOCAL), environ={"REDISPROXY_PROCESES": "2"})
         self.addCleanup(proxy.stop)
-        proxy.logged(r"REDISPROXY_PROCESES is no setting, and does nothing: did you mean REDISPROXY_PROCESSES\?")
+        proxy.logged(r"REDISPROXY_PROCESES is not a setting, and has no effect: did you mean REDISPROXY_PROCESSES\?")
 
     def test_help_names_every_option_and_variable(self) -> None:
         proxy = ProxyProcess("--help", fresh=True)
@@ -329,7 +329,7 @@ class LogTests(unittest.TestCase):
         proxy = ProxyProcess("--manifests", str(manifests.path), "--log-level", "debug").ready()
         self.addCleanup(proxy.stop)
         proxy.logged("team-bad/redis-secret-master: redis-connection-string does not end in /N")
-        proxy.logged("its password is also that of team-same")
+        proxy.logged("it has the same password as team-same")
         with RawClient(proxy.port) as connection:
             connection.send(b"AUTH typed-secret-word\r\nAUTH team-blue tenant-secret-word\r\n*1\r\n$-secret-word\r\n")
             connection.rest()

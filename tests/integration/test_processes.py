@@ -263,7 +263,7 @@ class EmbeddedTests(ProcessesCase):
                 fresh=True,
             )
             self.addCleanup(proxy.stop)
-            proxy.logged("Ctrl-C stops it")
+            proxy.logged("Ctrl-C stops the proxy")
             self.assertEqual(proxy.log.count("GET greeting -> hello from database"), 2)
             self.assertNotIn("has not read its credentials", proxy.log)
             self.assertEqual(proxy.stop(signal.SIGINT), 0)

@@ -37,7 +37,7 @@ class QuickStartTests(unittest.TestCase):
             fresh=fresh,
         )
         self.addCleanup(proxy.stop)
-        proxy.logged("Ctrl-C stops it")
+        proxy.logged("Ctrl-C stops the proxy")
         return proxy
 
     def temporary(self) -> str:
@@ -112,7 +112,7 @@ class QuickStartTests(unittest.TestCase):
             timeout=30,
         )
         self.addCleanup(terminal.close, force=True)
-        terminal.expect("Ctrl-C stops it")
+        terminal.expect("Ctrl-C stops the proxy")
         started = [terminal.pid, *children(terminal.pid)]
         self.assertEqual(len(started), 3)
         # A terminal's window does this. pexpect itself would send signals.
@@ -149,7 +149,7 @@ class QuickStartTests(unittest.TestCase):
             self.addCleanup(process.wait)
             self.addCleanup(process.kill)
             os.close(its)
-            until(lambda: b"Ctrl-C stops it" in os.pread(told.fileno(), 100_000, 0), "it serves")
+            until(lambda: b"Ctrl-C stops the proxy" in os.pread(told.fileno(), 100_000, 0), "it serves")
             started = [process.pid, *children(process.pid)]
             os.close(ours)
             self.assertEqual(process.wait(LIMIT), 0)

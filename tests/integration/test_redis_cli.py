@@ -17,7 +17,7 @@ import pexpect
 from ..support.proxy import Installation
 from ..support.servers import RedisServer, debian, redis_7
 
-REFUSED = "is not available here: it reaches beyond the own database"
+REFUSED = "is not available here: it reaches beyond the tenant's own database"
 
 
 @functools.cache

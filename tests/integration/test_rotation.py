@@ -150,7 +150,7 @@ class DocumentedRotationTests(unittest.TestCase):
         for server in (self.master, self.replica):
             self.assertEqual((self.opens(server, OLD), self.opens(server, NEW)), (True, True))
         manifests.write([master(url(NEW)), *documents])
-        self.proxy.logged("1 ACL users have only the password of the present master password")
+        self.proxy.logged("1 ACL users have only the password derived from the new master password")
         self.assertTrue(self.serves())
         self.restart(NEW)  # the users return as they were saved in the first half
         until(lambda: not self.user_opens(OLD), "the user's old password ends again")

@@ -20,7 +20,7 @@ from ..support.relay import Relay
 from ..support.servers import RedisServer, on_every_server
 from ..support.waiting import LIMIT, until
 
-LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
+LOST = b"-ERR the connection to Redis was lost: Redis may have run this command, or not\r\n"
 LOGIN = (b"AUTH", b"blue-password")
 #: The seeds of RandomTests.
 SEEDS = range(3)
@@ -273,7 +273,7 @@ class FaultTests(SharedCase):
                 for client in clients:
                     client.ask([b"PING"])
                 self.relay.say(garbage)
-                self.installation.proxy.logged("answered what it was not asked")
+                self.installation.proxy.logged("sent a reply that the proxy did not expect")
                 for client in clients:
                     until(lambda c=client: c.ask([b"ECHO", b"own"]) == b"$3\r\nown\r\n", "the session works again")
                 self.assertQuietLog()

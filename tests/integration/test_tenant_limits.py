@@ -134,7 +134,7 @@ class ConnectionsTests(LimitsCase):
         documents[1] = namespace("team-blue", annotations={CONNECTIONS: "many"})
         self.installation.manifests.write(documents)
         self.installation.proxy.logged(
-            "team-blue: annotation redisproxy/max-connections is not a whole number from 0 to 1000000: the default, 1, holds"
+            "team-blue: annotation redisproxy/max-connections is not a whole number from 0 to 1000000: the default, 1, applies"
         )
         self.assertEqual(self.connect().ask(AUTH), b"+OK\r\n")
         self.assertTrue(self.connect().ask(AUTH).startswith(FULL))

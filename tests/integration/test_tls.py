@@ -248,7 +248,7 @@ class RotationTests(TlsCase):
             self.certificate.unlink()
             self.certificate.write_bytes(certificate)
             installation.proxy.logged(
-                r"\.key is not the key of .*/tls.crt.*; the last good certificate stays in force, until"
+                r"\.key does not belong to the first certificate in .*/tls.crt.*; the last good certificate stays in force, until"
             )
             self.assertEqual(self.shown(), "second")
             self.key.unlink()
@@ -375,10 +375,10 @@ class ClientCertificateTests(TlsCase):
 
     def test_where_it_would_not_be_asked_for_it_is_refused(self) -> None:
         for listen, why in (
-            ("tcp:0", "redisproxy: --client-ca is for ssl: endpoints, and --listen has none"),
+            ("tcp:0", "redisproxy: --client-ca needs an ssl: endpoint, and --listen has none"),
             (
                 f"{self.endpoint} stdio:",
-                "redisproxy: --client-ca is for ssl: endpoints, and --listen is also 'stdio:'",
+                "redisproxy: --client-ca works only at ssl: endpoints, and --listen also has 'stdio:'",
             ),
         ):
             self.assertIn(why, self.failed_start("--client-ca", str(self.ca), listen=listen))
@@ -403,15 +403,19 @@ class ClientCertificateTests(TlsCase):
                 (),
                 "redisproxy: ssl:0: /nowhere/tls.crt cannot be read: No such file or directory",
             ),
-            (f"{ssl_only}{bad}", (), f"redisproxy: ssl:0: {bad} has no certificate; it takes one or more in PEM"),
+            (f"{ssl_only}{bad}", (), f"redisproxy: ssl:0: {bad} has no certificate: it needs one or more in PEM"),
             (
                 f"{ssl_only}{other}",
                 (),
-                f"redisproxy: ssl:0: {self.key} is not the key of {other}, or of the first certificate there",
+                f"redisproxy: ssl:0: {self.key} does not belong to the first certificate in {other}",
             ),
             (self.endpoint, ("--client-ca", str(bad)), f"{bad} has no certificate"),
             (self.endpoint, ("--client-ca", "/nowhere/ca.crt", "--processes", "2"), "/nowhere/ca.crt cannot be read"),
-            (f"{self.endpoint}:sslmethod=TLSv1_METHOD", (), "sslmethod has to be left out: TLS 1.2 and newer are spoken"),
+            (
+                f"{self.endpoint}:sslmethod=TLSv1_METHOD",
+                (),
+                "sslmethod must be left out: the proxy always uses TLS 1.2 and newer",
+            ),
         ):
             (line,) = self.failed_start(*options, listen=listen)
             self.assertIn(why, line)

@@ -124,9 +124,10 @@ class RotationTests(RotationCase):
         self.assertEqual(self.shown(), first[0])
         (told,) = self.told("warn")
         self.assertRegex(
-            told, "ssl:6380: .*/tls.key is not the key of .*/tls.crt.*; the last good certificate stays in force"
+            told,
+            "ssl:6380: .*/tls.key does not belong to the first certificate in .*/tls.crt.*; the last good certificate stays in force",
         )
-        self.assertIn("is not the key", service.state()["certificates"][0]["problem"])
+        self.assertIn("does not belong", service.state()["certificates"][0]["problem"])
         self.look(3 * round(RETRY / INTERVAL))
         self.assertEqual(len(self.told("warn")), 1, "a lasting fault is told once")
         self.assertGreaterEqual(service.state()["reloads"]["failed"], 3)
@@ -213,9 +214,7 @@ class RotationTests(RotationCase):
         self.assertEqual([name.commonName for name in names], ["clients of the tests"])
         ca.write_bytes(others.read_bytes())
         self.look(LOOKS)
-        self.assertRegex(
-            self.told("info")[-1], "from now on clients have to show a certificate that is signed by one in .*/ca.crt"
-        )
+        self.assertRegex(self.told("info")[-1], "from now on, clients must show a certificate that a CA in .*/ca.crt signed")
         self.assertEqual(sum("the certificate in" in line for line in self.told("info")), 1)
         connection = self.tls.serverConnectionForTLS(None)
         self.assertEqual([name.commonName for name in connection.get_client_ca_list()], ["others of the tests"])
@@ -257,11 +256,11 @@ class RotationTests(RotationCase):
         self.now = 0.0
         self.write(*self.issue("early"))
         self.start()
-        self.assertRegex(self.told("warn")[0], "begins on 20.* clients refuse it until then")
+        self.assertRegex(self.told("warn")[0], "is not valid before 20.* clients refuse it until then")
         self.now = 4e9
         self.write(*self.issue("late"))
         self.look(LOOKS)
-        self.assertRegex(self.told("warn")[1], "the certificate in .* ended on 20.*: clients refuse it")
+        self.assertRegex(self.told("warn")[1], "the certificate in .* expired on 20.*: clients refuse it")
 
     def test_what_cannot_be_used_from_the_start(self) -> None:
         with self.assertRaisesRegex(CertificateError, "^ssl:6380: .*/tls.key cannot be read: No such file"):

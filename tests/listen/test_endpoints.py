@@ -151,11 +151,11 @@ class SharedTests(unittest.TestCase):
             Listening(reactor, ["nonsense:1"])
         # The errors have no words of Python's, which differ from version to version.
         for description, why in [
-            ("tcp:notaport", "a number is expected where it has another text"),
-            ("unix:/x:mode=9x", "a number is expected where it has another text"),
-            ("tcp", "an argument is missing, unknown, or one too many"),
-            ("tcp:1:prot=2", "an argument is missing, unknown, or one too many"),
-            ("tcp:1:2:3:4", "an argument is missing, unknown, or one too many"),
+            ("tcp:notaport", "a text stands where a number is expected"),
+            ("unix:/x:mode=9x", "a text stands where a number is expected"),
+            ("tcp", "an argument is missing or unknown, or there are too many"),
+            ("tcp:1:prot=2", "an argument is missing or unknown, or there are too many"),
+            ("tcp:1:2:3:4", "an argument is missing or unknown, or there are too many"),
         ]:
             with self.assertRaisesRegex(EndpointError, f"^'{description}' \\({why}\\); it takes a Twisted endpoint"):
                 Listening(reactor, [description])

@@ -246,7 +246,7 @@ class EndpointTests(unittest.TestCase):
         self.listen()
         for sent, events in (
             (b"", ["connected", "end of file", "lost"]),
-            (b"PROXY TCP4", ["connected", "it ended within its PROXY header", "lost"]),
+            (b"PROXY TCP4", ["connected", "the connection ended within its PROXY header", "lost"]),
         ):
             connection = self.connect()
             connection.send(sent)
@@ -372,21 +372,21 @@ class EndpointTests(unittest.TestCase):
 class DescriptionTests(unittest.SynchronousTestCase):
     def test_what_cannot_be_one(self) -> None:
         for description, why in (
-            ("haproxy:unix:/run/s", r"; haproxy: takes an endpoint tcp:, tcp6: or ssl: behind it"),
-            ("haproxy:systemd:domain=INET:index=0", r"; haproxy: takes an endpoint tcp:, tcp6: or ssl: behind it"),
-            ("haproxy:haproxy:tcp:1", r"; haproxy: takes an endpoint tcp:, tcp6: or ssl: behind it"),
-            ("haproxy:", r"; haproxy: takes an endpoint tcp:, tcp6: or ssl: behind it"),
-            ("haproxy:tcp:x", r" \(a number is expected where it has another text\)"),
-            ("haproxy:ssl:1:sslmethod=SSLv23_METHOD", r" \(sslmethod has to be left out: "),
+            ("haproxy:unix:/run/s", r"; haproxy: takes a tcp:, tcp6: or ssl: endpoint after it"),
+            ("haproxy:systemd:domain=INET:index=0", r"; haproxy: takes a tcp:, tcp6: or ssl: endpoint after it"),
+            ("haproxy:haproxy:tcp:1", r"; haproxy: takes a tcp:, tcp6: or ssl: endpoint after it"),
+            ("haproxy:", r"; haproxy: takes a tcp:, tcp6: or ssl: endpoint after it"),
+            ("haproxy:tcp:x", r" \(a text stands where a number is expected\)"),
+            ("haproxy:ssl:1:sslmethod=SSLv23_METHOD", r" \(sslmethod must be left out: "),
         ):
             with self.assertRaisesRegex(EndpointError, f"^'{description}'{why}"):
                 Listening(reactor, [description], trusted=LOOPBACK)
 
     def test_without_anybody_to_trust_it_is_refused(self) -> None:
-        with self.assertRaisesRegex(EndpointError, r"^'haproxy:tcp:1', which takes --trust-proxy: .* such as 10\.0\.0\.0/8"):
+        with self.assertRaisesRegex(EndpointError, r"^'haproxy:tcp:1', which needs --trust-proxy: .* such as 10\.0\.0\.0/8"):
             Listening(reactor, ["haproxy:tcp:1"], trusted=())
 
     def test_it_is_not_for_the_status_endpoint(self) -> None:
         """Who claims to have connected to loopback would see the metrics."""
-        with self.assertRaisesRegex(EndpointError, "^'haproxy:tcp:1', but haproxy: is not for --status"):
+        with self.assertRaisesRegex(EndpointError, "^'haproxy:tcp:1', but --status takes no haproxy: endpoint"):
             Listening(reactor, ["haproxy:tcp:1"], option="--status")

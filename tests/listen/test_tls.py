@@ -48,16 +48,19 @@ class ParseTests(unittest.SynchronousTestCase):
 
     def test_what_it_does_not_take_is_refused_and_not_ignored(self) -> None:
         for description, why in (
-            ("ssl:6380:sslmethod=TLSv1_METHOD", "sslmethod has to be left out: TLS 1.2 and newer are spoken"),
-            ("ssl:6380:dhParameters=/dh.pem", "dhParameters has to be left out: forward secrecy is by elliptic curves"),
+            ("ssl:6380:sslmethod=TLSv1_METHOD", "sslmethod must be left out: the proxy always uses TLS 1.2 and newer"),
+            (
+                "ssl:6380:dhParameters=/dh.pem",
+                "dhParameters must be left out: the proxy uses elliptic curves for forward secrecy",
+            ),
             (
                 "ssl:6380:caCertsDir=/ca",
-                "ssl: has no caCertsDir; it has port, privateKey, certKey, interface, backlog, extra",
+                "ssl: has no argument caCertsDir; it has port, privateKey, certKey, interface, backlog, extra",
             ),
-            ("ssl:6380:certkey=/c", "ssl: has no certkey"),
+            ("ssl:6380:certkey=/c", "ssl: has no argument certkey"),
             ("ssl:privateKey=/k", "it has no port"),
             ("ssl:6380:/k:privateKey=/other", "privateKey is given twice"),
-            ("ssl:1:2:3:4:5:6:7:8:9", "has to be left out|ssl: has no more"),
+            ("ssl:1:2:3:4:5:6:7:8:9", "must be left out|ssl: has no more"),
             ("ssl:x:privateKey=/k", "a number is expected"),
         ):
             with self.assertRaisesRegex(EndpointError, f"^{description!r} .*({why})".replace("\\", r"\\")):
@@ -99,9 +102,9 @@ class FilesTests(MaterialCase):
 
     def test_what_cannot_be_used_is_told_in_one_line_that_names_the_file(self) -> None:
         self.refused("/away.key cannot be read: No such file or directory", key=self.directory / "away.key")
-        self.refused(f"{self.directory} cannot be read: Is a directory|is no file", certificate=self.directory)
-        self.refused("/proxy.pem has no private key; it takes one in PEM", key=self.certificate)
-        self.refused("/proxy.key has no certificate; it takes one or more in PEM", certificate=self.key)
+        self.refused(f"{self.directory} cannot be read: Is a directory|is not a file", certificate=self.directory)
+        self.refused("/proxy.pem has no private key: it needs one in PEM", key=self.certificate)
+        self.refused("/proxy.key has no certificate: it needs one or more in PEM", certificate=self.key)
         self.refused("/proxy.key has no certificate", client_ca=self.key)
         self.refused("/proxy.key has no certificate", chain=self.key)
         broken = self.certificate.read_bytes().replace(b"MII", b"NII")
@@ -110,27 +113,25 @@ class FilesTests(MaterialCase):
         broken = self.key.read_bytes().replace(b"M", b"N", 1)
         self.refused("key in .*/broken.key is malformed, or of", key=self.written("broken.key", broken))
         _, other = self.authority.issue("other", "localhost")
-        self.refused("/other.key is not the key of .*/proxy.pem, or of the first certificate there", key=other)
+        self.refused("/other.key does not belong to the first certificate in .*/proxy.pem", key=other)
         # If the chain comes first, the first key is not the server's.
         swapped = self.written("swapped.pem", self.authority.path.read_bytes(), self.certificate.read_bytes())
-        self.refused("/proxy.key is not the key of .*/swapped.pem", certificate=swapped)
+        self.refused("/proxy.key does not belong to the first certificate in .*/swapped.pem", certificate=swapped)
 
     def test_what_would_be_waited_for_or_is_huge_is_no_file(self) -> None:
         os.mkfifo(self.directory / "pipe")
-        self.refused("/pipe is no file", key=self.directory / "pipe")
+        self.refused("/pipe is not a file", key=self.directory / "pipe")
         self.refused("/huge.pem is larger than 1024 KiB", certificate=self.written("huge.pem", b" " * (tls.FILE_LIMIT + 1)))
 
     def test_a_key_with_a_passphrase_asks_nobody(self) -> None:
         key = serialization.load_pem_private_key(self.key.read_bytes(), None)
         for form in (serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL):
             encrypted = key.private_bytes(serialization.Encoding.PEM, form, serialization.BestAvailableEncryption(b"secret"))
-            self.refused(
-                "key in .*/e.key is encrypted; it takes one without a passphrase", key=self.written("e.key", encrypted)
-            )
+            self.refused("key in .*/e.key is encrypted: use one without a passphrase", key=self.written("e.key", encrypted))
 
     def test_a_key_that_openssl_finds_too_short(self) -> None:
         certificate, key = self.authority.issue("weak", "localhost", key=rsa.generate_private_key(65537, 1024))
-        self.refused("OpenSSL refuses what is in .*/weak.pem: ee key too small", certificate=certificate, key=key)
+        self.refused("OpenSSL refuses the content of .*/weak.pem: ee key too small", certificate=certificate, key=key)
 
     def test_what_stands_beside_the_key_is_left_alone(self) -> None:
         """A key file may also hold a certificate, as Twisted's server.pem does, or EC PARAMETERS,
@@ -289,7 +290,7 @@ class HandshakeTests(MaterialCase):
                 self.with_certificate(clients, usage=ExtendedKeyUsageOID.SERVER_AUTH),
                 "certificate verify failed: it is not for clients",
             ),
-            (self.with_certificate(clients, days=-0.01), "certificate verify failed: it has ended"),
+            (self.with_certificate(clients, days=-0.01), "certificate verify failed: it has expired"),
         ):
             with self.assertRaises(SSL.Error) as caught:
                 self.shake(server, client)

@@ -19,7 +19,7 @@ class BugTests(unittest.SynchronousTestCase):
         failed = defer.fail(ZeroDivisionError("secret")).addErrback(bug(self.log, "reading {what}", what="a file"))
         self.assertIsNone(self.successResultOf(failed))
         (event,) = self.events
-        self.assertEqual(formatEvent(event), "reading a file failed in a way that is a bug")
+        self.assertEqual(formatEvent(event), "reading a file failed because of a bug")
         self.assertEqual(event["log_namespace"], "redisproxy.somewhere")
         self.assertEqual(event["log_level"].name, "critical")
         self.assertIs(event["log_failure"].type, ZeroDivisionError)

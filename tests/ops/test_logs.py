@@ -258,7 +258,7 @@ class AccessLogTests(unittest.TestCase):
         told = self.lines()
         self.assertEqual(told[0], "refused keys to green/main from 1.2.3.4:6")
         self.assertRegex(told[1], "^client 1 from 1.2.3.4:5, green/main: redis-lost")
-        self.assertEqual(told[2:], ["log-in from 1.2.3.4:7 refused: wrong"])
+        self.assertEqual(told[2:], ["log-in from 1.2.3.4:7 refused: wrong password"])
         self.clock.advance(PERIOD)
         self.assertEqual(
             [(event["left_out"], event["namespace"]) for event in self.events if "left_out" in event], [(40, "blue")]
@@ -272,7 +272,7 @@ class AccessLogTests(unittest.TestCase):
         self.ended("turned-away", None, "a Unix socket")
         told = self.lines()
         self.assertEqual(len(told), ADDRESS_LINES + 2)
-        self.assertIn("log-in from [2001:db8::1]:5 refused: wrong", told)
+        self.assertIn("log-in from [2001:db8::1]:5 refused: wrong password", told)
         self.outcomes.startService()
         self.outcomes.stopService()
         self.assertEqual(

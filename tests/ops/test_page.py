@@ -145,7 +145,7 @@ class PageTests(PageCase):
         )
         set_unready(found["state"], messages.DRAINING())
         html = self.render(found)
-        self.assertIn("Draining: it is about to end.", html)
+        self.assertIn("Draining: the proxy is about to end.", html)
         self.assertNotIn("not ready", html.lower())
         self.assertNotIn("None.", html)
 
@@ -185,7 +185,7 @@ class PageTests(PageCase):
         self.assertIn("the last good one stays in force", html)
         self.assertEqual(self.cells("certificates", found)[0][2], f"{EVIL} cannot be read")
         certificate["expires"] = 900.0
-        self.assertIn("ended 1 min 40 s ago: clients refuse it", self.render(found))
+        self.assertIn("expired 1 min 40 s ago: clients refuse it", self.render(found))
         found["state"]["tls"]["certificates"] = []
         self.assertNotIn("Certificates", self.render(found))
 
@@ -199,7 +199,7 @@ class PageTests(PageCase):
         self.assertEqual(self.card("Sessions", found), "2 of 1,000  2 multiplexed")
         self.assertEqual(self.card("Databases used", found), "1 of 16")
         found["state"]["redis"]["databases"] = None
-        self.assertEqual(self.card("Databases used", found), "1  Redis has not told how many it has")
+        self.assertEqual(self.card("Databases used", found), "1  Redis has not reported how many it has")
 
     def test_namespaces_without_a_secret(self) -> None:
         found = stats()
@@ -233,7 +233,7 @@ class LogInTests(PageCase):
                 ["not-loaded", "9", "0", "-"],
             ],
         )
-        self.assertIn("Of late: in the last 5 min 3 s.", self.render(found, recent))
+        self.assertIn("Recently: in the last 5 min 3 s.", self.render(found, recent))
         self.assertIn('<a href="runbooks/RedisProxyTenantFull">TenantFull</a>', self.render(found))
 
     def test_of_many_tenants_some_are_named(self) -> None:
@@ -297,7 +297,7 @@ class TenantTests(PageCase):
         self.assertEqual((a[5], b[5]), ("2.5 kB at most 2.5 kB", "0 B"))
         self.assertEqual(a[6:8], ["0.41 ms", "49 ms at most 49 ms"])
         self.assertEqual(b[6:8], ["-", "-"])
-        self.assertEqual((a[9], b[9]), ("2 next ends in 2 h", "2"))
+        self.assertEqual((a[9], b[9]), ("2 next expires in 2 h", "2"))
         self.assertEqual(self.card("Commands/s", found, recent).split()[0], "12")
         self.assertEqual(self.card("Bytes/s", found, recent).split()[:2], ["2.5", "kB"])
         self.assertRegex(self.card("Latency of Redis", found, recent), r"^0\.50 ms .*p99 of 60 PINGs in 1 min; p50 0\.38 ms")
@@ -425,7 +425,7 @@ class SizeTests(PageCase):
         self.assertEqual(html.count("<li>"), ROWS)
         self.assertEqual(html.count("4,500 more are not shown."), 2)
         self.assertEqual(html.count("<svg>"), 2 * ROWS + 2)
-        self.assertIn("The busiest are shown.", html)
+        self.assertIn("Only the busiest are shown.", html)
         self.assertEqual(tables["tenants"][1][0][:10], "team-04999")
 
     def test_between_rows_clients_may_have_their_turn(self) -> None:

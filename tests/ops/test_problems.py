@@ -128,12 +128,12 @@ class OpenProblemsTests(unittest.TestCase):
     def test_certificates(self) -> None:
         (certificate,) = self.state["tls"]["certificates"]
         certificate |= {"begins": 1000.0 - 90 * 86400, "expires": 1000.0 + 10 * 86400}
-        self.assertRegex(self.found()[0].reason, "^its certificate ends in 10 d, 1970-01-11")
+        self.assertRegex(self.found()[0].reason, "^its certificate expires in 10 d, 1970-01-11")
         certificate["expires"] = 1000.0 - 60
-        self.assertEqual(self.found()[0].reason, "its certificate ended 1 min ago: clients refuse it")
+        self.assertEqual(self.found()[0].reason, "its certificate expired 1 min ago: clients refuse it")
         certificate |= {"expires": 1000.0 + 90 * 86400, "problem": "the key is not that of the certificate"}
         (problem,) = self.found()
-        self.assertEqual(problem.reason, "a newer certificate: the key is not that of the certificate")
+        self.assertEqual(problem.reason, "a newer certificate cannot be used: the key is not that of the certificate")
         self.assertIn("the last good one stays in force", problem.advice)
 
     def test_a_slow_redis(self) -> None:

@@ -32,7 +32,8 @@ class RefusalTests(unittest.SynchronousTestCase):
         told = probing.explain({"COMMAND": ErrorReply(ODD[0]), "EVAL": ErrorReply(ODD[0])})
         self.assertEqual(
             told,
-            f"COMMAND, EVAL: {ODD[0]}; if a hosted Redis always refuses so, --acl off does without ACL users and scripts",
+            f"COMMAND, EVAL: {ODD[0]}; if a hosted Redis always answers like this, set --acl off: the proxy then creates "
+            f"no ACL users, and refuses scripts",
         )
         self.assertNotIn("\x1b", probing.explain({"COMMAND": ErrorReply("ERR \x1b[31m")}))
 

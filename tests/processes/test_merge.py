@@ -54,7 +54,9 @@ class ReportsTests(unittest.TestCase):
         away = {"connected": False, "version": "", "fault": fault, "fault_code": fault.code}
         there = {"connected": True, "version": "Valkey 9", "fault": "", "fault_code": ""}
         unready = {"unready": "Redis does not answer", "unready_code": messages.REDIS_NO_ANSWER.code}
-        self.assertEqual((self.reports.redis()["connected"], self.reports.unready()), (False, "no worker serves yet"))
+        self.assertEqual(
+            (self.reports.redis()["connected"], self.reports.unready()), (False, "no worker serves clients yet")
+        )
         self.reports.update(1, {**report(), "redis": away, **unready})
         self.assertEqual((self.reports.redis()["fault"], self.reports.unready()), (fault, "Redis does not answer"))
         self.reports.update(2, {**report(), "redis": there, "unready": "", "unready_code": ""})

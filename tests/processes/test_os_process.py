@@ -37,7 +37,7 @@ class UncaughtTests(unittest.SynchronousTestCase):
         thread = threading.Thread(target=lambda: int(SECRET), name="watch of nothing")
         thread.start()
         thread.join()
-        self.assertTold("the thread watch of nothing failed in a way that is a bug")
+        self.assertTold("the thread watch of nothing failed because of a bug")
 
     def test_while_an_object_is_deleted(self) -> None:
         class Deleted:
@@ -45,4 +45,4 @@ class UncaughtTests(unittest.SynchronousTestCase):
                 int(SECRET)
 
         Deleted().__class__  # noqa: B018 - and it is gone
-        self.assertTold("code that has no caller failed in a way that is a bug")
+        self.assertTold("code that has no caller failed because of a bug")

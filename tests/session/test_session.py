@@ -303,7 +303,7 @@ class OrderTests(ConversationCase):
 
 
 REFUSED_SELECT = b"-NOPERM this password opens database 3 only: SELECT of any other is refused\r\n"
-REFUSED_CONFIG = b"-NOPERM the command 'config|set' is not available here: it reaches beyond the own database\r\n"
+REFUSED_CONFIG = b"-NOPERM the command 'config|set' is not available here: it reaches beyond the tenant's own database\r\n"
 
 
 class ProtocolErrorTests(ConversationCase):
@@ -730,7 +730,7 @@ class PubSubTests(ConversationCase):
             (b"PSUBSCRIBE", b"__keyspace@3*"),
         ):
             self.assertRefused(
-                conversation.command(*words), b"-NOPERM of the notifications about keys only those of the own"
+                conversation.command(*words), b"-NOPERM only keyspace notifications of the tenant's own database"
             )
         self.assertEqual(conversation.gets(), b"")
         for pattern in (b"*", b"_*", b"?_keyspace@5__:*", b"[_]_keyspace@5__:*", b"\\__keyspace@5__:*"):

@@ -283,7 +283,7 @@ class Contract:
     def test_temporary_for_another_database_is_refused_and_named(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-blue", 3), self.temporary(self.blue, "a", "pw-temp", 4))
         snapshot = self.read()
-        self.assertProblem(self.blue, "redis-secret-temp-a", "database 4.*gives the namespace 3")
+        self.assertProblem(self.blue, "redis-secret-temp-a", "database 4.*gives the namespace database 3")
         self.assertEqual(self.refused(snapshot, "pw-temp"), "wrong")
         self.assertEqual(self.indexes(snapshot), {self.blue: 3})
 
@@ -306,7 +306,11 @@ class Contract:
             ("a digit of another script", "redis://:pw-x@redis:6379/٣".encode(), "/N"),
             ("a negative index", b"redis://:pw-x@redis:6379/-1", "/N"),
             ("an index without end", b"redis://:pw-x@redis:6379/" + b"9" * 5000, "/N"),
-            ("an index that Redis does not have", b"redis://:pw-x@redis:6379/16", "no database 16: it has 0 to 15"),
+            (
+                "an index that Redis does not have",
+                b"redis://:pw-x@redis:6379/16",
+                "no database 16: it has databases 0 to 15",
+            ),
             ("a newline at the end", b"redis://:pw-x@redis:6379/3\n", "newline"),
             ("a space within", b"redis://:pw- x@redis:6379/3", "white space"),
             ("a NUL", b"redis://:pw-\0x@redis:6379/3", "control character"),
@@ -367,7 +371,7 @@ class Contract:
         self.assertEqual(
             [(p.namespace, p.secret) for p in self.problems], [(n, self.SECRET) for n in (self.blue, self.green)]
         )
-        self.assertIn(f"also that of {self.green}", self.problems[0].reason)
+        self.assertIn(f"same password as {self.green}", self.problems[0].reason)
         for username in (None, "default"):
             self.assertEqual(self.refused(snapshot, "pw-same", username), "ambiguous")
         self.assertEqual(self.login(snapshot, "pw-same", self.blue).tenant.index, 3)
@@ -411,7 +415,7 @@ class Contract:
         self.world.put(*self.tenant(self.blue, "pw-blue", 15), *self.tenant(self.green, "pw-green", 16))
         self.assertEqual(self.indexes(self.good(databases=None)), {self.blue: 15, self.green: 16})
         self.assertEqual(self.indexes(self.read(databases=16)), {self.blue: 15})
-        self.assertProblem(self.green, self.SECRET, "Redis has no database 16: it has 0 to 15")
+        self.assertProblem(self.green, self.SECRET, "Redis has no database 16: it has databases 0 to 15")
         self.assertEqual(self.indexes(self.good(databases=17)), {self.blue: 15, self.green: 16})
 
     # What changes.

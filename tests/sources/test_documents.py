@@ -159,7 +159,7 @@ class DataTests(unittest.TestCase):
     def test_what_is_no_text(self) -> None:
         for written in (True, 1.5, [], {}, b"x", datetime(2026, 1, 1, tzinfo=UTC)):
             with self.subTest(written):
-                self.assertEqual(self.error(stringData={self.KEY: written}), f"stringData.{self.KEY} is not a text")
+                self.assertEqual(self.error(stringData={self.KEY: written}), f"stringData.{self.KEY} is not a string")
         self.assertEqual(self.error(stringData={self.KEY: "pw-\ud800"}), f"stringData.{self.KEY} is not UTF-8")
 
     def test_what_is_no_mapping(self) -> None:

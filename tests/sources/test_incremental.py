@@ -122,7 +122,7 @@ class ReadChangesTests(SourceCase):
         """
         self.patch(kubernetes.ClusterSource, "_pages", lambda *_, **__: iter([{"metadata": {"name": "other"}}]))
         update = self.read(BLUE, namespaces=("team-green",))
-        told = f"the answer of {self.api.url} has objects that were not asked for"
+        told = f"the answer of {self.api.url} has objects that the proxy did not ask for"
         self.assertEqual({failure.reason for failure in update.failures}, {told})
         self.assertEqual((dict(update.secrets), dict(update.namespaces)), ({}, {}))
 

@@ -58,7 +58,7 @@ class WhereItIsTests(ClusterCase):
         self.source = self.pod_source()
         account = self.api.service_account()
         (account / "ca.crt").write_text("")
-        self.assertUnreachable(f"^no way to the Kubernetes API: {account}: ca.crt is empty$")
+        self.assertUnreachable(f"^no access to the Kubernetes API: {account}: ca.crt is empty$")
         (account / "ca.crt").write_text("nonsense")
         self.assertUnreachable(f"^no answer from {self.api.url}: SSLError")
         (account / "ca.crt").unlink()
@@ -67,7 +67,7 @@ class WhereItIsTests(ClusterCase):
         self.assertUnreachable(f"{account}: token is empty$")
         (account / "token").unlink()
         self.assertUnreachable(
-            f"^no way to the Kubernetes API: this pod has no service account token at {account}/token, "
+            f"^no access to the Kubernetes API: this pod has no service account token at {account}/token, "
             "and there is no kubeconfig at /nonexistent; KUBECONFIG can name another$"
         )
         self.api.service_account()
@@ -83,13 +83,13 @@ class WhereItIsTests(ClusterCase):
             with mock.patch.object(kubernetes_api, "kubernetes_config") as config:
                 config.load_kube_config.side_effect = ConfigException(told)
                 reading = self.kubeconfig_source().read()
-            self.assertRegex(reading.namespaces.reason, "^no way to the Kubernetes API: .*: process returned 1$")
+            self.assertRegex(reading.namespaces.reason, "^no access to the Kubernetes API: .*: process returned 1$")
 
     def test_a_kubeconfig_that_is_none(self) -> None:
         path = Path(tempfile.mkdtemp(dir=self.api.directory)) / "config"
         self.source = self.make_source({"KUBECONFIG": str(path)})
         self.assertUnreachable(
-            f"^no way to the Kubernetes API: there is no kubeconfig at {path}; KUBECONFIG can name another$"
+            f"^no access to the Kubernetes API: there is no kubeconfig at {path}; KUBECONFIG can name another$"
         )
         context = "current-context: a\ncontexts: [{name: a, context: {cluster: b, user: c}}]\n"
         cluster = "clusters: [{name: b, cluster: {server: 'https://h'}}]\n"
@@ -106,12 +106,13 @@ class WhereItIsTests(ClusterCase):
             (f"{context}clusters: [{{name: b, token: {PLANTED}}}]", "it has no cluster"),
             (f"{context}{cluster}users: [{{name: c, token: {PLANTED}}}]", "it has no user"),
             (
-                f"{context}clusters: [{{name: b, cluster: {{server: 'https://h', certificate-authority: /nowhere/ca.crt}}}}]",
+                f"{context}clusters: [{{name: b, cluster: {{server: 'https://h', certificate-authority: "
+                f"/nowhere/ca.crt}}}}]",
                 "there is no file /nowhere/ca.crt",
             ),
         ):
             path.write_text(text)
-            failure = self.assertUnreachable(f"^no way to the Kubernetes API: {path}: {told}$")
+            failure = self.assertUnreachable(f"^no access to the Kubernetes API: {path}: {told}$")
             self.assertNotIn(PLANTED, failure.reason)
 
     def test_a_user_in_the_address_is_not_shown(self) -> None:

@@ -358,8 +358,7 @@ class ScalarTests(ManifestsCase):
                 self.assertEqual(
                     problems,
                     [
-                        "a.yaml/document 1: it has a tag on line 6, which means nothing here: "
-                        "what follows it is taken as it stands"
+                        "a.yaml/document 1: it has a YAML tag on line 6: the proxy ignores the tag, and uses the value after it unchanged"
                     ]
                     if "!x" in note
                     else [],
@@ -430,7 +429,7 @@ class BadFileTests(ManifestsCase):
             self.remove(self.directory / "a.yaml")
             [problem] = self.report()
             self.assertEqual(self.served(), {"team-green": 5, "team-red": 6})
-            self.assertRegex(problem, r"^b.json: it is not YAML or JSON \(.*\): what was last read of it stays in force$")
+            self.assertRegex(problem, r"^b.json: it is not YAML or JSON \(.*\): its last good content stays in force$")
             self.remove(self.directory / "c.json")
             self.write("a.yaml", YAML)
             self.read()
@@ -464,7 +463,7 @@ class BadFileTests(ManifestsCase):
                 self.assertEqual(self.served(), {"team-red": 5})
                 self.assertIn(
                     "team-green/redis-secret-master: database 3 may belong to a namespace in a.yaml, "
-                    "which was never readable: nobody else gets it",
+                    "which the proxy could never read: no other namespace gets it",
                     problems,
                 )
                 self.write("a.yaml", owner)
@@ -502,9 +501,7 @@ class BadFileTests(ManifestsCase):
         with mock.patch.object(Path, "read_bytes", refused):
             self.remove(self.directory / "a.yaml")
             [problem] = self.report()
-            self.assertEqual(
-                problem, "b.yaml: it cannot be read (Permission denied): what was last read of it stays in force"
-            )
+            self.assertEqual(problem, "b.yaml: it cannot be read (Permission denied): its last good content stays in force")
             self.assertEqual(self.served(), {"team-green": 5})
 
     def test_a_link_to_where_nobody_may_look_costs_itself_alone(self) -> None:
@@ -523,7 +520,7 @@ class BadFileTests(ManifestsCase):
         self.assertNotEqual(self.source.stamp(), before)
         self.write("a.yaml", YAML.replace("/3", "/4"))
         [problem] = self.report()
-        self.assertEqual(problem, "b.yaml: it cannot be read (File name too long): what was last read of it stays in force")
+        self.assertEqual(problem, "b.yaml: it cannot be read (File name too long): its last good content stays in force")
         self.assertEqual(self.served(), {"team-blue": 4, "team-green": 5})
         before = self.source.stamp()
         self.write("c.yaml", "kind: Namespace\nmetadata: {name: team-red}")
@@ -554,7 +551,9 @@ class BadFileTests(ManifestsCase):
         self.write("a.yaml", YAML)
         self.write("b.yaml", "a: [")
         self.write("new.json", json.dumps(namespace("team-new")))
-        with self.assertRaisesRegex(Refused, "b.yaml could not be read, so it is not known which databases are given away"):
+        with self.assertRaisesRegex(
+            Refused, "b.yaml could not be read, so the command does not know which databases it gives to namespaces"
+        ):
             choose_index(self.read(), CLIENT, PREFIX, "team-new", None, Room(16, {}))
 
     def test_hidden_files_are_none(self) -> None:
@@ -688,7 +687,10 @@ class AgeTests(ManifestsCase):
             os.utime(path, (modified, modified))
             self.assertEqual(
                 self.report(),
-                ["team-a/redis-secret-temp-x: it has valid_hours, but no metadata.creationTimestamp, from which they count"],
+                [
+                    "team-a/redis-secret-temp-x: it has valid_hours, but no metadata.creationTimestamp, when these hours "
+                    "begin"
+                ],
             )
             with self.assertRaises(AuthenticationError):
                 self.enrolment.resolve()[0].authenticate(None, b"temp", 0.0)

@@ -38,9 +38,11 @@ stringData: {redis-connection-string: "redis://:good@h/1"}
 #: Where a value may stand. {}: it
 PLACES = (
     "kind: Secret\nmetadata: {name: redis-secret-master, namespace: team-a}\nstringData:\n  redis-connection-string: {}\n",
-    "kind: Secret\nmetadata: {name: redis-secret-master, namespace: kube-system}\nstringData:\n  redis-connection-string: redis://h/0\n  redis-password: {}\n",
+    "kind: Secret\nmetadata: {name: redis-secret-master, namespace: kube-system}\nstringData:\n  redis-connection-string: "
+    "redis://h/0\n  redis-password: {}\n",
     "kind: Secret\nmetadata: {name: redis-secret-master, namespace: kube-system}\ndata:\n  redis-connection-string: {}\n",
-    "kind: Secret\nmetadata: {name: redis-secret-temp-a, namespace: team-a}\nstringData:\n  redis-connection-string: redis://:x@h/3\n  valid_hours: {}\n",
+    "kind: Secret\nmetadata: {name: redis-secret-temp-a, namespace: team-a}\nstringData:\n  redis-connection-string: "
+    "redis://:x@h/3\n  valid_hours: {}\n",
     "kind: Secret\nmetadata: {name: redis-secret-master, namespace: team-a}\nstringData: {}\n",
     "kind: Secret\nmetadata: {name: redis-secret-master, namespace: team-a}\ndata: {}\n",
     "kind: Secret\nstringData:\n  redis-connection-string: {}\n",

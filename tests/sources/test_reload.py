@@ -262,7 +262,7 @@ class ToldTests(ServiceCase):
         self.write(*self.blue, *tenant("team-green", "x", "green-password"))
         service = self.make()
         name = "team-green/redis-secret-master"
-        problem = f"{name}: redis-connection-string does not end in /N, the database's number"
+        problem = f"{name}: redis-connection-string does not end in /N, the number of the database"
         told = self.told(service.startService)
         self.assertIn(("warn", problem), told)
         self.assertIn(("info", f"1 tenants with 1 credentials, from {self.source}"), told)

@@ -83,16 +83,16 @@ class IndexTests(unittest.TestCase):
         """
         found, room = reading(team_new=[]), Room(4, {1: 10, 2: 7})
         self.assertEqual(self.choose(found, room=room), 3)
-        self.refused("database 2 is nobody's, but holds 7 keys.*FLUSHDB", found, 2, room)
+        self.refused("database 2 belongs to no namespace, but holds 7 keys.*FLUSHDB", found, 2, room)
         self.assertEqual(self.choose(found, 2, room, keep_data=True), 2)
-        self.refused("1, 2, 3 are nobody's, but not empty", found, room=Room(4, {1: 1, 2: 1, 3: 1}))
+        self.refused("1, 2, 3 belong to no namespace, but are not empty", found, room=Room(4, {1: 1, 2: 1, 3: 1}))
 
     def test_none_is_left(self) -> None:
         found = reading(team_new=[], team_a=[held("team-a", "redis://:pw@h:1/1")])
         self.refused("none of Redis's 2 databases is free.*raise `databases`", found, room=Room(2, {}))
 
     def test_an_index_that_redis_does_not_have(self) -> None:
-        self.refused("Redis has no database 16: it has 0 to 15", reading(team_new=[]), 16)
+        self.refused("Redis has no database 16: it has databases 0 to 15", reading(team_new=[]), 16)
 
     def test_redis_that_does_not_tell_how_many_there_are(self) -> None:
         self.refused("--databases N", reading(team_new=[]), room=Room(None, {}))
@@ -116,8 +116,8 @@ class IndexTests(unittest.TestCase):
 
     def test_temporary_secrets_that_are_left_name_its_database(self) -> None:
         found = reading(team_new=[held("team-new", "redis://:pw@h:1/5", "redis-secret-temp-x")])
-        self.refused(r"database 5 \(redis-secret-temp-x\): delete them, or say --index 5", found)
-        self.refused("say --index 5", found, 6)
+        self.refused(r"database 5 \(redis-secret-temp-x\): delete them, or use --index 5", found)
+        self.refused("use --index 5", found, 6)
         self.assertEqual(self.choose(found, 5), 5)
 
 

@@ -35,17 +35,17 @@ class SentinelUrlTests(unittest.TestCase):
 
     def test_what_is_malformed_is_named_without_its_value(self) -> None:
         for text, reason in (
-            ("redis+sentinel://:s3cret@/m", "sentinel 1 is no host and port"),
-            ("redis+sentinel://:s3cret@a:1,,b/m", "sentinel 2 is no host and port"),
-            ("redis+sentinel://:s3cret@a:1,b:s3cret/m", "sentinel 2 is no host and port"),
-            ("redis+sentinel://:s3cret@a:1,2001:db8::1/m", "sentinel 2 is no host and port"),
-            ("redis+sentinel://:s3cret@a:70000/m", "a port that is not within 1 to 65535 for sentinel 1"),
-            ("redis+sentinel://:s3cret@a:1", "it names no master"),
-            ("redis+sentinel://:s3cret@a:1/", "it names no master"),
-            ("redis+sentinel://:s3cret@a:1/s3cret!", "it names no master"),
+            ("redis+sentinel://:s3cret@/m", "sentinel 1 is not a valid host and port"),
+            ("redis+sentinel://:s3cret@a:1,,b/m", "sentinel 2 is not a valid host and port"),
+            ("redis+sentinel://:s3cret@a:1,b:s3cret/m", "sentinel 2 is not a valid host and port"),
+            ("redis+sentinel://:s3cret@a:1,2001:db8::1/m", "sentinel 2 is not a valid host and port"),
+            ("redis+sentinel://:s3cret@a:70000/m", "a port that is not from 1 to 65535 for sentinel 1"),
+            ("redis+sentinel://:s3cret@a:1", "the master's name is missing"),
+            ("redis+sentinel://:s3cret@a:1/", "the master's name is missing"),
+            ("redis+sentinel://:s3cret@a:1/s3cret!", "the master's name is missing"),
             ("redis+sentinel://:s3cret/x@a:1/m", "write / as %2F"),
-            ("redis+sentinel://:s3cret@a:1/m/s3cret", "no database's number"),
-            ("redis+sentinel://:s3cret@a:1/m/0/1", "no database's number"),
+            ("redis+sentinel://:s3cret@a:1/m/s3cret", "not the number of a database"),
+            ("redis+sentinel://:s3cret@a:1/m/0/1", "not the number of a database"),
             ("redis+sentinel://:s3cret@a:1/m?sentinel_password=s3cret", "has a \\? or #"),
             ("redis+sentinel:a:1/m", "does not begin with"),
             ("redis-sentinel://:s3cret@a:1/m", "does not begin with redis:// or .* or redis\\+sentinel://"),
@@ -153,7 +153,7 @@ class EnrolmentTests(unittest.TestCase):
         enrolment.use_full_read(FullRead(None, tuple(NamespaceDocument(name, 0.0) for name in secrets), secrets))
         snapshot, problems = enrolment.resolve()
         self.assertEqual({tenant.namespace for tenant in snapshot.tenants}, set(good))
-        told = [problem for problem in problems if "is no name of a namespace" in problem.reason]
+        told = [problem for problem in problems if "is not a valid name of a namespace" in problem.reason]
         self.assertEqual(len(told), len(bad))
         self.assertTrue(all(problem.namespace.isascii() and problem.namespace.isprintable() for problem in told))
 

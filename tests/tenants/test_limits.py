@@ -27,16 +27,19 @@ class AnnotationTests(unittest.TestCase):
             self.assertEqual(limits, Limits(10, 7, 0))
             self.assertEqual(
                 wrong,
-                "annotation redisproxy/max-connections is not a whole number from 0 to 1000000: the default, 10, holds",
+                "annotation redisproxy/max-connections is not a whole number from 0 to 1000000: the default, 10, applies",
             )
         limits, wrong = read_limits({BYTES: "x", COMMANDS: "y"}, UNLIMITED)
         self.assertEqual((limits, len(wrong)), (UNLIMITED, 2))
-        self.assertIn("the default, no limit, holds", wrong[0])
+        self.assertIn("the default, no limit, applies", wrong[0])
 
     def test_a_name_that_is_none_of_them_is_named(self) -> None:
         limits, [wrong] = read_limits({CONNECTIONS: "5", "redisproxy/max-conections": "3", "redisproxy/z": ""}, DEFAULTS)
         self.assertEqual(limits, Limits(5, 20, 0))
-        self.assertRegex(wrong, "^annotation redisproxy/max-conections is unknown: there are redisproxy/max-connections, ")
+        self.assertRegex(
+            wrong,
+            "^annotation redisproxy/max-conections is unknown, and has no effect: the known ones are redisproxy/max-connections, ",
+        )
         _, [wrong] = read_limits({"redisproxy/\n\u2028" + "x" * 1000: "3"}, DEFAULTS)
         self.assertRegex(wrong, r"^annotation redisproxy/\\n\\u2028x{67} is unknown")
 

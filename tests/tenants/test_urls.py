@@ -54,7 +54,7 @@ class TenantTests(unittest.TestCase):
             "redis://:pw@h/3#a@b",
             "redis://:a://b@h/3",
         ):
-            self.refused(url, r"has an @ behind a / \? or #\. .*%2F.*%3F.*%23.*%40$")
+            self.refused(url, r"has an @ after a / \? or #: .*%2F.*%3F.*%23.*%40$")
 
     def test_a_query_is_left_aside(self) -> None:
         for query in ("", "ssl_cert_reqs=none", "timeout=3&x", "db=3", "a=1;db=3&database=3", "adb=4", "db2=4"):
@@ -62,7 +62,7 @@ class TenantTests(unittest.TestCase):
 
     def test_a_database_in_the_query_has_to_be_the_same(self) -> None:
         for query in ("db=4", "db=", "db", "db=03", "db=3&db=4", "x=1;db=4", "%64b=4", "DB=4", "database=4", "db=+3"):
-            self.refused(f"redis://:s3cret@h:1/3?{query}", "names one database behind the host, and another one")
+            self.refused(f"redis://:s3cret@h:1/3?{query}", "names one database after the host, and another one")
         self.refused("redis://:s3cret@h?db=3", "does not end in /N")
 
     def test_the_index_is_canonical_digits(self) -> None:
@@ -73,7 +73,7 @@ class TenantTests(unittest.TestCase):
         for place in ("", "h", "h:", "h:06379", "[::1]", "[::1]:1", "a_b.c-d:65535"):
             self.assertEqual(read_tenant(f"redis://:pw@{place}/3".encode())[2], 3)
         for place in ("h:0", "h:65536", "h:57x", "h:+1", "h:1:2", "[::1", "[h]", "a,b", "h%2f", "rédis", ":1"):
-            self.refused(f"redis://:s3cret@{place}/3", "host or port is malformed|names a port")
+            self.refused(f"redis://:s3cret@{place}/3", "host or port is malformed|has a port")
 
     @UNHURRIED
     @given(ANY, st.sampled_from(PLACES), st.integers(0, 999_999_999))
@@ -126,7 +126,7 @@ class MasterTests(unittest.TestCase):
             "unix://:s3cret/x@/run/redis.sock",
             "unix:///run/redis.sock@s3cret",
         ):
-            self.refused(url, r"has an @ behind a / \? or #\. .*%2F")
+            self.refused(url, r"has an @ after a / \? or #: .*%2F")
 
     def test_nothing_is_behind_the_index(self) -> None:
         for behind in ("/x", "/0/rest", "/0/", "//", "/00", "/0x", "/ 0"):

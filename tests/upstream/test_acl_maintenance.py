@@ -179,8 +179,8 @@ class PasswordsTests(UsersCase):
         self.assertEqual(
             replica.told()[:2],
             [
-                "2 ACL users have the password of the present master password; their others end in 300 s",
-                "2 ACL users have only the password of the present master password",
+                "2 ACL users have a password derived from the new master password; their old passwords end in 300 s",
+                "2 ACL users have only the password derived from the new master password",
             ],
         )
 
@@ -371,7 +371,7 @@ class ErrorsTests(UsersCase):
         self.assertEqual(
             self.one.told(LogLevel.warn),
             [
-                f"tenants' ACL users cannot be looked after: Redis answered {question} with {text.partition(' ')[0]}"
+                f"the tenants' ACL users cannot be maintained: Redis answered {question} with {text.partition(' ')[0]}"
                 for question, text in denied.items()
             ],
         )

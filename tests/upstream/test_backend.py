@@ -131,7 +131,7 @@ class FaultTests(unittest.SynchronousTestCase):
         self.assertEqual(self.backend.state()["fault"], "redis://redis:6379 cannot be reached: it took too long")
         master._helpless.fault(messages.SENTINELS_SILENT(name="m"))
         master._helpless.fault(messages.SENTINELS_SILENT(name="m"), 1e9)
-        self.assertEqual(self.backend.state()["fault"], "none of the sentinels tells where m is")
+        self.assertEqual(self.backend.state()["fault"], "no sentinel reports the address of m")
         # Nothing is known of another address yet.
         master._helpless.over()
         self.backend.use_snapshot(Snapshot(BackendAddress(host="other", password=b"s3cret"), []))

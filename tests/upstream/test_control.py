@@ -154,7 +154,9 @@ class ControlTests(unittest.TestCase):
         while not control._state.reason:
             yield task.deferLater(reactor, 0.01)
         self.assertEqual(told, [])
-        self.assertRegex(control._state.reason, "^did not tell what it is, and is asked again: INFO server, .*: BUSY ")
+        self.assertRegex(
+            control._state.reason, "^did not report its version and settings, and is asked again: INFO server, .*: BUSY "
+        )
         self.assertNotIn("--acl off", control._state.reason)
         server.client().script_kill()
         yield self.assertFailure(running, redis.ResponseError)

@@ -58,7 +58,7 @@ class HealthTests(unittest.SynchronousTestCase):
         self.assertEqual((self.health.state, self.lines), (Answers.UP, []))
         self.passes(60)
         self.assertIs(self.health.state, Answers.HUNG)
-        self.assertEqual(self.lines, ["Redis has not answered a PING for 6 s: its clients wait"])
+        self.assertEqual(self.lines, ["Redis has not answered a PING for more than 6 s: commands wait, and log-ins fail"])
         self.answers()
         self.assertEqual((self.health.state, self.health.unanswered), (Answers.UP, 0.0))
         self.assertEqual(self.lines[1:], ["Redis answers as usual again"])
@@ -88,7 +88,7 @@ class HealthTests(unittest.SynchronousTestCase):
             (
                 "BUSY Redis is busy running a script.",
                 Answers.BUSY,
-                "Redis is busy with a script, and answers -BUSY to all else",
+                "Redis is busy with a script, and answers -BUSY to all other commands",
             ),
             ("LOADING Redis is loading the dataset in memory", Answers.LOADING, "Redis answers as usual again"),
             ("MASTERDOWN Link with MASTER is down", Answers.UP, None),

@@ -505,6 +505,7 @@ class QueueTests(PoolCase):
                 upstream.dataReceived(b"+what\r\n")
             self.reactor.clock.advance(QUIET)
         self.assertEqual(
-            [event["log_format"] for event in events], ["{upstream} answered what it was not asked: {reason}"] * 3
+            [event["log_format"] for event in events],
+            ["{upstream} sent a reply that the proxy did not expect: {reason}"] * 3,
         )
         yield self.until(lambda: len(pool) == 0)

@@ -160,7 +160,9 @@ class FirstProbeTests(ProbeCase):
         for _, service in services:
             await self.until(lambda: service._state.reason)  # noqa: B023
             self.assertEqual((service.history, service.connected), ([], False))
-            self.assertEqual(service._state.reason, "did not tell what it is within 0.5 s, and is asked again")
+            self.assertEqual(
+                service._state.reason, "did not report its version and settings within 0.5 s, and is asked again"
+            )
         self.patch(bounds, "CONTROL_REPLY_SECONDS", 10)
         for faulty, service in services:
             faulty.faults = {}
@@ -385,7 +387,8 @@ class InquiryTests(ProbeCase):
             with self.assertRaises(InquiryError) as caught:
                 await inquire(reactor, address, 5.0, None, True, rights)
             self.assertRegex(
-                str(caught.exception), f"^Redis at .* did not tell what it is: {' '.join(question.split()[:2])}.*: BUSY "
+                str(caught.exception),
+                f"^Redis at .* did not report its version and settings: {' '.join(question.split()[:2])}.*: BUSY ",
             )
         self.fault(faulty, "EVAL", PASSING[0])
         found = await inquire(reactor, address, 5.0, None, True, rights)
