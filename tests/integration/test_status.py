@@ -290,13 +290,7 @@ class BrowserTests(unittest.TestCase):
         browser = self.browse()
         self.assertEqual(browser.run("document.title"), "Redis Proxy: ready")
         page = browser.run("document.body.innerText")
-        for text in (
-            "team-blue",
-            "redis-secret-temp-odd",
-            "Fix the secret. The proxy reads it again",
-            "in 4 h 59 min",
-            "team-new",
-        ):
+        for text in ("team-blue", "redis-secret-temp-odd", "Fix the secret. The proxy reads it again", "in 4 h 59 min", "team-new"):
             self.assertIn(text, page)
         html = browser.run("document.documentElement.outerHTML")
         for hidden in ("blue-password", "green-password", self.installation.server.password, EVIL):
@@ -334,15 +328,7 @@ class BrowserTests(unittest.TestCase):
 
     def test_without_scripts_everything_is_there(self) -> None:
         page = self.browse(scripts=False).run("document.body.innerText")
-        for text in (
-            "Tenants (2)",
-            "Namespace",
-            "Commands/s",
-            "team-blue",
-            "team-new",
-            "Fix the secret. The proxy reads it again",
-            "Metrics",
-        ):
+        for text in ("Tenants (2)", "Namespace", "Commands/s", "team-blue", "team-new", "Fix the secret. The proxy reads it again", "Metrics"):
             self.assertIn(text, page)
 
 
