@@ -114,7 +114,7 @@ class ConnectionsTests(LimitsCase):
         found = metrics(self.port)
         self.assertGreaterEqual(found["redisproxy_tenant_connections_refused_total", BLUE], 3)
         self.assertGreaterEqual(found["redisproxy_logins_total", frozenset({("outcome", "tenant-full")})], 3)
-        self.installation.proxy.logged("log-in from .* refused: team-blue/redis-secret-master has as many connections as it")
+        self.installation.proxy.logged("log-in from .* refused: the tenant of team-blue/redis-secret-master has reached")
         self.assertIn("2 connections", ask(self.port, "/")[2])
 
     def test_a_place_is_free_after_a_reset_and_when_a_session_becomes_anothers(self) -> None:
