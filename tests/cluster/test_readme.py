@@ -233,7 +233,7 @@ class InstallTests(TypedTests):
         self.type(label)
         labelled = self.type("kubectl get namespaces -l redisproxy/tenant=true -o name")
         self.assertEqual(labelled, "namespace/team-blue\n")
-        self.type(blocks(INSTALL, "A Redis for a trial")[0].splitlines()[0])  # its namespace
+        self.type(blocks(INSTALL, "A Redis for a trial")[0].splitlines()[1])  # its namespace
         self.add("network-policy")
         self.type("kubectl -n redis get networkpolicy redisproxy-only")
         # autoscaling: the API server is too old for the autoscaler itself
@@ -270,7 +270,7 @@ class InstallTests(TypedTests):
 
     def test_a_redis_for_a_trial(self) -> None:
         (commands,) = blocks(INSTALL, "A Redis for a trial")
-        self.type(f"PASSWORD=pw\n{commands}")
+        self.type(commands, "pw\n")
         selector = "{.spec.selector} {.spec.ports[0].port}"
         told = self.type(f"kubectl -n redis get service redis -o jsonpath='{selector}'")
         self.assertEqual(told, '{"app.kubernetes.io/name":"redis"} 6379')
@@ -339,10 +339,12 @@ class RecoveryTests(TypedTests):
         self.assertEqual({name: self.url(name) for name in indexes}, before)
 
     def test_databases_after_a_restore(self) -> None:
-        _, see, move, _ = blocks(RECOVERY, "Redis is lost, and there is a backup")
+        self.type(blocks(RECOVERY, "What to save")[0])
+        _, see, compare, move, _ = blocks(RECOVERY, "Redis is lost, and there is a backup")
         told = self.type(see)
         self.assertIn("db1:keys=1", told)
         self.assertRegex(told, "team-blue +1 +ok")
+        self.assertEqual(self.type(compare), "")
         self.type(move.replace("3 7", "1 2").replace("-n 9", "-n 1"))
         self.assertEqual(self.client(self.proxy, "team-green").get("whose"), b"team-blue")
         self.assertEqual(self.server.client(1).dbsize(), 0)
