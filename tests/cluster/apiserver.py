@@ -126,7 +126,7 @@ class KubeApiServer:
             # Makes the continue tokens of a list expire while a test waits.
             "--etcd-compaction-interval=1s",
         )
-        until(self._ready, "kube-apiserver is ready", 60)
+        until(self._ready, "kube-apiserver is ready", 180)
         return self
 
     def _start_etcd(self) -> subprocess.Popen:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from collections.abc import Iterable
 from pathlib import Path
 
 import jsonschema
@@ -29,6 +30,7 @@ KUBERNETES = DEPLOY / "kubernetes"
 BASE = KUBERNETES / "base"
 COMPONENTS = KUBERNETES / "components"
 PRODUCTION = KUBERNETES / "overlays/production"
+START = KUBERNETES / "overlays/start"
 EXAMPLE = KUBERNETES / "example"
 LOCAL = DEPLOY / "local"
 CHART = DEPLOY / "helm/redisproxy"
@@ -138,6 +140,19 @@ def with_components(*names: str, patch: str = "") -> list[dict]:
         }
         (Path(directory) / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
         return load(_kustomized(Path(directory)))
+
+
+def started_with(component: str, patches: Iterable[dict] = ()) -> list[dict]:
+    """What kubectl renders of a copy of `START` with the line of one component, and patches."""
+    with tempfile.TemporaryDirectory(prefix="redisproxy-test-") as directory:
+        copied = Path(directory).resolve() / "kubernetes"
+        shutil.copytree(KUBERNETES, copied)
+        file = copied / "overlays/start/kustomization.yaml"
+        line = f"- ../../components/{component}\n"
+        overlay = yaml.safe_load(file.read_text().replace(f"# {line}", line))
+        overlay["patches"] += patches
+        file.write_text(yaml.safe_dump(overlay))
+        return load(_kustomized(file.parent))
 
 
 def settings_of(found: list[dict]) -> Settings:

@@ -6,18 +6,23 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import textwrap
 import unittest
 from pathlib import Path
+
+import yaml
 
 from redisproxy import __version__
 from redisproxy.tenants.allocation import TENANT_LABEL
 
 from .documents import (
+    BASE,
     CHOICES,
     COMPONENTS,
     DEPLOY,
     EXAMPLE,
     PRODUCTION,
+    START,
     documented,
     documents,
     environment,
@@ -26,6 +31,7 @@ from .documents import (
     name,
     only,
     settings_of,
+    started_with,
     validate,
     with_components,
 )
@@ -39,9 +45,33 @@ class ComponentTests(unittest.TestCase):
             for document in with_components(*chosen):
                 validate(document)
 
-    def test_the_overlay_knows_all_of_them(self) -> None:
-        text = (PRODUCTION / "kustomization.yaml").read_text()
-        self.assertEqual(sorted(re.findall(r"- \.\./\.\./components/([a-z-]+)\n", text)), CHOICES)
+    def test_the_overlays_know_all_of_them(self) -> None:
+        for overlay in (START, PRODUCTION):
+            text = (overlay / "kustomization.yaml").read_text()
+            self.assertEqual(sorted(re.findall(r"- \.\./\.\./components/([a-z-]+)\n", text)), CHOICES)
+
+    def test_the_start_is_the_base_with_an_image(self) -> None:
+        found = kustomized(START)
+        (container,) = only("Deployment", found)["spec"]["template"]["spec"]["containers"]
+        self.assertEqual(container["image"], f"registry.example.com/redisproxy:{__version__}")
+        container["image"] = f"redisproxy:{__version__}"
+        self.assertEqual(sorted(found, key=name), sorted(documents(BASE), key=name))
+
+    def test_the_start_takes_each_component_by_its_line(self) -> None:
+        """As docs/install.md says: without the # before it."""
+        for choice in CHOICES:
+            found = started_with(choice)
+            self.assertEqual({name(one) for one in found}, {name(one) for one in with_components(choice)}, choice)
+
+    def test_the_policy_for_a_redis_outside_is_as_the_page_says(self) -> None:
+        parts = (DEPLOY.parent / "docs/install.md").read_text().split("\n\n")
+        (block,) = (textwrap.dedent(part) for part in parts if part.startswith("    patches:"))
+        found = started_with("network-policy", yaml.safe_load(block)["patches"])
+        (policy,) = (document for document in found if document["kind"] == "NetworkPolicy")
+        validate(policy)
+        self.assertEqual(policy["metadata"]["namespace"], "redisproxy")
+        peers = [peer for rule in policy["spec"]["egress"] for peer in rule["to"]]
+        self.assertIn({"ipBlock": {"cidr": "203.0.113.7/32"}}, peers)
 
     def test_the_overlay(self) -> None:
         found = kustomized(PRODUCTION)

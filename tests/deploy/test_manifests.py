@@ -41,6 +41,7 @@ from .documents import (
     LOCAL,
     PRODUCTION,
     ROOT,
+    START,
     documents,
     environment,
     kustomized,
@@ -62,14 +63,18 @@ class SchemaTests(unittest.TestCase):
             self.assertTrue(found)
             for document in found:
                 validate(document)
+        (pod,) = load((KUBERNETES / "ping.yaml").read_text())
+        validate(pod)
+        self.assertNotIn("namespace", pod["metadata"])  # kubectl -n says it
 
     def test_no_manifest_is_left_out(self) -> None:
         """Each file is either checked here or named by a kustomization."""
         covered = {path for directory in (BASE, EXAMPLE, LOCAL) for path in directory.glob("*.yaml")}
         covered |= {path for path in CHART.rglob("*") if path.suffix in (".yaml", ".json")}
-        for path in (*COMPONENTS.glob("*/kustomization.yaml"), PRODUCTION / "kustomization.yaml"):
+        overlays = (START / "kustomization.yaml", PRODUCTION / "kustomization.yaml")
+        for path in (*COMPONENTS.glob("*/kustomization.yaml"), *overlays):
             covered |= {path} | {path.parent / file for file in self.named(path)}
-        covered |= {KUBERNETES / "kustomization.yaml", COMPONENTS / "narrow-rbac/tenant.yaml"}
+        covered |= {KUBERNETES / "kustomization.yaml", KUBERNETES / "ping.yaml", COMPONENTS / "narrow-rbac/tenant.yaml"}
         there = {path for path in DEPLOY.rglob("*") if path.suffix in (".yaml", ".yml", ".json")}
         self.assertEqual(there - covered, set())
         self.assertEqual({path for path in covered if not path.exists()}, set())

@@ -277,6 +277,9 @@ class LogTests(unittest.TestCase):
         connection.close()
         installation.proxy.stop()
         self.assertNotIn("client-left", installation.proxy.log)
+        # Twisted's own lines about ports, which name classes.
+        self.assertIn("Server Shut Down.", installation.proxy.log)
+        self.assertNotRegex(installation.proxy.log, r" starting on \d|Port \d+ Closed|Scheduling retry")
 
     def test_a_storm_of_faults_is_not_a_storm_of_lines(self) -> None:
         installation = Installation()

