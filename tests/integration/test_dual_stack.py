@@ -1,5 +1,5 @@
-"""Tests a proxy whose sockets serve IPv4 and IPv6 both, as in a dual-stack pod: who may connect, and
-how IPv4 clients are named.
+"""Tests a proxy whose sockets serve both IPv4 and IPv6, as in a dual-stack pod: who may connect,
+and how IPv4 clients are named.
 """
 
 from __future__ import annotations
