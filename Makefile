@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --config-settings editable_mode=compat
 
-.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak sim fmt clean
+.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist chart sbom image image-check bench soak sim fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local with a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
@@ -35,6 +35,7 @@ help:
 	@echo "make test-compat   run redis-py's own suite, and sessions of ioredis and go-redis, through the proxy"
 	@echo "make test-lowest   run most of the suite with the oldest allowed dependencies"
 	@echo "make dist          build the sdist and a wheel in dist/"
+	@echo "make chart         the Helm chart, in dist/: an archive for helm push, and an OCI layout for skopeo and oras"
 	@echo "make sbom          write the software bill of materials of the wheel and its dependencies (CycloneDX) to dist/"
 	@echo "make test-anywhere  run make test on fresh machines: Debian 12, 13 and sid, each with all its Pythons (root, Debian; MACHINES=sid:3.15)"
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
@@ -168,8 +169,14 @@ test-lowest: $(VENV)/installed-test $(SERVERS)
 
 # The sdist, and a wheel for this machine. PROJECT_URL=https://… goes into their metadata.
 dist: $(VENV)/installed-test
-	rm -rf dist build
+	rm -rf dist/*.whl dist/*.tar.gz build
 	$(BIN)/python -c 'import setuptools.build_meta as build; build.build_sdist("dist"); build.build_wheel("dist")'
+
+# Its date is that of the last commit, so that the same commit gives the same digest.
+chart: $(VENV)/installed
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH-$$(git log -1 --format=%ct 2>/dev/null)} \
+		$(BIN)/python deploy/chart-package deploy/helm/redisproxy dist
+	@echo "To upload it: helm push dist/redisproxy-VERSION.tgz oci://REGISTRY/charts (docs/install.md)"
 
 # What a machine with the wheel runs, in the versions of the image, as CycloneDX. --no-index: the
 # proxy itself comes from dist only. The tool has an environment of its own, because some of its

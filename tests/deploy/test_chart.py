@@ -137,7 +137,10 @@ class ChartTests(unittest.TestCase):
             settings = settings_of(found)
             self.assertEqual((settings.listen, settings.status), expected)
             self.assertLessEqual(service.items(), only("Service", found)["spec"].items())
-        own = {"service": {"ipFamilyPolicy": "PreferDualStack"}, "settings": {"REDISPROXY_LISTEN": "tcp6:6379 haproxy:tcp6:6381"}}
+        own = {
+            "service": {"ipFamilyPolicy": "PreferDualStack"},
+            "settings": {"REDISPROXY_LISTEN": "tcp6:6379 haproxy:tcp6:6381"},
+        }
         self.assertEqual(settings_of(charted(own)).listen, ("tcp6:6379", "haproxy:tcp6:6381"))
 
     def test_prometheus_finds_each_pod_once(self) -> None:
