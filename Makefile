@@ -17,6 +17,13 @@ BUSY ?=
 # The minutes of `make soak`, and further options of its proxy.
 MINUTES ?= 30
 SOAK ?=
+# The image of `make image`: linux/amd64, linux/arm64, or both with a comma between; its name; PUSH=1
+# to push it; docker, podman or buildah; and further options of that builder.
+PLATFORM ?=
+IMAGE ?=
+PUSH ?=
+BUILDER ?=
+BUILD ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # In compat mode an editable install leaves twisted/plugins visible.
@@ -35,10 +42,11 @@ help:
 	@echo "make test-compat   run redis-py's own suite, and sessions of ioredis and go-redis, through the proxy"
 	@echo "make test-lowest   run most of the suite with the oldest allowed dependencies"
 	@echo "make dist          build the sdist and a wheel in dist/"
-	@echo "make chart         the Helm chart, in dist/: an archive for helm push, and an OCI layout for skopeo and oras"
+	@echo "make chart         package the Helm chart in dist/: an archive for helm push, an OCI layout for skopeo and oras"
 	@echo "make sbom          write the software bill of materials of the wheel and its dependencies (CycloneDX) to dist/"
 	@echo "make test-anywhere  run make test on fresh machines: Debian 12, 13 and sid, each with all its Pythons (root, Debian; MACHINES=sid:3.15)"
-	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
+	@echo "make image         build the container image with docker, podman or buildah (PLATFORM=linux/amd64,linux/arm64 IMAGE=NAME:TAG PUSH=1)"
+	@echo "make image-check   build the container image with buildah and start it once (root, Debian; PLATFORM=linux/arm64)"
 	@echo "make bench         compare the proxy with HAProxy, twemproxy and Redis alone, for 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
 	@echo "make soak          run mixed load with rotations, a Redis restart and an API outage (MINUTES=$(MINUTES))"
 	@echo "make sim           simulate the whole proxy from seeds, until interrupted (SEEDS=1:1000 SIM='--hard all')"
@@ -196,6 +204,9 @@ sbom: dist
 
 test-anywhere: $(VENV)/installed
 	PYTHON=$(CURDIR)/$(BIN)/python tests/machines/run $(if $(TIMES),--times $(TIMES)) $(if $(BUSY),--busy) $(MACHINES)
+
+image:
+	@PLATFORM='$(PLATFORM)' IMAGE='$(IMAGE)' PUSH='$(PUSH)' BUILDER='$(BUILDER)' deploy/image-build $(BUILD)
 
 image-check: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python deploy/image-check
