@@ -1,4 +1,5 @@
 # Redis Proxy for Containers: docker build -t redisproxy:0.1.0 .
+# For another platform: make image PLATFORM=linux/arm64.
 #
 # PYTHON_IMAGE may be any base with Python 3.11 or newer, its venv module and pip. BUILD_IMAGE is
 # the same with gcc and Python's headers, which compile the framing. `make image-check` uses two
@@ -23,7 +24,8 @@ LABEL org.opencontainers.image.title="redisproxy" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 # twistd runs once as root here, to write dropin.cache, its list of plugins. Later it has no right
-# to write that file.
+# to write that file. The list has to be newer than all plugins by a second: layers keep whole
+# seconds alone, and with the same date twistd would make the list anew at each start.
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     python3 -m venv --without-pip /opt/redisproxy \
     && python3 -m pip --python /opt/redisproxy/bin/python3 install \
@@ -31,7 +33,8 @@ RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     && /opt/redisproxy/bin/python3 -c 'from redisproxy.resp import framing; assert framing.COMPILED, "no compiler in BUILD_IMAGE"' \
     && /opt/redisproxy/bin/twistd --help >/dev/null \
     && /opt/redisproxy/bin/redisproxy --version \
-    && test -s /opt/redisproxy/lib/python3*/site-packages/twisted/plugins/dropin.cache
+    && test -s /opt/redisproxy/lib/python3*/site-packages/twisted/plugins/dropin.cache \
+    && touch --no-create --date='1 minute' /opt/redisproxy/lib/python3*/site-packages/twisted/plugins/dropin.cache
 # Python: log lines are written at once, and no bytecode is written beside the modules, because the
 # root is read-only.
 # The C library keeps 8 MiB of free memory for the next large value: docs/decisions/free-memory.md.

@@ -17,13 +17,20 @@ BUSY ?=
 # The minutes of `make soak`, and further options of its proxy.
 MINUTES ?= 30
 SOAK ?=
+# The image of `make image`: linux/amd64, linux/arm64, or both with a comma between; its name; PUSH=1
+# to push it; docker, podman or buildah; and further options of that builder.
+PLATFORM ?=
+IMAGE ?=
+PUSH ?=
+BUILDER ?=
+BUILD ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # In compat mode an editable install leaves twisted/plugins visible.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --config-settings editable_mode=compat
 
-.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak sim fmt clean
+.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist chart sbom image image-check bench soak sim fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local with a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
@@ -35,9 +42,11 @@ help:
 	@echo "make test-compat   run redis-py's own suite, and sessions of ioredis and go-redis, through the proxy"
 	@echo "make test-lowest   run most of the suite with the oldest allowed dependencies"
 	@echo "make dist          build the sdist and a wheel in dist/"
+	@echo "make chart         package the Helm chart in dist/: an archive for helm push, an OCI layout for skopeo and oras"
 	@echo "make sbom          write the software bill of materials of the wheel and its dependencies (CycloneDX) to dist/"
 	@echo "make test-anywhere  run make test on fresh machines: Debian 12, 13 and sid, each with all its Pythons (root, Debian; MACHINES=sid:3.15)"
-	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
+	@echo "make image         build the container image with docker, podman or buildah (PLATFORM=linux/amd64,linux/arm64 IMAGE=NAME:TAG PUSH=1)"
+	@echo "make image-check   build the container image with buildah and start it once (root, Debian; PLATFORM=linux/arm64)"
 	@echo "make bench         compare the proxy with HAProxy, twemproxy and Redis alone, for 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
 	@echo "make soak          run mixed load with rotations, a Redis restart and an API outage (MINUTES=$(MINUTES))"
 	@echo "make sim           simulate the whole proxy from seeds, until interrupted (SEEDS=1:1000 SIM='--hard all')"
@@ -168,8 +177,14 @@ test-lowest: $(VENV)/installed-test $(SERVERS)
 
 # The sdist, and a wheel for this machine. PROJECT_URL=https://… goes into their metadata.
 dist: $(VENV)/installed-test
-	rm -rf dist build
+	rm -rf dist/*.whl dist/*.tar.gz build
 	$(BIN)/python -c 'import setuptools.build_meta as build; build.build_sdist("dist"); build.build_wheel("dist")'
+
+# Its date is that of the last commit, so that the same commit gives the same digest.
+chart: $(VENV)/installed
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH-$$(git log -1 --format=%ct 2>/dev/null)} \
+		$(BIN)/python deploy/chart-package deploy/helm/redisproxy dist
+	@echo "To upload it: helm push dist/redisproxy-VERSION.tgz oci://REGISTRY/charts (docs/install.md)"
 
 # What a machine with the wheel runs, in the versions of the image, as CycloneDX. --no-index: the
 # proxy itself comes from dist only. The tool has an environment of its own, because some of its
@@ -189,6 +204,9 @@ sbom: dist
 
 test-anywhere: $(VENV)/installed
 	PYTHON=$(CURDIR)/$(BIN)/python tests/machines/run $(if $(TIMES),--times $(TIMES)) $(if $(BUSY),--busy) $(MACHINES)
+
+image:
+	@PLATFORM='$(PLATFORM)' IMAGE='$(IMAGE)' PUSH='$(PUSH)' BUILDER='$(BUILDER)' deploy/image-build $(BUILD)
 
 image-check: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python deploy/image-check

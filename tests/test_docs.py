@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import yaml
 
+from redisproxy import __version__
 from redisproxy.cli.main import command
 from redisproxy.tenants.limits import ANNOTATIONS
 
@@ -181,7 +182,11 @@ class CommandTests(unittest.TestCase):
                 if line.strip().startswith("helm install"):
                     charts += 1
                     words = shlex.split(line)
-                    self.assertTrue((ROOT / words[3] / "Chart.yaml").is_file(), f"{page.name}: {line}")
+                    if words[3].startswith("oci://"):
+                        self.assertTrue(words[3].endswith("/redisproxy"), f"{page.name}: {line}")
+                        self.assertEqual(words[words.index("--version") + 1], __version__, f"{page.name}: {line}")
+                    else:
+                        self.assertTrue((ROOT / words[3] / "Chart.yaml").is_file(), f"{page.name}: {line}")
                     for setting in [words[place + 1] for place, word in enumerate(words) if word == "--set"]:
                         functools.reduce(lambda part, key: part[key], setting.partition("=")[0].split("."), values)
         self.assertGreater(directories, 2)

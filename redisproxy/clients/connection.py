@@ -28,7 +28,7 @@ from zope.interface import implementer
 
 from .. import bounds, messages, probes
 from ..listen.tls import why_tls
-from ..net.addresses import shown_address
+from ..net.addresses import host_of, shown_address
 from ..net.protocol import PauseReason, Pressure, RespReceiver, below_tls
 from ..net.time_limit import TimeLimit
 from ..net.twisted_private import close_if_written, has_unsent
@@ -80,7 +80,7 @@ class ClientProtocol(RespReceiver):
         self._clients = clients
         self.id = number
         self.peer = shown_address(address)
-        self.address = getattr(address, "host", "")
+        self.address = host_of(address)
         self.account = ClientAccount(self, clients)
         self.session = Session(self, self.account, clients.backend)
         self._admitted = False
@@ -269,7 +269,7 @@ class ClientProtocol(RespReceiver):
     def came_from(self, address: IAddress) -> None:
         """Its PROXY header is whole. Until now its address was the load balancer's."""
         self.peer = shown_address(address)
-        self.address = getattr(address, "host", "")
+        self.address = host_of(address)
 
     def header_broken(self, why: str) -> None:
         """It began with no PROXY header, or with a malformed one. why: for the log."""

@@ -84,7 +84,11 @@ class TokenCheck:
 def is_here(address: IAddress) -> bool:
     """Whether only this machine can connect to the address."""
     if isinstance(address, IPv4Address | IPv6Address):
-        return ipaddress.ip_address(address.host.partition("%")[0]).is_loopback
+        host = ipaddress.ip_address(address.host.partition("%")[0])
+        # At a socket for both families, 127.0.0.1 is ::ffff:127.0.0.1. Before 3.13, Python does not
+        # take that for loopback.
+        mapped = host.ipv4_mapped if isinstance(host, ipaddress.IPv6Address) else None
+        return (mapped or host).is_loopback
     return True  # a Unix socket, which has file permissions
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 from twisted.internet import task
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.testing import StringTransport
@@ -186,6 +186,23 @@ class FactoryTests(unittest.TestCase):
             self.assertEqual(transport.disconnected, due != delay)
             client.connectionLost()
             self.assertEqual(self.timers_of(client), [])
+
+    def test_at_a_socket_for_both_families_wrong_passwords_of_ipv4_are_counted_by_address(self) -> None:
+        self.snapshot.authenticate = mock.Mock(side_effect=AuthenticationError("WRONGPASS no", "wrong"))
+
+        def wrong(host: str) -> bool:
+            """Sends a wrong password. Returns whether the answer is delayed."""
+            client = self.factory.buildProtocol(IPv6Address("TCP", host, 4711))
+            client.makeConnection(Socket())
+            client.dataReceived(b"AUTH wrong\r\n")
+            self.clock.advance(0)
+            delayed = not client.transport.value()
+            client.connectionLost()
+            return delayed
+
+        found = [wrong("::ffff:10.0.0.7") for _ in range(bounds.UNDELAYED_WRONG_PASSWORDS + 1)]
+        self.assertEqual(found, [False] * bounds.UNDELAYED_WRONG_PASSWORDS + [True])
+        self.assertFalse(wrong("::ffff:10.0.0.8"), "another machine")
 
     def timers_of(self, client: ClientProtocol) -> list[IDelayedCall]:
         return [call for call in self.clock.getDelayedCalls() if call.func == client._time_is_up]

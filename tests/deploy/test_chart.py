@@ -39,6 +39,8 @@ class ChartTests(unittest.TestCase):
     #: The values that correspond to each component, if those are more than `enabled`.
     VALUES = {
         "autoscaling": {"autoscaling": {"enabled": True}},
+        "dual-stack": {"service": {"ipFamilyPolicy": "PreferDualStack"}},
+        "dual-stack-tls": {"service": {"ipFamilyPolicy": "PreferDualStack"}, "tls": {"secret": "redisproxy-tls"}},
         "monitoring": {"monitoring": {"enabled": True}},
         "narrow-rbac": {"rbac": {"allNamespaces": False}},
         "network-policy": {"networkPolicy": {"enabled": True}},
@@ -82,7 +84,9 @@ class ChartTests(unittest.TestCase):
 
     def test_with_each_and_all_values_it_is_the_base_with_components(self) -> None:
         self.assertEqual(sorted(self.VALUES), CHOICES)
-        for chosen in (*((choice,) for choice in CHOICES), tuple(CHOICES)):
+        # dual-stack-tls has these two in it.
+        everything = tuple(choice for choice in CHOICES if choice not in ("dual-stack", "tls"))
+        for chosen in (*((choice,) for choice in CHOICES), everything):
             values = {key: value for choice in chosen for key, value in self.VALUES[choice].items()}
             self.assert_same(charted(values), with_components(*chosen))
 
@@ -94,6 +98,7 @@ class ChartTests(unittest.TestCase):
             {"image": {"digest": "sha256:" + "0" * 64, "pullSecrets": ["registry"]}, "priorityClassName": "high"},
             {"nodeSelector": {"disk": "ssd"}, "tolerations": [{"operator": "Exists"}], "podAnnotations": {"a": "b"}},
             {"networkPolicy": {"enabled": True, "redis": {"inCluster": False, "addresses": [{"cidr": "10.1.2.3/32"}]}}},
+            {"service": {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"]}},
             {"service": {"type": "LoadBalancer", "annotations": {"a": "b"}}, "settings": {"MAX_WORKERS": "20000"}},
         ):
             found = charted(values, release="other", namespace="elsewhere")
@@ -118,6 +123,31 @@ class ChartTests(unittest.TestCase):
         self.assertEqual((role["metadata"]["namespace"], *role["rules"][0]["resourceNames"]), settings.master)
         (metric,) = only("HorizontalPodAutoscaler", found)["spec"]["metrics"]
         self.assertEqual(metric["resource"]["target"]["averageValue"], "2800m")
+
+    def test_the_proxy_listens_for_the_families_of_its_service(self) -> None:
+        both = (("tcp6:6379",), r"tcp6:9180:interface=\:\:")
+        for service, expected in (
+            ({}, (("tcp:6379",), "tcp:9180:interface=0.0.0.0")),
+            ({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"]}, (("tcp:6379",), "tcp:9180:interface=0.0.0.0")),
+            ({"ipFamilyPolicy": "PreferDualStack"}, both),
+            ({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]}, both),
+            ({"ipFamilies": ["IPv6"]}, both),
+        ):
+            found = charted({"service": service})
+            settings = settings_of(found)
+            self.assertEqual((settings.listen, settings.status), expected)
+            self.assertLessEqual(service.items(), only("Service", found)["spec"].items())
+        own = {
+            "service": {"ipFamilyPolicy": "PreferDualStack"},
+            "settings": {"REDISPROXY_LISTEN": "tcp6:6379 haproxy:tcp6:6381"},
+        }
+        self.assertEqual(settings_of(charted(own)).listen, ("tcp6:6379", "haproxy:tcp6:6381"))
+
+    def test_prometheus_finds_each_pod_once(self) -> None:
+        """With addresses of both families it would find each twice."""
+        found = charted({"monitoring": {"enabled": True}, "service": {"ipFamilyPolicy": "PreferDualStack"}})
+        families = {d["metadata"]["name"]: d["spec"].get("ipFamilyPolicy") for d in found if d["kind"] == "Service"}
+        self.assertEqual(families, {"redisproxy": "PreferDualStack", "redisproxy-status": None})
 
     def test_a_pod_has_the_time_to_end(self) -> None:
         found = charted({"drain": {"delay": 0, "seconds": 60}})
@@ -152,6 +182,9 @@ class ChartTests(unittest.TestCase):
             ({"networkPolicy": {"enabled": True, "redis": {"inCluster": False}}}, "networkPolicy.redis.addresses is empty"),
             ({"networkPolicy": {"tenantLabels": {"redisproxy/tenant": None}}}, "tenantLabels"),
             ({"image": {"digest": "latest"}}, "/image/digest"),
+            ({"service": {"ipFamilyPolicy": "DualStack"}}, "/service/ipFamilyPolicy"),
+            ({"service": {"ipFamilies": ["IPv4", "IPv4"]}}, "/service/ipFamilies"),
+            ({"service": {"ipFamilies": ["IPv4", "IPv6"]}}, "service.ipFamilyPolicy has to be PreferDualStack or"),
         ):
             with self.assertRaisesRegex(HelmRefusal, re.escape(wanted), msg=str(values)):
                 helm(values)

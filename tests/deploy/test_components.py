@@ -11,8 +11,11 @@ import unittest
 from pathlib import Path
 
 import yaml
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import MemoryReactorClock
 
 from redisproxy import __version__
+from redisproxy.listen.endpoints import Listening
 from redisproxy.tenants.allocation import TENANT_LABEL
 
 from .documents import (
@@ -185,6 +188,25 @@ class ComponentTests(unittest.TestCase):
         (mount,) = container["volumeMounts"]
         for file in re.findall(r"Key=([^:]+)", tls):
             self.assertEqual(str(Path(file).parent), mount["mountPath"])
+
+    def test_the_proxy_listens_for_both_families(self) -> None:
+        for chosen, ports in ((("dual-stack",), [6379]), (("dual-stack-tls", "monitoring"), [6379, 6380])):
+            found = with_components(*chosen)
+            (service,) = (d["spec"] for d in found if name(d) == ("Service", "redisproxy", "redisproxy"))
+            self.assertEqual(service["ipFamilyPolicy"], "PreferDualStack")
+            self.assertEqual(sorted(port["port"] for port in service["ports"]), ports)
+            settings = settings_of(found)
+            reactor = MemoryReactorClock()
+            Listening(reactor, (*settings.listen, settings.status)).open(Factory())
+            opened = [(port, interface) for port, _, _, interface in reactor.tcpServers]
+            self.assertEqual(opened, [(port, "::") for port in (*ports, 9180)])
+
+    def test_dual_stack_with_tls_is_one_component(self) -> None:
+        """Each of the two sets REDISPROXY_LISTEN, and the last one wins, in either order."""
+        whole = settings_of(with_components("dual-stack-tls")).listen
+        self.assertEqual(len(whole), 2)
+        for order in (("dual-stack", "tls"), ("tls", "dual-stack")):
+            self.assertNotEqual(settings_of(with_components(*order)).listen, whole)
 
 
 class NetworkPolicyTests(unittest.TestCase):
