@@ -190,7 +190,7 @@ class EndTests(unittest.TestCase):
         straight = installation.server.client(3)
         until(lambda: any(c["cmd"] == "blpop" for c in straight.client_list()), "Redis has the BLPOP")
         installation.proxy.process.send_signal(signal.SIGTERM)
-        installation.proxy.logged("Closed")
+        installation.proxy.logged("draining: 1 sessions")
         straight.rpush("queue", "item")
         self.assertEqual(connection.rest(), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
         self.assertEqual(installation.proxy.process.wait(LIMIT), 0)
