@@ -201,8 +201,9 @@ OTHER_DATABASE = Reason(
 DATABASE_OF_OLDER = Reason(
     "tenant-database-of-older",
     "database {index} belongs to the older {owner}",
-    "Give this namespace another index: delete its secret, then redisproxy enroll NAMESPACE. See first whether the older "
-    "namespace took the database by mistake.",
+    "First find out which namespace the data belongs to. If the older namespace took the database by mistake, give the "
+    "older one another index. Otherwise give this namespace another index, whose database is empty: delete its secret, "
+    "then redisproxy enroll NAMESPACE.",
 )
 DATABASE_OF_FORMER = Reason(
     "tenant-database-of-former",
@@ -399,8 +400,8 @@ WATCH_BUG = Reason("api-watch-bug", "the proxy has a bug", "Report it, with the 
 # Redis: what it answers. The code ends in Redis's own word.
 
 _NOT_THE_MASTERS = (
-    "Redis has another password than the master secret. Fix the secret, or finish the rotation: docs/operate.md, 'A "
-    "rotation that stopped half-way'."
+    "Redis does not accept the password in the master secret. Write Redis's password into the master secret. If somebody "
+    "is changing the password, follow docs/operate.md, 'A rotation that stopped half-way'."
 )
 #: By the word that Redis's error begins with: what can be done.
 REDIS_REMEDIES = {
@@ -498,14 +499,15 @@ REDIS_MASTER_RIGHTS = Reason("redis-master-rights", "a connection with the maste
 REDIS_UNREACHABLE = Reason("redis-unreachable", "{address} cannot be reached: {reason}", runbook="RedisUnreachable")
 REDIS_SILENT = Reason(
     "redis-silent",
-    "{address} does not answer: it took too long",
-    "Redis is busy (SLOWLOG GET), or the server at that address is not Redis.",
+    "{address} did not answer in time",
+    "Check whether Redis's process is stopped or busy, and whether the server at that address is Redis.",
+    runbook="RedisHung",
 )
 #: Why there is no connection, by what the network says.
 NET_TIMEOUT = Reason(
     "net-timeout",
-    "it took too long",
-    "Check whether a network policy blocks the connection, the machine is down, or Redis is busy.",
+    "no answer came in time",
+    "Check whether Redis's process is stopped or busy, its machine is down, or a network policy blocks the connection.",
 )
 NET_ABORTED = Reason("net-aborted", "no answer came in time, so the proxy closed the connection", NET_TIMEOUT.remedy)
 NET_REFUSED = Reason(
@@ -552,7 +554,8 @@ STOPPING = Reason("redis-proxy-stops", "the proxy is stopping")
 REDIS_HUNG = Reason(
     "redis-hung",
     "Redis has not answered a PING for more than {seconds:g} s: commands wait, and log-ins fail",
-    "Redis is stopped, forks, or runs one long command or script: see whether its process runs.",
+    "Check the state of Redis's process. T: somebody stopped it. D: it waits for its disk. R: it runs one long command or "
+    "script, or forks.",
     runbook="RedisHung",
 )
 REDIS_BUSY = Reason(
@@ -664,7 +667,7 @@ NO_MASTER = NotReady(
 )
 REDIS_NO_ANSWER = NotReady(
     "unready-redis-silent",
-    "Redis does not answer",
+    "the proxy cannot use Redis",
     f"Check whether Redis runs, and whether the proxy may reach it. {_AFTER_FAULT}",
     "#redis",
     "RedisUnreachable",
@@ -713,7 +716,8 @@ DRAINING = NotReady(
 WORKERS_MISSING = Problem(
     "problem-workers-missing",
     "{serving} of {wanted} workers serve clients",
-    "Wait: the proxy starts the others. The log says why workers ended, or why they do not start.",
+    "The proxy starts the others by itself. The log says why each worker ended, or could not start: signal SIGKILL often "
+    "means that memory ran out.",
     runbook="WorkersMissing",
 )
 CLIENTS_WAIT = Problem(
@@ -761,7 +765,8 @@ CERTIFICATE_ENDS = Problem(
 WRONG_PASSWORDS = Problem(
     "problem-wrong-passwords",
     "{count:,} log-ins had a wrong password in the last {time}",
-    "The log has the addresses: an application has an old password, or somebody guesses passwords.",
+    "The log has the addresses. An application has an old password, its namespace is kept out, or somebody guesses "
+    "passwords.",
     runbook="WrongPasswords",
 )
 TENANT_FULL = Problem(
@@ -920,8 +925,9 @@ COMMAND_REFUSED = LogLine(
 LOGIN_WRONG = LogLine(
     "client-wrong-password",
     "log-in from {peer} refused: wrong password",
-    "Check whether the application was restarted after its secret changed. After five wrong passwords from one address, "
-    "each error comes later, up to 5 s. After twenty on one connection, the proxy closes the connection.",
+    "If redisproxy tenants says that the application's namespace is kept out, fix that. Otherwise restart the application: "
+    "it has an old password. After five wrong passwords from one address, each error comes later, up to 5 s. After twenty "
+    "on one connection, the proxy closes the connection.",
     "runbooks/RedisProxyWrongPasswords.md",
 )
 LOGIN_AMBIGUOUS = LogLine(
@@ -1159,12 +1165,14 @@ WORKER_ENDED = LogLine(
     "worker-ended",
     "worker {worker} ({pid}) ended with {how}: its clients have to connect again; another is started in {delay:.1f} s",
     "`signal SIGKILL` often means that memory ran out. Anything else is a bug: report it, with the lines before.",
+    "runbooks/RedisProxyWorkersRestarting.md",
     level="error",
 )
 WORKER_FAILED = LogLine(
     "worker-failed",
     "worker {worker} ({pid}) could not start: {why} ({how}); another is started in {delay:.1f} s",
-    "Fix what the line names. The proxy tries again by itself.",
+    "Fix what the line names. `signal SIGKILL` often means that memory ran out. The proxy tries again by itself.",
+    "runbooks/RedisProxyWorkersMissing.md",
     level="error",
 )
 WORKER_NOT_STARTED = LogLine(
@@ -1205,7 +1213,9 @@ NOAUTH_HELLO = ClientError(
 WRONGPASS = ClientError(
     "error-wrongpass",
     "WRONGPASS invalid username-password pair or user is disabled.",
-    "No tenant has this password, or not under this user name; or it has expired. Give the application the current secret.",
+    "No tenant has this password, or the tenant has another user name, or the password has expired. Give the application "
+    "the current secret. If redisproxy tenants says that its namespace is kept out, fix that.",
+    "operate.md#a-tenant-is-locked-out",
 )
 FULL = ClientError(
     "error-full",

@@ -201,9 +201,9 @@ class TextTests(unittest.TestCase):
         log = Log(namespace="here", observer=observer("json", "info", out))
         log.write(messages.REDIS_NO_CONNECTION, reason=messages.NET_TIMEOUT())
         line = json.loads(out.getvalue())
-        self.assertEqual(line["message"], "no connection to Redis: it took too long")
+        self.assertEqual(line["message"], "no connection to Redis: no answer came in time")
         self.assertEqual((line["code"], line["reason_code"]), ("redis-no-connection", "net-timeout"))
-        self.assertEqual((line["level"], line["reason"]), ("error", "it took too long"))
+        self.assertEqual((line["level"], line["reason"]), ("error", "no answer came in time"))
 
     def test_text_lines_are_the_text_alone(self) -> None:
         out = io.StringIO()

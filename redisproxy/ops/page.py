@@ -223,7 +223,7 @@ def _answers(redis: RedisState) -> str:
         return f"has not answered for {span(redis['unanswered'])}"
     if redis["connected"]:
         return {"busy": "is busy with a script", "loading": "is loading its data"}.get(redis["answers"], "answers")
-    return "does not answer"
+    return "no connection"
 
 
 def _log_ins(counts: Counts) -> Tag:

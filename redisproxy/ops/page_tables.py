@@ -48,7 +48,7 @@ TABLES = (_PROBLEMS, _LOG_INS, _REFUSED, _CERTIFICATES, _TENANTS)
 #: By outcome of a log-in: what it means, and its runbook, if there is one.
 _OUTCOMES = {
     "tenant-full": ("The tenant has reached its limit of connections.", "RedisProxyTenantFull"),
-    "wrong": ("Wrong password. The log has the addresses.", "RedisProxyWrongPasswords"),
+    "wrong": ("Wrong password, or a namespace that is kept out. The log has the addresses.", "RedisProxyWrongPasswords"),
     "ambiguous": ("Two namespaces have this password: see the problems.", "RedisProxyProblems"),
     "not-loaded": ("No credentials had been read yet.", "RedisProxyCredentialsNotLoaded"),
 }

@@ -133,12 +133,13 @@ class StatusTests(unittest.TestCase):
         until(lambda: ask(port, "/readyz")[0] == 200, "ready")
         self.installation.server.kill()
         until(lambda: ask(port, "/readyz")[0] == 503, "not ready")
-        self.assertEqual(ask(port, "/readyz")[2], "Redis does not answer\n")
+        self.assertEqual(ask(port, "/readyz")[2], "the proxy cannot use Redis\n")
         self.assertEqual(ask(port, "/livez")[0], 200)
         until(lambda: "cannot be reached: ConnectionRefusedError" in ask(port, "/")[2], "the page has the cause")
         page = ask(port, "/")[2]
         self.assertRegex(
-            page, r"Not ready, since 20\d\d-[^<]* UTC \([^<]* s\): Redis does not answer: redis://127\.0\.0\.1:\d+ cannot"
+            page,
+            r"Not ready, since 20\d\d-[^<]* UTC \([^<]* s\): the proxy cannot use Redis: redis://127\.0\.0\.1:\d+ cannot",
         )
         self.assertIn("Nothing listens at that address", page)
         self.assertIn('<a href="runbooks/RedisProxyRedisUnreachable">', page)

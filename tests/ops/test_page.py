@@ -97,7 +97,7 @@ class PageTests(PageCase):
         ((where, since, wrong, what, runbook),) = [row for row in self.cells("problems", found) if "older" in row[2]]
         self.assertEqual((where, since), (f"team-b {EVIL}", "-"))
         self.assertIn("database 3 belongs to the older", wrong)
-        self.assertIn("Give this namespace another index", what)
+        self.assertIn("give this namespace another index", what)
         self.assertEqual(runbook, "Problems")
         self.assertIn('<a href="runbooks/RedisProxyProblems">', self.render(found))
         self.assertIn("in 2 h", self.render(found))
@@ -129,7 +129,9 @@ class PageTests(PageCase):
         fault = messages.REDIS_UNREACHABLE(address="redis://r:6379", reason=refused)
         set_fault(found["state"]["redis"], fault, connected=False)
         html = self.render(found, None, 330.0)
-        self.assertIn("Not ready, since 1970-01-01 00:11:10 UTC (5 min 30 s): Redis does not answer: redis://r:6379", html)
+        self.assertIn(
+            "Not ready, since 1970-01-01 00:11:10 UTC (5 min 30 s): the proxy cannot use Redis: redis://r:6379", html
+        )
         self.assertNotIn("None.", html)
         self.assertEqual(
             self.cells("problems", found, None, 330.0),
@@ -137,7 +139,7 @@ class PageTests(PageCase):
                 [
                     "Redis",
                     "1970-01-01 00:11:10 UTC 5 min 30 s ago",
-                    "Redis does not answer: redis://r:6379 cannot be reached: ConnectionRefusedError: errno 111",
+                    "the proxy cannot use Redis: redis://r:6379 cannot be reached: ConnectionRefusedError: errno 111",
                     "Nothing listens at that address: start Redis, or fix the address in the master secret.",
                     "RedisUnreachable",
                 ]
@@ -157,7 +159,7 @@ class PageTests(PageCase):
             ("busy", True, '<span class="warn">is busy with a script</span>'),
             ("loading", True, '<span class="warn">is loading its data</span>'),
             ("hung", False, '<span class="bad">has not answered for 8 s</span>'),
-            ("down", False, '<span class="bad">does not answer</span>'),
+            ("down", False, '<span class="bad">no connection</span>'),
         ):
             redis |= {"answers": answers, "connected": connected, "unanswered": 8.0 if answers == "hung" else 0.0}
             self.assertIn(text, self.render(found))

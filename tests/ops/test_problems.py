@@ -83,7 +83,7 @@ class OpenProblemsTests(unittest.TestCase):
         ):
             set_fault(self.state["redis"], fault)
             (problem,) = self.found()
-            self.assertEqual(problem.reason, f"Redis does not answer: {fault}")
+            self.assertEqual(problem.reason, f"the proxy cannot use Redis: {fault}")
             self.assertNotIn(problem.advice, seen, fault)
             seen.add(problem.advice)
 
@@ -92,11 +92,11 @@ class OpenProblemsTests(unittest.TestCase):
         self.assertEqual(self.found(), [])
         self.state["workers"] |= {
             "serving": 2,
-            "unready": {"1": ("Redis does not answer: redis://r cannot be reached", "net-refused")},
+            "unready": {"1": ("the proxy cannot use Redis: redis://r cannot be reached", "net-refused")},
         }
         self.assertEqual([(problem.where, problem.reason) for problem in self.found()], [
             ("proxy", "2 of 3 workers serve clients"),
-            ("worker 1", "Redis does not answer: redis://r cannot be reached"),
+            ("worker 1", "the proxy cannot use Redis: redis://r cannot be reached"),
         ])  # fmt: skip
         # Of all workers it is told once.
         set_unready(self.state, messages.REDIS_NO_ANSWER())
@@ -159,10 +159,10 @@ class OpenProblemsTests(unittest.TestCase):
         set_fault(self.state["redis"], hung, connected=False, answers="hung", unanswered=8.0)
         (problem,) = self.found()
         self.assertEqual((problem.where, problem.reason, problem.runbook), ("Redis", hung, "RedisProxyRedisHung"))
-        self.assertIn("Redis is stopped", problem.advice)
+        self.assertIn("somebody stopped it", problem.advice)
         set_unready(self.state, messages.REDIS_NO_ANSWER())
         (problem,) = self.found()
-        self.assertEqual((problem.reason, problem.runbook), (f"Redis does not answer: {hung}", "RedisProxyRedisHung"))
+        self.assertEqual((problem.reason, problem.runbook), (f"the proxy cannot use Redis: {hung}", "RedisProxyRedisHung"))
         set_unready(self.state, None)
         busy = messages.REDIS_BUSY()
         set_fault(self.state["redis"], busy, connected=True, answers="busy", unanswered=0.0)

@@ -53,16 +53,16 @@ class ReportsTests(unittest.TestCase):
         fault = messages.REDIS_UNREACHABLE(address="redis://redis:6379", reason=messages.NET_TIMEOUT())
         away = {"connected": False, "version": "", "fault": fault, "fault_code": fault.code}
         there = {"connected": True, "version": "Valkey 9", "fault": "", "fault_code": ""}
-        unready = {"unready": "Redis does not answer", "unready_code": messages.REDIS_NO_ANSWER.code}
+        unready = {"unready": "the proxy cannot use Redis", "unready_code": messages.REDIS_NO_ANSWER.code}
         self.assertEqual(
             (self.reports.redis()["connected"], self.reports.unready()), (False, "no worker serves clients yet")
         )
         self.reports.update(1, {**report(), "redis": away, **unready})
-        self.assertEqual((self.reports.redis()["fault"], self.reports.unready()), (fault, "Redis does not answer"))
+        self.assertEqual((self.reports.redis()["fault"], self.reports.unready()), (fault, "the proxy cannot use Redis"))
         self.reports.update(2, {**report(), "redis": there, "unready": "", "unready_code": ""})
         self.assertEqual((self.reports.redis(), self.reports.unready()), (there, None))
         # The first worker is still not ready.
-        self.assertEqual(self.reports.unready_workers(), {"1": (f"Redis does not answer: {fault}", "net-timeout")})
+        self.assertEqual(self.reports.unready_workers(), {"1": (f"the proxy cannot use Redis: {fault}", "net-timeout")})
 
     def test_who_is_no_tenant_any_more_is_forgotten(self) -> None:
         self.reports.update(1, report(blue=tenant(5), green=tenant(1)))

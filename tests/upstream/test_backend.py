@@ -82,7 +82,7 @@ class TwoBackendsTests(unittest.TestCase):
         await self.both_are_ready()
         self.servers[0].kill()
         await self.until(self.first.not_ready, "it is seen that the first is away")
-        self.assertEqual(self.first.not_ready(), "Redis does not answer")
+        self.assertEqual(self.first.not_ready(), "the proxy cannot use Redis")
         self.assertFalse(self.first.state()["connected"])
         address = f"redis://127.0.0.1:{self.servers[0].port}"
         await self.until(lambda: "refused" in self.first.state()["fault"].lower(), "it is told why")
@@ -121,14 +121,14 @@ class FaultTests(unittest.SynchronousTestCase):
         )
 
     def test_before_anything_was_tried_nothing_is_known(self) -> None:
-        self.assertEqual((self.backend.not_ready(), self.backend.state()["fault"]), ("Redis does not answer", ""))
+        self.assertEqual((self.backend.not_ready(), self.backend.state()["fault"]), ("the proxy cannot use Redis", ""))
 
     def test_each_part_has_its_own(self) -> None:
         control, pool, master = self.backend.control, self.backend.pool, self.backend.master
         control._unreachable.fault(messages.NET_TIMEOUT())
-        self.assertEqual(self.backend.state()["fault"], "redis://redis:6379 cannot be asked: it took too long")
-        pool._not_opened(pool._address, reason("redis://redis:6379 cannot be reached: it took too long"))
-        self.assertEqual(self.backend.state()["fault"], "redis://redis:6379 cannot be reached: it took too long")
+        self.assertEqual(self.backend.state()["fault"], "redis://redis:6379 cannot be asked: no answer came in time")
+        pool._not_opened(pool._address, reason("redis://redis:6379 cannot be reached: no answer came in time"))
+        self.assertEqual(self.backend.state()["fault"], "redis://redis:6379 cannot be reached: no answer came in time")
         master._helpless.fault(messages.SENTINELS_SILENT(name="m"))
         master._helpless.fault(messages.SENTINELS_SILENT(name="m"), 1e9)
         self.assertEqual(self.backend.state()["fault"], "no sentinel reports the address of m")
@@ -151,7 +151,7 @@ class FaultTests(unittest.SynchronousTestCase):
             self.assertEqual(backend.state()["connected"], answers == "up")
             # The control connection is given up after 10 s.
             backend.control._connection = object() if clock.seconds() < bounds.CONTROL_REPLY_SECONDS else None
-        self.assertEqual(backend.not_ready(), "Redis does not answer")
+        self.assertEqual(backend.not_ready(), "the proxy cannot use Redis")
         self.assertRegex(backend.state()["fault"], "^Redis has not answered a PING")
         backend.health._since = None
         self.assertEqual((backend.state()["answers"], backend.state()["unanswered"]), ("down", 0.0))
