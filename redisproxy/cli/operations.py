@@ -103,7 +103,7 @@ def _by_hand(operator: Operator, name: str) -> tuple[str, ...]:
     """
     if operator.in_cluster:
         return ()
-    return (f"put the Secret {name}, which --output yaml prints, into any file of the manifests",)
+    return (f"--output yaml prints the Secret {name}: add it to a file in the directory of manifests",)
 
 
 async def _create(operator: Operator, writer: ClusterWriter, manifest: Mapping[str, Any], command: str) -> StoredSecret:

@@ -95,7 +95,10 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
         if secret.files:
             written = replace(
                 written,
-                notes=(*written.notes, f"put the Secret {name}, which --output yaml prints, into any file of the manifests"),
+                notes=(
+                    *written.notes,
+                    f"--output yaml prints the Secret {name}: add it to a file in the directory of manifests",
+                ),
             )
     if dry_run or writer is None:
         return await _foreseen(operator, Rotated(written, grace), rotation, revoke_all)

@@ -190,7 +190,7 @@ class StatusTests(CommandCase):
         self.assertEqual(
             self.json("enroll", "team-red", "--dry-run")["notes"],
             [
-                "put the Secret redis-secret-master, which --output yaml prints, into any file of the manifests",
+                "--output yaml prints the Secret redis-secret-master: add it to a file in the directory of manifests",
                 "its URL has the proxy's address in a cluster: use --address HOST:PORT for another one",
             ],
         )
@@ -203,7 +203,7 @@ class StatusTests(CommandCase):
             (manifests.path / f"{name}.yaml").write_text(done.stdout)
             self.assertRegex(
                 done.stderr,
-                r"^redisproxy: put the Secret [-\w]+, which --output yaml prints, into any file of the manifests\n$",
+                r"^redisproxy: --output yaml prints the Secret [-\w]+: add it to a file in the directory of manifests\n$",
             )
         found = {t["namespace"]: (t["index"], len(t["credentials"])) for t in self.json("check")["tenants"]}
         self.assertEqual(found, {"team-blue": (1, 2), "team-red": (2, 1)})
@@ -226,7 +226,7 @@ class StatusTests(CommandCase):
         self.assertEqual(told["notes"][1:], ["remove the Secret redis-secret-temp-a from again.yaml"])
         done = run_command("rotate", "team-blue", "--dry-run", "-o", "yaml", environ=self.environ)
         grace, changed = yaml.safe_load_all(done.stdout)
-        new = f"put the Secret {grace['metadata']['name']}, which --output yaml prints, into any file of the manifests"
+        new = f"--output yaml prints the Secret {grace['metadata']['name']}: add it to a file in the directory of manifests"
         self.assertEqual((done.returncode, done.stderr), (0, f"redisproxy: {told['notes'][0]}\nredisproxy: {new}\n"))
         self.assertEqual(grace["stringData"]["redis-connection-string"], "redis://:pw-blue@redisproxy:6379/1")
         (manifests.path / "again.yaml").unlink()
@@ -470,8 +470,8 @@ class TerminalTests(CommandCase):
         self.api.put(*tenant("team-new", 3, "pw-new", "2026-02-01T00:00:00Z"))
         shown = self.screen("check", status=1, width=60)
         self.assertIn(
-            "1 problem:\n  team-new/redis-secret-master: database 3 belongs to the\n    older team-green\n    -> Give "
-            "this namespace another index",
+            "1 problem:\n  team-new/redis-secret-master: database 3 belongs to the\n    older team-green\n    -> First "
+            "find out which namespace",
             shown,
         )
         self.assertTrue(all(len(line) <= 60 for line in shown.splitlines()))
