@@ -132,6 +132,9 @@ class Policy:
     before_7: bool = False
     #: whether tenants can run scripts
     runs_scripts: bool = False
+    #: whether the tenant's ACL user may SELECT its own index, which scripts do. Outside scripts the
+    #: session answers SELECT.
+    selects: bool = False
 
     def known_name(self, name: str) -> str:
         """The name by which the server knows a command, such as ``CONFIG|SET``. The number of
@@ -156,6 +159,7 @@ def make_policy(
     deny: frozenset[bytes] = frozenset(),
     before_7: bool = False,
     sealed: bool = True,
+    select_rule: bool = True,
 ) -> Policy:
     """The policy for a server.
 
@@ -164,7 +168,8 @@ def make_policy(
     If not, a script could call COPY … DB unseen, so no tenant has COPY where scripts is true.
     sealed: whether one user's scripts cannot change what another user's scripts do. allow, deny:
     names from the operator, upper case, ``NAME`` or ``NAME|SUBCOMMAND``. deny wins over allow, and
-    NEVER over both. before_7: see `Policy`.
+    NEVER over both. before_7: see `Policy`. select_rule: whether ACL rules can allow SELECT of one
+    index.
     """
     runs_scripts = scripts and (sealed or bool(allow & CALLS))
     if scripts and not databases:
@@ -245,6 +250,7 @@ def make_policy(
         known=known,
         before_7=before_7,
         runs_scripts=runs_scripts,
+        selects=runs_scripts and select_rule and b"SELECT" not in deny,
     )
 
 
