@@ -53,7 +53,8 @@ class TextTests(unittest.TestCase):
             b"local pushCmd = 'RPUSH'\nrcall(pushCmd, KEYS[1], ARGV[1])",
             b"return redis.call('GET', ARGV[1])",
             b"-- This call is cheap. ARGV[1] is the key.",
-            b"recall(ARGVS)",
+            b"redis.call('DEL', unpack(ARGV))",
+            b"return redis.call('SET', KEYS[1], (ARGV[1]))",
         ):
             self.assertFalse(publishes(text), text)
 
