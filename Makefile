@@ -39,7 +39,7 @@ help:
 	@echo "make test-dedicated  run the tests of clients' commands, and the attacks, with --connections dedicated"
 	@echo "make test-processes  run the tests of clients' sessions and of Kubernetes with --processes 2"
 	@echo "make test-cluster  run the tests that need a real kube-apiserver, which is built once (root, Debian)"
-	@echo "make test-compat   run redis-py's own suite, and sessions of ioredis and go-redis, through the proxy"
+	@echo "make test-compat   run redis-py's own suite, and sessions of ioredis, Bull and go-redis, through the proxy"
 	@echo "make test-lowest   run most of the suite with the oldest allowed dependencies"
 	@echo "make dist          build the sdist and a wheel in dist/"
 	@echo "make chart         package the Helm chart in dist/: an archive for helm push, an OCI layout for skopeo and oras"
@@ -160,7 +160,8 @@ test-cluster: $(VENV)/installed-test $(SERVERS)
 
 test-compat: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/python tests/compat/run-redis-py
-	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-ioredis
+	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-node ioredis
+	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-node --straight bull
 	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-go-redis
 
 # The lower bounds of pyproject.toml, as exact versions.

@@ -114,6 +114,12 @@ SUBSCRIPTIONS = 10_000
 SUBSCRIPTION_BYTES = 2 * 1024 * 1024
 #: Subscriptions of several sessions that are compared with each other when they are counted.
 COUNTED_SUBSCRIPTIONS = 10_000
+#: Scripts of one tenant that publish, whose SHAs are known: two SHAs of 40 bytes each. The one that
+#: was not used for the longest time is forgotten first. Its clients send its text again.
+PUBLISHING_SCRIPTS = 1000
+#: A reply that is rewritten, which needs all of it: an error of a script that publishes, or the
+#: text of such a script. A text that can be loaded is smaller: see INSPECTED_BYTES.
+REWRITTEN_BYTES = 2 * 1024 * 1024
 #: A message up to its payload: two names, each as long as a session may subscribe to.
 MESSAGE_HEAD_BYTES = 4 * 1024 * 1024
 #: If messages are smaller on average, the connection reads SMALL_READ_BYTES at once, because each
@@ -276,6 +282,7 @@ def _check() -> None:
         (min(PENDING_REPLIES, PENDING_BATCHES) >= 2, "half of a limit is not zero"),
         (HEADER_BYTES < COMMAND_NAME_BYTES < WHOLE_COMMAND_BYTES, "a refused command's name is there before it is streamed"),
         (INLINE_BYTES <= INSPECTED_BYTES, "an inline command can be inspected"),
+        (INSPECTED_BYTES + WHOLE_COMMAND_BYTES <= REWRITTEN_BYTES, "the text of a script that was rewritten can be shown"),
         (UNAUTHENTICATED_ARGUMENTS <= ARGUMENTS, "a log-in allows more arguments"),
         (UNAUTHENTICATED_ARGUMENT_BYTES <= ARGUMENT_BYTES, "a log-in allows larger arguments"),
         (

@@ -71,7 +71,9 @@ def rules(tenant: Tenant, policy: Policy, secret: bytes, databases: bool, new: b
     words += [b"&" + tenant.channel_prefix + b"*", *(b"&" + own + b"*" for own in tenant.keyspace_channels)]
     if databases:
         words += [b"resetdbs", b"db=%d" % tenant.index]
-    return [*words, b"-@all", *(b"+" + name.encode() for name in policy.forwarded)]
+    words += [b"-@all", *(b"+" + name.encode() for name in policy.forwarded)]
+    # Never without the index. `-select` takes away what a rule before it may have given.
+    return [*words, b"-select", b"+select|%d" % tenant.index] if policy.selects else words
 
 
 def pattern_rules(patterns: Iterable[bytes]) -> list[bytes]:

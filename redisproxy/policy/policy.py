@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .. import messages
-from ..resp.framing import FORWARD, INSPECT, INSPECT_FIRST, REFUSE
+from ..resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE
 from .facts import Command
 from .server_config import NAMES
 
@@ -82,6 +82,10 @@ ALLOWED = _names(
 #: Allowed if Redis itself enforces inside scripts what the tenant may do.
 SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRIPT|LOAD SCRIPT|SHOW")
 
+#: Their first argument is the text of a script. A script that publishes is rewritten.
+TEXT_SCRIPTS = _names("EVAL EVAL_RO")
+#: Their first argument is the SHA of a script. That of a script that publishes is replaced.
+SHA_SCRIPTS = _names("EVALSHA EVALSHA_RO")
 #: Stands for the name of a command that the server does not have.
 UNKNOWN = "unknown"
 #: Commands that run a script or a function.
@@ -107,8 +111,8 @@ HEADED = _names("PUBLISH SPUBLISH")
 class Policy:
     """The decisions about every command of one server.
 
-    table: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by name, for each command that the server has
-    or the proxy answers. subcommands: by container, which of its subcommands are passed on if the
+    table: the verdict of `resp.framing` by name, for each command that the server has or the proxy
+    answers. subcommands: by container, which of its subcommands are passed on if the
     container is inspected. forwarded: all commands that an upstream connection needs the right to,
     as ACL rules name them. unknown: names that the operator allowed or refused, and that the server
     does not have.
@@ -132,6 +136,9 @@ class Policy:
     before_7: bool = False
     #: whether tenants can run scripts
     runs_scripts: bool = False
+    #: whether the tenant's ACL user may SELECT its own index, which scripts do. Outside scripts the
+    #: session answers SELECT.
+    selects: bool = False
 
     def known_name(self, name: str) -> str:
         """The name by which the server knows a command, such as ``CONFIG|SET``. The number of
@@ -156,6 +163,7 @@ def make_policy(
     deny: frozenset[bytes] = frozenset(),
     before_7: bool = False,
     sealed: bool = True,
+    select_rule: bool = True,
 ) -> Policy:
     """The policy for a server.
 
@@ -164,7 +172,8 @@ def make_policy(
     If not, a script could call COPY … DB unseen, so no tenant has COPY where scripts is true.
     sealed: whether one user's scripts cannot change what another user's scripts do. allow, deny:
     names from the operator, upper case, ``NAME`` or ``NAME|SUBCOMMAND``. deny wins over allow, and
-    NEVER over both. before_7: see `Policy`.
+    NEVER over both. before_7: see `Policy`. select_rule: whether ACL rules can allow SELECT of one
+    index.
     """
     runs_scripts = scripts and (sealed or bool(allow & CALLS))
     if scripts and not databases:
@@ -212,6 +221,10 @@ def make_policy(
                 if "blocking" in command.facts or name in BLOCKING:
                     table[name] = INSPECT
                     blocking.add(name)
+                elif name in TEXT_SCRIPTS:
+                    table[name] = INSPECT_TEXT
+                elif name in SHA_SCRIPTS:
+                    table[name] = INSPECT_KNOWN
             continue
         allowed = [subcommand for subcommand in command.subcommands if may(subcommand, command)]
         whole = len(allowed) == len(command.subcommands)
@@ -221,7 +234,8 @@ def make_policy(
         # INSPECT also if no subcommand is allowed: a subcommand that the server does not have gets
         # another error. Redis before 7 would answer that the user has no right to it, so there the
         # session answers.
-        table[name] = FORWARD if whole and (name in ALLOWED or not before_7) else INSPECT
+        passes = whole and (name in ALLOWED or not before_7) and name != b"SCRIPT"  # its scripts may be rewritten
+        table[name] = FORWARD if passes else INSPECT
         subcommands[name] = frozenset(map(_subcommand, allowed))
     for kind, names in ((INSPECT, ANSWERED), (INSPECT, PASSED_ON), (INSPECT_FIRST, HEADED)):
         for name in names - (deny - NEVER):
@@ -245,6 +259,7 @@ def make_policy(
         known=known,
         before_7=before_7,
         runs_scripts=runs_scripts,
+        selects=runs_scripts and select_rule and b"SELECT" not in deny,
     )
 
 

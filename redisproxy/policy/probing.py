@@ -129,6 +129,9 @@ ACL_DATABASES = Question("ACL SETUSER with db=", ("ACL", "SETUSER", PROBE_USER, 
 SEALED = Question("EVAL", ("EVAL", _UNSEALED, "0"), _sealed, False)
 #: Deletes the probe's user. The answer has no meaning.
 CLEAN_UP = ("ACL", "DELUSER", PROBE_USER)
+#: Stands among the commands that a tenant's user needs the right to, for SELECT of its own index.
+#: The probe tries it with this index.
+SELECT_RULE = b"SELECT|0"
 #: The name in the log of the check of a tenant user's rights.
 RIGHTS = "ACL SETUSER with the commands of tenants"
 
@@ -212,7 +215,7 @@ class Server:
     Valkey 9.1 on); replica: whether it calls itself a replica; before_7: whether its errors have
     the words of Redis before 7; sealed: whether one user's scripts cannot change what another
     user's scripts do, None if that is not known yet; run_id: of this run of the server, empty if it
-    does not say.
+    does not say; select_rule: whether ACL rules can allow SELECT of one index.
     """
 
     version: str
@@ -224,6 +227,7 @@ class Server:
     before_7: bool = False
     sealed: bool | None = False
     run_id: str = ""
+    select_rule: bool = True
 
 
 #: An ordinary Redis, for callers that have not asked one.
@@ -253,6 +257,7 @@ def conclude(info: Mapping[str, str], facts: Facts, acl: bool) -> Server | None:
         before_7,
         acl and facts.answer(SEALED),
         info.get("run_id", ""),
+        SELECT_RULE not in facts.unfit,
     )
 
 
@@ -283,12 +288,14 @@ def policy_for(server: Server, acl: bool, *, allow: frozenset[bytes], deny: froz
         deny=deny,
         before_7=server.before_7,
         sealed=bool(server.sealed),
+        select_rule=server.select_rule,
     )
 
 
 def needed(policy: Policy) -> frozenset[bytes]:
     """The commands, in upper case, that a tenant's user needs the right to."""
-    return frozenset(name.upper().encode() for name in policy.forwarded)
+    names = {name.upper().encode() for name in policy.forwarded}
+    return frozenset(names | {SELECT_RULE} if policy.selects else names)
 
 
 def explain(again: Mapping[str, ErrorReply]) -> Text:

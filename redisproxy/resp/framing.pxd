@@ -15,6 +15,8 @@ cdef (Py_ssize_t, Py_ssize_t) _short_header(bytes data, Py_ssize_t pos, Py_ssize
 cdef class RequestScanner:
     cdef public dict table
     cdef public object default
+    cdef public object inspects
+    cdef public dict known
     cdef object _limits
     cdef long long _arguments_limit
     cdef long long _bulk_limit
@@ -47,6 +49,11 @@ cdef class RequestScanner:
     cdef (Py_ssize_t, Py_ssize_t, Py_ssize_t) _pass(
         self, bytes buffer, Py_ssize_t begin, Py_ssize_t pos, Py_ssize_t remaining, Py_ssize_t end
     ) except *
+    @cython.locals(length=Py_ssize_t, data_at=Py_ssize_t, stop=Py_ssize_t)
+    cdef (int, Py_ssize_t) _by_first(
+        self, int mode, bytes buffer, Py_ssize_t begin, Py_ssize_t after, Py_ssize_t remaining, Py_ssize_t end
+    ) except *
+    cdef bint _is_inspected(self, int mode, bytes first) except *
     cdef _begin(self, bytes name, int mode, Py_ssize_t remaining, Py_ssize_t after)
     @cython.locals(length=Py_ssize_t, data_at=Py_ssize_t)
     cdef (Py_ssize_t, Py_ssize_t) _bulk_header(self, bytes buffer, Py_ssize_t pos, Py_ssize_t end) except *
@@ -54,7 +61,7 @@ cdef class RequestScanner:
     cdef (Py_ssize_t, Py_ssize_t) _any_bulk_header(self, bytes buffer, Py_ssize_t pos, Py_ssize_t end) except *
     @cython.locals(
         buffer=bytes, start=Py_ssize_t, pos=Py_ssize_t, end=Py_ssize_t, mode=int, step=Py_ssize_t, length=Py_ssize_t,
-        data_at=Py_ssize_t, after=Py_ssize_t,
+        data_at=Py_ssize_t, after=Py_ssize_t, too_much=bint,
     )
     cdef _continue(self)
     cdef _finish_inspecting(self)

@@ -2,7 +2,7 @@ r"""RESP framing in both directions: finds where requests and replies begin and 
 
 Owns the wire format. The limits are in `bounds`. This module must not know what a command means
 (`policy.policy` does) or whose it is (`session.session` does). It only gets a table that maps
-command names to FORWARD, INSPECT, REFUSE or INSPECT_FIRST.
+command names to verdicts, FORWARD and others.
 
 Bytes that are passed on are never decoded. A run of plain commands leaves as the slice it came in,
 and a reply is measured while it passes. Redis reads some requests leniently (``*1\rX``, a bulk
@@ -32,6 +32,11 @@ REFUSE = 1  #: report its name, and skip its arguments
 INSPECT = 2  #: report its name and arguments, once all of them are here
 #: as INSPECT, but if the command has two arguments, the second is streamed if it is large
 INSPECT_FIRST = 3
+#: if RequestScanner.inspects() is true for the first argument: report its name and arguments, but
+#: stream them from the first large one on, which cannot be the first argument. Else as FORWARD.
+INSPECT_TEXT = 4
+#: the same, but if the first argument is in RequestScanner.known
+INSPECT_KNOWN = 5
 
 # The kinds of what RequestScanner.next() returns.
 RUN: Final = 0  #: (RUN, bytes to pass on, number of commands): whole commands only
@@ -39,7 +44,9 @@ COMMAND: Final = 1  #: (COMMAND, [name, arguments …], 1)
 REFUSED: Final = 2  #: (REFUSED, name, 1): an overlong name is empty, or cut if inline
 #: (OVERSIZE, name, 1): an inspected command is larger than INSPECTED_BYTES; its rest is skipped
 OVERSIZE: Final = 3
-HEADED: Final = 4  #: (HEADED, [name, first argument], 1): the second, the last, follows as STREAM
+#: (HEADED, [name, first arguments …], 1): the others, of which there are `arguments_left`, follow
+#: as STREAM
+HEADED: Final = 4
 #: (STREAM, bytes to pass on, 1): a command larger than WHOLE_COMMAND_BYTES begins; its further
 #: pieces have a 0
 STREAM: Final = 5
@@ -190,15 +197,21 @@ class RequestScanner:
     depend on how the bytes were split into chunks, with two exceptions: how many commands a RUN
     has, and where a STREAM is cut.
 
-    limits: what a request may announce; table: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by command
-    name (upper or lower case); default: the same for other names. All three may be replaced between
-    two calls of next(), and then apply from the next command on.
+    limits: what a request may announce; table: FORWARD, INSPECT or another verdict by command name
+    (upper or lower case); default: the verdict for other names; inspects: see INSPECT_TEXT. All of
+    these, and `known`, may be replaced between two calls of next(), and then apply from the next
+    command on.
     """
 
-    def __init__(self, limits: Limits, table: dict[bytes, int], default: int) -> None:
+    def __init__(
+        self, limits: Limits, table: dict[bytes, int], default: int, inspects: Callable[[bytes], bool] | None = None
+    ) -> None:
         self.limits = limits
         self.table = table
         self.default = default
+        self.inspects = inspects
+        #: see INSPECT_KNOWN; the keys are in lower case
+        self.known: dict[bytes, bytes] = {}
         self._name_limit = bounds.COMMAND_NAME_BYTES
         self._whole_limit = bounds.WHOLE_COMMAND_BYTES
         self._buffer = b""
@@ -235,6 +248,11 @@ class RequestScanner:
     def buffered(self) -> int:
         """Bytes that were fed and are not consumed yet."""
         return self._size + len(self._buffer) - self._pos
+
+    @property
+    def arguments_left(self) -> int:
+        """Arguments of the current command that were neither reported nor passed on yet."""
+        return self._arguments_left
 
     @property
     def forwarding(self) -> bool:
@@ -339,9 +357,16 @@ class RequestScanner:
                     if mode is None:
                         mode = self.table.get(name.upper(), self.default)
                     if mode:  # not FORWARD
-                        if count:
-                            break
-                        return self._begin(name, mode, remaining, after)
+                        if mode >= INSPECT_TEXT:
+                            mode, wanted = self._by_first(mode, buffer, begin, after, remaining, end)
+                            if mode < 0:
+                                if not count:
+                                    self._wanted = wanted
+                                break
+                        if mode:
+                            if count:
+                                break
+                            return self._begin(name, mode, remaining, after)
                     pos = after
                 # A plain command: the rest of its arguments, as far as they are here.
                 pos, remaining, wanted = self._pass(buffer, begin, pos, remaining, end)
@@ -397,7 +422,10 @@ class RequestScanner:
                     found = buffer[self._pos : after]
                     self._pos = after
                     return found, count
-                if self.table.get(name, self.default) != FORWARD:
+                mode = self.table.get(name, self.default)
+                if mode >= INSPECT_TEXT:
+                    mode, wanted = self._by_first(mode, buffer, begin, after, remaining, end)
+                if mode != FORWARD:
                     return None
                 pos, remaining, wanted = self._pass(buffer, begin, after, remaining, end)
                 if remaining or wanted:
@@ -466,6 +494,34 @@ class RequestScanner:
             pos = after
         return pos, 0, 0
 
+    def _by_first(self, mode: int, buffer: bytes, begin: int, after: int, remaining: int, end: int) -> tuple[int, int]:
+        """Decides by the first argument about a command that begins at begin. Returns (mode,
+        FORWARD or -1, bytes of the command that are needed). -1: that argument is not whole yet.
+
+        mode: INSPECT_TEXT or INSPECT_KNOWN; remaining: how many arguments begin at after. If the
+        first one is too large to be inspected, the command is plain.
+        """
+        if remaining == 0 or (mode == INSPECT_KNOWN and not self.known):
+            return FORWARD, 0
+        length, data_at = self._bulk_header(buffer, after, end)
+        if data_at < 0:
+            return -1, 0
+        cost = length + self._name_limit + 2 * bounds.ARGUMENT_COST_BYTES
+        if cost > bounds.INSPECTED_BYTES or (mode == INSPECT_KNOWN and length > self._name_limit):
+            return FORWARD, 0
+        stop = data_at + length
+        if stop + 2 > end:
+            return -1, stop + 2 - begin
+        if buffer[stop] != 13 or buffer[stop + 1] != 10:
+            raise ProtocolError("a bulk string does not end where its length says")
+        return (mode if self._is_inspected(mode, buffer[data_at:stop]) else FORWARD), 0
+
+    def _is_inspected(self, mode: int, first: bytes) -> bool:
+        """Whether a command with this first argument is inspected. mode: see _by_first()."""
+        if mode == INSPECT_KNOWN:
+            return first in self.known or first.lower() in self.known
+        return self.inspects is None or self.inspects(first)
+
     def _begin(self, name: bytes, mode: int, remaining: int, after: int) -> Found | None:
         """Starts a command that is not plain. remaining: how many arguments begin at after."""
         self._pos = after
@@ -533,15 +589,16 @@ class RequestScanner:
             length, data_at = self._bulk_header(buffer, pos, end)
             if data_at < 0:
                 break
-            if mode == INSPECT_FIRST and self._arguments_left == 1 and length > self._whole_limit:
-                # The last one is large: it is streamed.
-                self._pos = pos
-                return self._finish_inspecting()
-            if mode >= INSPECT:  # or INSPECT_FIRST
+            if mode >= INSPECT:
                 # Each argument costs more than its bytes. Without that, empty arguments would be
                 # kept without limit.
                 self._inspected_size += length + bounds.ARGUMENT_COST_BYTES
-                if self._inspected_size > bounds.INSPECTED_BYTES:
+                too_much = self._inspected_size > bounds.INSPECTED_BYTES
+                if mode >= INSPECT_FIRST and len(self._taken) > 1 and (too_much or length > self._whole_limit):
+                    # From this argument on, the command is streamed.
+                    self._pos = pos
+                    return self._finish_inspecting()
+                if too_much:
                     return self._give_up_inspecting(data_at, length)
                 after = data_at + length + 2
                 if after > end:
@@ -568,7 +625,7 @@ class RequestScanner:
     def _finish_inspecting(self) -> Found:
         taken, self._taken = self._taken, []
         mode, self._mode = self._mode, FORWARD
-        if mode == INSPECT_FIRST and self._arguments_left:
+        if mode >= INSPECT_FIRST and self._arguments_left:
             return HEADED, taken, 1
         return COMMAND, taken, 1
 
@@ -601,7 +658,9 @@ class RequestScanner:
             return None
         name = arguments[0]
         mode = self.table.get(name.upper(), self.default)
-        if mode in (INSPECT, INSPECT_FIRST):
+        if mode >= INSPECT_TEXT and not (len(arguments) > 1 and self._is_inspected(mode, arguments[1])):
+            mode = FORWARD
+        if mode >= INSPECT:
             return COMMAND, arguments, 1
         if mode == REFUSE or len(name) > bounds.COMMAND_NAME_BYTES:
             return REFUSED, name[: bounds.COMMAND_NAME_BYTES], 1

@@ -13,11 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import bounds, messages, probes
-from ..policy.policy import Policy
+from ..policy.policy import CALLS, Policy
 from ..resp.framing import COMMAND, OVERSIZE, REFUSE, STREAM
 from . import commands_connection as connection
 from . import commands_data as data
 from . import commands_pubsub as channels
+from . import commands_scripts as scripts
 from . import commands_server as server
 from .errors import LONG_NAME, NOAUTH
 from .handler import Handler, Need, arity_error, unknown
@@ -36,6 +37,10 @@ HANDLERS = {
     b"CONFIG": Handler(server.config, (2, -1), _LOGIN, server.config_needs),
     b"COPY": Handler(data.copy),
     b"DISCARD": Handler(data.exec_or_discard),
+    b"EVAL": Handler(scripts.run, (2, -1)),
+    b"EVALSHA": Handler(scripts.run, (2, -1)),
+    b"EVALSHA_RO": Handler(scripts.run, (2, -1)),
+    b"EVAL_RO": Handler(scripts.run, (2, -1)),
     b"EXEC": Handler(data.exec_or_discard),
     b"FLUSHALL": Handler(data.flushall),
     b"HELLO": Handler(connection.hello, (1, -1), 0, connection.hello_needs),
@@ -49,6 +54,7 @@ HANDLERS = {
     b"PUNSUBSCRIBE": Handler(channels.unsubscribe, (1, -1), _ALONE),
     b"QUIT": Handler(connection.quit_, needs=0),
     b"RESET": Handler(connection.reset, (1, 1), Need.DRAINED),
+    b"SCRIPT": Handler(scripts.script, (2, -1)),
     b"SELECT": Handler(connection.select, (2, 2)),
     b"SPUBLISH": Handler(data.publish, (2, -1)),
     b"SSUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),
@@ -74,6 +80,8 @@ def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
         if kind == COMMAND:
             return dispatch(session, what)
         session.streaming = False  # HEADED
+        if what[0].upper() in CALLS:
+            return session.route.acquire(session, partial(scripts.stream, session, what, session.policy))
         return session.route.acquire(session, partial(data.stream_publish, session, what))
     if kind == STREAM:
         session.streaming = False

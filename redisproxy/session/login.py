@@ -180,6 +180,7 @@ class Login:
         session.multi = session.watching = False
         session.subscriptions = None
         session.scanner.limits = AUTHENTICATED
+        session.scanner.known = session.scripts.known
         session.use_policy()
         if self._reservation is not None:
             session.connection.identity_changed(self.credential)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REPLIES = 0  #: one reply for each command
 CONFIRMATIONS = 1  #: one for each channel of a (P|S)(UN)SUBSCRIBE: array in RESP2, push in RESP3
 HELLO = 2  #: the reply to a HELLO, which may change the protocol
+REWRITTEN = 3  #: one reply that may be rewritten: see `RewrittenReply`
 
 _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
@@ -81,7 +82,39 @@ class ReplyBatch:
 
     def __repr__(self) -> str:
         discard = f", {self.discard} discarded" * bool(self.discard)
-        return f"<ReplyBatch {self.count} {('replies', 'confirmations', 'hello')[self.kind]}{discard}>"
+        return f"<ReplyBatch {self.count} {('replies', 'confirmations', 'hello', 'rewritten')[self.kind]}{discard}>"
+
+
+class RewrittenReply(ReplyBatch):
+    """One reply that the client gets in another form.
+
+    kinds: the first bytes of replies that are rewritten, of errors (``-``) and bulk strings
+    (``$``); rewrite: rewrites a whole reply. A reply of more than REWRITTEN_BYTES stays as it is.
+    """
+
+    __slots__ = ("kinds", "rewrite")
+
+    def __init__(self, receiver: ReplyReceiver, discard: int, kinds: bytes, rewrite: Callable[[bytes], bytes]) -> None:
+        super().__init__(receiver, 1, REWRITTEN, discard)
+        self.kinds = kinds
+        self.rewrite = rewrite
+
+    def whole(self, data: bytes, pos: int) -> bytes | None:
+        """Returns the reply that begins at pos if it is to be rewritten, else nothing.
+
+        None: more bytes are needed.
+        """
+        if data[pos] not in self.kinds:
+            return b""
+        if data[pos] == 36:  # b"$"
+            found = _bulk(data, pos, bounds.REWRITTEN_BYTES)
+            if found is None:
+                return None
+            return b"" if found[0] is None else data[pos : found[1]]
+        eol = data.find(CRLF, pos, pos + bounds.REWRITTEN_BYTES)
+        if eol < 0:
+            return None if len(data) - pos < bounds.REWRITTEN_BYTES else b""
+        return data[pos : eol + 2]
 
 
 class PendingReplies:
@@ -194,7 +227,7 @@ class PendingReplies:
         measurer = self._measurer
         batches = self.batches
         failed = False
-        head = b""
+        head = whole = b""
         end = pos
         if measurer.between:
             self._passing_message = False
@@ -212,6 +245,12 @@ class PendingReplies:
             else:
                 # Redis refuses a SUBSCRIBE with one error, however many channels it names.
                 failed = data[pos : pos + 1] == b"-" and bool(batches) and batches[0].kind != REPLIES
+                if batches and isinstance(batches[0], RewrittenReply):
+                    found_whole = batches[0].whole(data, pos)
+                    if found_whole is None:
+                        self._kept = data[pos:]
+                        return len(data)
+                    whole = found_whole
         measurer.pushes = True
         start = pos
         pos, ended = measurer.measure(data, pos, 1)
@@ -235,6 +274,8 @@ class PendingReplies:
             excess, batch.count = batch.count - 1, 1
             if batch.subscription is not None:
                 batch.subscription[0].cancelled(excess)
+        if whole and isinstance(batch, RewrittenReply):
+            piece = batch.rewrite(whole)
         self._settle(batch, piece, ended)
         return pos
 

@@ -18,6 +18,7 @@ from ..resp.value import Answer
 from ..tenants.model import Credential, Tenant
 from .pending import ReplyBatch
 from .pubsub import SubscriptionChange
+from .scripts import Scripts
 from .state import Step
 
 
@@ -250,6 +251,9 @@ class Backend(Protocol):
 
         Finishes the Step with an Answer for each command, or with an Unavailable.
         """
+
+    def scripts(self, tenant: Tenant) -> Scripts:
+        """Returns the tenant's scripts that publish, the same object for all of its sessions."""
 
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step[Unavailable | None]) -> None:
         """Allows the tenant's ACL user these patterns, literally.

@@ -38,6 +38,7 @@ from .ports import Accounts, Backend, ClientConnection, Dedicated
 from .pubsub import Subscriptions
 from .replies import ReplyQueue
 from .route import DEDICATED, MULTIPLEXED, Route
+from .scripts import Scripts, publishes
 from .state import BugError, Gate, Phase, Step, Until, names
 
 #: The first byte of a TLS handshake. No command begins with it. Without an error reply, both sides
@@ -89,7 +90,7 @@ class Session:
         self.backend = backend
         self.replies = ReplyQueue(connection, self)
         self.route = Route(self.replies)
-        self.scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, INSPECT)
+        self.scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, INSPECT, publishes)
         #: closed gates, as a sum of `Gate` values; while it is not 0, no command is read
         self.gates = 0
         self.ending = Ending(self)
@@ -516,6 +517,11 @@ class Session:
         if self.credential is None:
             raise BugError("nobody is logged in")
         return self.credential.tenant
+
+    @property
+    def scripts(self) -> Scripts:
+        """The tenant's scripts that publish. Raises BugError if nobody is logged in."""
+        return self.backend.scripts(self.tenant)
 
     # Changes of connection and policy: see `route`.
 

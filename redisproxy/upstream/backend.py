@@ -162,6 +162,7 @@ class Backend(service.MultiService):
             del self.tenant_latency[gone]
         self.pool.use_tenants(snapshot.tenants, elsewhere)
         self.acl_users.keep_only(snapshot.tenants)
+        self.sessions.keep_only(snapshot.tenants)
         if self.acl_maintenance is not None:
             self.acl_maintenance.claim(snapshot.tenants)
         self.master.use(snapshot.backend)

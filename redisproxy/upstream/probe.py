@@ -137,7 +137,8 @@ class Probe:
         commands = probing.known_commands(facts)
         unfit: frozenset[bytes] = frozenset()
         for _ in range(_ROUNDS):
-            needed = self._rights(replace(server, commands=without(commands, unfit)))
+            fits = probing.SELECT_RULE not in unfit
+            needed = self._rights(replace(server, commands=without(commands, unfit), select_rule=fits))
             refused = await self._try(needed)
             if refused is None:
                 return replace(facts, fit=needed, unfit=unfit), None

@@ -7,6 +7,7 @@ comes goes back to the pool.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Never
 
 from twisted.internet import defer
@@ -21,6 +22,7 @@ from ..policy.policy import Policy, make_policy
 from ..resp.value import Answer
 from ..session import ports
 from ..session.ports import Dedicated, Unavailable
+from ..session.scripts import Scripts
 from ..session.state import Step
 from ..tenants.model import Tenant
 from .acl_users import AclUsers
@@ -53,6 +55,19 @@ class SessionBackend:
         self._tenant_limits = tenant_limits
         self.multiplexes = multiplexes
         self.policy: Policy = make_policy(builtin(), scripts=False)
+        self._scripts: dict[Tenant, Scripts] = {}
+
+    def keep_only(self, tenants: Collection[Tenant]) -> None:
+        """Forgets the scripts of all other tenants."""
+        for tenant in self._scripts.keys() - tenants:
+            del self._scripts[tenant]
+
+    def scripts(self, tenant: Tenant) -> Scripts:
+        """See `session.ports.Backend`."""
+        found = self._scripts.get(tenant)
+        if found is None:
+            found = self._scripts[tenant] = Scripts(tenant.channel_prefix)
+        return found
 
     def add_up(self) -> None:
         """Adds what Redis has sent so far to the counts."""

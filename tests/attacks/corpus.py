@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from redisproxy.resp.framing import encode
+from redisproxy.session.scripts import Scripts
 
 VICTIM_KEY = b"victims-key"
 VICTIM_VALUE = b"victims-value"
@@ -189,8 +190,73 @@ COMMANDS = [
     .splitlines()
 ]
 
+#: Scripts that publish to the victim: the proxy puts the attacker's prefix before the channel in a
+#: script that it takes for a publishing one, and these try to get past that.
+PUBLISHING = [
+    *(
+        b"return %b('%b', '%b%b', 'spoofed')" % (call, name, prefix, VICTIM_CHANNEL)
+        for prefix in (b"", b"team-green:", b"../team-green:", b"\\0team-green:", b"\\r\\nteam-green:", b"*", b"team-?????:")
+        for call, name in (
+            (b"redis.call", b"PUBLISH"),
+            (b"redis.pcall", b"publish"),
+            (b"redis['call']", b"pUbLiSh"),
+            (b"redis.call", b"SPUBLISH"),
+            (b"_G.redis.call", b"PUBLISH"),
+            (b"rawget(_G, 'redis').pcall", b"PUBLISH"),
+            # not taken for publishing ones
+            (b"redis.call", b"PUB' .. 'LISH"),
+            (b"redis.call", b"\\80UBLISH"),
+            (b"redis.call", b"\\112\\117\\098\\108\\105\\115\\104"),
+        )
+    ),
+    # How Valkey also calls redis.
+    b"return server.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"return _G.server.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    # The functions behind those that put the prefix before the channel.
+    b"local r = getmetatable(redis).__newindex return r.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"local r = getmetatable(getmetatable(redis).__index).__index return r.call('PUBLISH', 'team-green:victims-channel', 1)",
+    b"setmetatable(redis, nil) return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"rawset(getmetatable(redis).__index, 'call', _G.redis.call) return redis.call('PUBLISH', 'team-green:victims-channel', 1)",
+    b"redis.call = _G.redis.call return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"return loadstring([[return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')]])()",
+    b"return coroutine.wrap(_G.redis.call)('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"return select(2, pcall(_G.redis.call, 'PUBLISH', 'team-green:victims-channel', 'spoofed'))",
+    b"local _, f = pcall(function() return redis.call end) return f('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    # The functions that those use.
+    b"string.upper = function() return '' end return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"string.find = function() end return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"rawset(string, 'find', function() end) return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"type = function() return 'x' end return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"getmetatable('').__concat = function(a, b) return b end return redis.call('PUBLISH', 'team-green:victims-channel', 1)",
+    # Channels and names that are no strings.
+    b"local c = setmetatable({}, {__concat = function() return 'team-green:victims-channel' end}) redis.call('PUBLISH', c, 1)",
+    b"local c = setmetatable({}, {__tostring = function() return 'team-green:victims-channel' end}) redis.call('PUBLISH', c, 1)",
+    b"local n = setmetatable({}, {__tostring = function() return 'PUBLISH' end}) redis.call(n, 'team-green:victims-channel', 1)",
+    b"return redis.call({'PUBLISH'}, 'team-green:victims-channel', 'spoofed')",
+    b"return redis.call('PUBLISH ', 'team-green:victims-channel', 'spoofed')",
+    b"return redis.call('PUBLISH\\0', 'team-green:victims-channel', 'spoofed')",
+    b"return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed', 'publish')",
+    b"return redis.call('PUBLISH|x', 'team-green:victims-channel', 'spoofed')",
+    b"return redis.call('MULTI'), redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed'), redis.call('EXEC')",
+    b"return redis.call('EVAL', [[return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')]], 0)",
+    b"redis.set_repl(redis.REPL_ALL) return _G.redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"redis.setresp(3) return _G.redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    # Texts that end, or comment out, what the proxy puts before them.
+    b")(redis, 'team-green:'); return redis.call('PUBLISH', 'victims-channel', 'spoofed')",
+    b"'); return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed') --",
+    b"end) return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"]] return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed') --[[",
+    b"local redis = _G.redis return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"redis = nil return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"\n#!lua\nreturn redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    b"#!lua name='x\nreturn redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
+    # The text as the proxy makes it for the victim.
+    Scripts(b"team-green:").rewrite(b"return redis.call('PUBLISH', 'victims-channel', 'spoofed')").text,
+]
+
 #: Scripts, for servers on which tenants may run scripts.
 SCRIPTS = [
+    *PUBLISHING,
     b"return redis.call('SELECT', 5)",
     b"redis.call('select', 5) return redis.call('GET', 'victims-key')",
     b"redis.pcall('SELECT', 5) redis.pcall('SET', 'victims-key', 'owned') return 1",
@@ -198,8 +264,6 @@ SCRIPTS = [
     b"redis.call('SET', 'attackers-key', 'x') return redis.call('MOVE', 'attackers-key', 5)",
     b"redis.call('SET', 'attackers-key', 'x') return redis.call('COPY', 'attackers-key', 'victims-key', 'DB', 5, 'REPLACE')",
     b"return redis.call('FLUSHALL')",
-    b"return redis.call('PUBLISH', 'team-green:victims-channel', 'spoofed')",
-    b"return redis.call('SPUBLISH', 'team-green:victims-channel', 'spoofed')",
     b"return redis.call('PUBSUB', 'CHANNELS', '*')",
     b"return redis.call('CONFIG', 'GET', 'requirepass')",
     b"return redis.call('ACL', 'LIST')",

@@ -19,6 +19,8 @@ requests = st.lists(
             b"\r\n",
             b"INSPECT",
             b"INSPECT_FIRST",
+            b"TEXT",
+            b"KNOWN",
             b"REFUSE",
             b"x",
             b'"',

@@ -20,6 +20,8 @@ from redisproxy.resp.framing import (
     HEADED,
     INSPECT,
     INSPECT_FIRST,
+    INSPECT_KNOWN,
+    INSPECT_TEXT,
     REFUSE,
     RUN,
     STREAM,
@@ -45,7 +47,19 @@ _dispatch = commands.dispatch
 #: Bytes of an input before its payload: one of options, the others sizes of chunks, used in turn.
 HEADER = 5
 
-TABLE = {b"INSPECT": INSPECT, b"REFUSE": REFUSE, b"INSPECT_FIRST": INSPECT_FIRST, b"GET": FORWARD}
+TABLE = {
+    b"INSPECT": INSPECT,
+    b"REFUSE": REFUSE,
+    b"INSPECT_FIRST": INSPECT_FIRST,
+    b"TEXT": INSPECT_TEXT,
+    b"KNOWN": INSPECT_KNOWN,
+    b"GET": FORWARD,
+}
+
+
+def inspects(first: bytes) -> bool:
+    """Returns whether a TEXT with this first argument is inspected. KNOWN: if it is x."""
+    return first.startswith(b"x")
 
 
 def cut(data: bytes, sizes: bytes) -> Iterator[bytes]:
@@ -68,7 +82,8 @@ class Scanned:
     """Keeps what a scanner reports for chunks, and what Redis would get."""
 
     def __init__(self, limits: framing.Limits, table: dict[bytes, int], default: int) -> None:
-        self.scanner = RequestScanner(limits, table, default)
+        self.scanner = RequestScanner(limits, table, default, inspects)
+        self.scanner.known = {b"x": b""}
         #: runs as [bytes, count], everything else as `next` returned it
         self.said: list[object] = []
         self.error: str | None = None
@@ -107,9 +122,10 @@ class Scanned:
             return
         self.said.append(found)
         if kind == HEADED:
-            # Like the session does for a PUBLISH.
-            assert len(what) == 2
-            self.sent += b"*3\r\n" + encode(what).split(b"\r\n", 1)[1]
+            # Like the session does for a PUBLISH and an EVAL.
+            left = self.scanner.arguments_left
+            assert len(what) >= 2 and left and (left == 1 or what[0].upper() != b"INSPECT_FIRST")
+            self.sent += b"*%d\r\n%b" % (len(what) + left, encode(what).split(b"\r\n", 1)[1])
             self.count += 1
 
 

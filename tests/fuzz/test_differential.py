@@ -19,6 +19,8 @@ from redisproxy.resp.framing import (
     HEADED,
     INSPECT,
     INSPECT_FIRST,
+    INSPECT_KNOWN,
+    INSPECT_TEXT,
     RUN,
     STREAM,
     ProtocolError,
@@ -31,7 +33,7 @@ from tests.support.servers import RedisServer, valkey
 
 #: One name is passed on, one is inspected, and one by its first argument. All must be understood
 #: alike.
-TABLE = {b"SET": INSPECT, b"PUBLISH": INSPECT_FIRST}
+TABLE = {b"SET": INSPECT, b"PUBLISH": INSPECT_FIRST, b"EVAL": INSPECT_TEXT, b"EVALSHA": INSPECT_KNOWN}
 #: Bytes in an inline command that have no meaning in RESP, or that a parser may take for a space or
 #: for an end.
 _ODD = [
@@ -160,7 +162,7 @@ class DifferentialTests(unittest.TestCase):
                 elif kind == COMMAND:
                     sent += encode(what)
                 elif kind == HEADED:
-                    sent += b"*3\r\n" + encode(what).split(b"\r\n", 1)[1]
+                    sent += b"*%d\r\n%b" % (len(what) + scanner.arguments_left, encode(what).split(b"\r\n", 1)[1])
                 else:
                     # A name that no server has: the session would answer it with an error.
                     return sent, True

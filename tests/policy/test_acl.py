@@ -38,6 +38,14 @@ class AclTests(unittest.TestCase):
             {b"+select", b"+swapdb", b"+move", b"+copy", b"+flushall", b"+info", b"+pubsub|channels"} & set(rules)
         )
 
+    def test_only_the_own_index_may_be_selected(self) -> None:
+        for scripts, expected in ((True, [b"-select", b"+select|3"]), (False, [])):
+            for new in (True, False):
+                rules = acl.rules(BLUE, make_policy(builtin(), scripts=scripts), b"secret", databases=False, new=new)
+                self.assertEqual([rule for rule in rules if b"select" in rule], expected)
+                if expected:
+                    self.assertEqual(rules[-2:], expected, "no rule behind them gives the right to any index")
+
     def test_a_user_that_exists_keeps_its_patterns(self) -> None:
         rules = acl.rules(BLUE, make_policy(builtin(), scripts=True), b"secret", databases=False, new=False)
         self.assertNotIn(b"resetchannels", rules)

@@ -9,7 +9,7 @@ import unittest
 from redisproxy.policy import policy
 from redisproxy.policy.facts import Command, builtin, parse
 from redisproxy.policy.policy import closed, make_policy, parse_names
-from redisproxy.resp.framing import FORWARD, INSPECT, INSPECT_FIRST, REFUSE
+from redisproxy.resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE
 
 #: Commands for the whole server or across databases: these never pass, whatever else a server has.
 FOREIGN = b"""ACL ASKING BGREWRITEAOF BGSAVE CLUSTER CONFIG DEBUG FAILOVER FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MIGRATE
@@ -68,6 +68,23 @@ class DecisionsTests(unittest.TestCase):
             self.assertNotEqual(self.policy.table[name], REFUSE)
         self.assertEqual(self.policy.subcommands[b"SCRIPT"], {b"LOAD", b"EXISTS", b"HELP", b"SHOW"})
 
+    def test_scripts_that_publish_are_inspected(self) -> None:
+        for name, verdict in ((b"EVAL", INSPECT_TEXT), (b"EVALSHA", INSPECT_KNOWN)):
+            self.assertEqual([self.policy.table[each] for each in (name, name + b"_RO", name.lower())], [verdict] * 3)
+        everything = make_policy(builtin(), scripts=True, allow=parse_names("SCRIPT SCRIPT|FLUSH SCRIPT|KILL"))
+        self.assertEqual(everything.table[b"SCRIPT"], INSPECT)
+
+    def test_the_own_index_may_be_selected_in_scripts(self) -> None:
+        self.assertTrue(self.policy.selects)
+        for other in (
+            make_policy(builtin(), scripts=False),
+            make_policy(builtin(), scripts=True, sealed=False),
+            make_policy(builtin(), scripts=True, select_rule=False),
+            make_policy(builtin(), scripts=True, deny=parse_names("SELECT")),
+        ):
+            self.assertFalse(other.selects)
+        self.assertNotIn("select", self.policy.forwarded)
+
     def test_scripts_need_a_server_where_one_users_cannot_change_anothers(self) -> None:
         unsealed = make_policy(builtin(), scripts=True, databases=False, sealed=False)
         for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"SCRIPT"):
@@ -75,7 +92,7 @@ class DecisionsTests(unittest.TestCase):
         self.assertFalse(unsealed.runs_scripts)
         self.assertEqual(unsealed.table[b"COPY"], REFUSE)
         allowed = make_policy(builtin(), scripts=True, databases=False, sealed=False, allow=frozenset((b"EVAL",)))
-        self.assertEqual((allowed.table[b"EVAL"], allowed.table[b"COPY"]), (FORWARD, REFUSE))
+        self.assertEqual((allowed.table[b"EVAL"], allowed.table[b"COPY"]), (INSPECT_TEXT, REFUSE))
         self.assertTrue(allowed.runs_scripts)
 
     def test_no_operators_word_opens_scripts_that_redis_does_not_hold(self) -> None:

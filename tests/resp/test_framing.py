@@ -17,6 +17,8 @@ from redisproxy.resp.framing import (
     HEADED,
     INSPECT,
     INSPECT_FIRST,
+    INSPECT_KNOWN,
+    INSPECT_TEXT,
     OVERSIZE,
     REFUSE,
     REFUSED,
@@ -30,11 +32,20 @@ from redisproxy.resp.framing import (
     split_inline,
 )
 
-TABLE = {b"LOOK": INSPECT, b"DENY": REFUSE, b"HEAD": INSPECT_FIRST, b"EXEC": INSPECT}
+TABLE = {
+    b"LOOK": INSPECT,
+    b"DENY": REFUSE,
+    b"HEAD": INSPECT_FIRST,
+    b"EXEC": INSPECT,
+    b"TEXT": INSPECT_TEXT,
+    b"KNOWN": INSPECT_KNOWN,
+}
 
 
 def scanner(limits: framing.Limits = AUTHENTICATED, default: int = FORWARD) -> RequestScanner:
-    return RequestScanner(limits, TABLE, default)
+    scanning = RequestScanner(limits, TABLE, default, lambda text: b"tell" in text)
+    scanning.known = {b"abc": b""}
+    return scanning
 
 
 def scan(chunks: Iterable[bytes], limits: framing.Limits = AUTHENTICATED, default: int = FORWARD) -> list[object]:
@@ -163,6 +174,106 @@ class RequestScannerTests(ScanCase):
         scanning.feed(encode([b"SET", b"k", b"x" * 100_000])[70_000:] + get)
         self.assertEqual(scanning.next(), (RUN, get, 1))
 
+    def test_a_command_is_inspected_by_its_first_argument(self) -> None:
+        get = encode([b"GET", b"a"])
+        for inspected in (
+            [b"TEXT", b"tell"],
+            [b"text", b"tell them", b"1", b"", b"\r\n"],
+            [b"KNOWN", b"abc", b"0"],
+            [b"known", b"aBC"],
+        ):
+            data = get + encode(inspected) + get
+            self.assertScans(data, ["forward", get, 1], ("command", inspected), ["forward", get, 1])
+        for plain in (
+            [b"TEXT"],
+            [b"TEXT", b"", b"tell"],
+            [b"TEXT", b"others", b"1", b"\r\n"],
+            [b"KNOWN"],
+            [b"KNOWN", b"abcd"],
+            [b"KNOWN", b"a" * 200, b"abc"],
+        ):
+            data = get + encode(plain) + get
+            self.assertScans(data, ["forward", data, 3])
+
+    def test_inline_it_is_inspected_by_its_first_argument_too(self) -> None:
+        self.assertScans(b"text 'tell me' 0\r\n", ("command", [b"text", b"tell me", b"0"]))
+        self.assertScans(b"KNOWN ABC\r\n", ("command", [b"KNOWN", b"ABC"]))
+        for words in ([b"TEXT"], [b"TEXT", b"me", b"tell"], [b"KNOWN"], [b"KNOWN", b"x"]):
+            self.assertScans(b" ".join(words) + b"\r\n", ["forward", encode(words), 1])
+
+    def test_nothing_is_known_at_first(self) -> None:
+        """Then not even the first argument is read."""
+        scanning = RequestScanner(AUTHENTICATED, TABLE, FORWARD)
+        data = encode([b"KNOWN", b"abc", b"0"])
+        scanning.feed(data)
+        self.assertEqual(scanning.next(), (RUN, data, 1))
+        scanning.known[b"abc"] = b""
+        scanning.feed(data)
+        self.assertEqual(scanning.next(), (COMMAND, [b"KNOWN", b"abc", b"0"], 1))
+
+    def test_malformed_first_arguments(self) -> None:
+        ends = ("error", "a bulk string does not end where its length says")
+        self.assertScans(b"*2\r\n$4\r\nTEXT\r\n$4\r\ntellXX", ends)
+        self.assertScans(b"*2\r\n$5\r\nKNOWN\r\n$3\r\nabc\rX", ends)
+        self.assertScans(b"*2\r\n$4\r\nTEXT\r\n:1\r\n", ("error", "expected '$', got ':'"))
+
+    def test_a_large_first_argument_is_awaited(self) -> None:
+        """It decides whether the command is plain, so it is kept until it is whole. Then a plain
+        command streams. One that is too large to be inspected is plain.
+        """
+        text = encode([b"TEXT", b"x" * 100_000 + b"tell", b"0"])
+        self.assertEqual(scan([text]), [("command", [b"TEXT", b"x" * 100_000 + b"tell", b"0"])])
+        self.assertEqual(scan([text[n : n + 1000] for n in range(0, len(text), 1000)]), scan([text]))
+        plain = encode([b"TEXT", b"x" * 100_000, b"0"])
+        scanning = scanner()
+        scanning.feed(plain[:90_000])
+        self.assertIsNone(scanning.next())
+        scanning.feed(plain[90_000:])
+        self.assertEqual(scanning.next()[0], STREAM)
+        too_large = encode([b"TEXT", b"tell" * (bounds.INSPECTED_BYTES // 4), b"0"])
+        scanning = scanner()
+        scanning.feed(too_large[:1000])
+        self.assertEqual(scanning.next()[0], STREAM)
+
+    def test_from_the_first_large_argument_on_it_is_streamed(self) -> None:
+        get = encode([b"GET", b"a"])
+        large, first = b"y" * (bounds.WHOLE_COMMAND_BYTES + 1), [b"TEXT", b"tell", b"1", b"key"]
+        data = get + encode([*first, large, b"z"]) + get
+        rest = encode([large, b"z"]).split(b"\r\n", 1)[1]
+        expected = [["forward", get, 1], ["headed", encode(first) + rest, 1], ["forward", get, 1]]
+        for size in (len(data), 1000, 7):
+            self.assertEqual(scan(data[n : n + size] for n in range(0, len(data), size)), expected)
+        scanning = scanner()
+        scanning.feed(encode([*first, large, b"z"]))
+        self.assertEqual((scanning.next()[0], scanning.arguments_left), (HEADED, 2))
+        # Many small ones are streamed from the one on that would be too much.
+        many = encode([*first, *[b"x"] * 50_000])
+        scanning = scanner()
+        scanning.feed(many)
+        kind, taken, _ = scanning.next()
+        self.assertEqual((kind, len(taken) + scanning.arguments_left), (HEADED, 50_004))
+        size = sum(map(len, taken)) + bounds.ARGUMENT_COST_BYTES * (len(taken) - 1)
+        self.assertLessEqual(size, bounds.INSPECTED_BYTES)
+        self.assertEqual(scanning.next()[:1], (STREAM,))
+
+    def test_a_transaction_with_it(self) -> None:
+        get, end = encode([b"GET", b"a"]), encode([b"EXEC"])
+        for words, whole in (
+            ([b"TEXT", b"x", b"0"], True),
+            ([b"TEXT", b"tell", b"0"], False),
+            ([b"KNOWN", b"x", b"0"], True),
+            ([b"KNOWN", b"ABC", b"0"], False),
+        ):
+            scanning = scanner()
+            data = get + encode(words) + end
+            scanning.feed(data)
+            self.assertEqual(scanning.transaction(), (data, 3) if whole else None)
+            # While the first argument is not whole, nobody knows. The command before it still runs.
+            scanning = scanner()
+            scanning.feed(data[: -len(end) - 12])
+            self.assertIsNone(scanning.transaction())
+            self.assertEqual(scanning.next(), (RUN, get, 1))
+
     def test_a_headed_command(self) -> None:
         """A small headed command is handed over whole; if the last of three arguments is large, it
         is streamed.
@@ -181,6 +292,8 @@ class RequestScannerTests(ScanCase):
         self.assertEqual(scan([data]), expected)
         self.assertEqual(scan(bytewise(data)), expected)
         self.assertEqual(scan([encode([b"HEAD", b"a", b"b", payload * 17])]), [("oversize", b"HEAD")])
+        channel = b"c" * (bounds.INSPECTED_BYTES - 100)
+        self.assertEqual(scan([encode([b"HEAD", channel, b"x" * 100])])[0][0], "headed")
 
     def test_a_whole_transaction(self) -> None:
         get, execute = encode([b"GET", b"a"]), encode([b"exec"])

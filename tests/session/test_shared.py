@@ -309,7 +309,7 @@ class DedicatedConnectionTests(SharedCase):
 
     def test_a_large_command_that_another_redis_may_not_be_sent(self) -> None:
         """If the policy changes while the command waits for its connection, the new one decides."""
-        large = encode([b"EVAL", b"x" * 100_000, b"0"])
+        large = encode([b"EVAL", b"return 1", b"0", b"x" * 100_000])
         for first in (b"", GET):
             conversation = logged_in(upstreams_at_once=False).client(first, large[:70_000])
             conversation.use_policy(make_policy(builtin(), scripts=False))

@@ -17,7 +17,7 @@ from ..support.transcripts import Transcript
 
 LARGE = encode([b"SET", b"a", b"x" * 100_000])
 LARGE_PUBLISH = encode([b"PUBLISH", b"c", b"x" * 100_000])
-LARGE_SCRIPT = encode([b"EVAL", b"x" * 100_000, b"0"])
+LARGE_SCRIPT = encode([b"EVAL", b"return 1", b"0", b"x" * 100_000])
 
 
 def multiplexed(**texts: bytes) -> Transcript:

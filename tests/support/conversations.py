@@ -15,6 +15,7 @@ from redisproxy.session.errors import OK
 from redisproxy.session.info import CLIENT_STATS
 from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.session.ports import Unavailable
+from redisproxy.session.scripts import Scripts
 from redisproxy.session.session import Session
 from redisproxy.session.state import Step
 from redisproxy.tenants.model import Credential, Snapshot, Tenant, TenantFullError, digest
@@ -121,6 +122,7 @@ class Conversation:
         self.now = 0.0
         #: Seconds until a wrong password is answered.
         self.login_delay = 0.0
+        self.known_scripts: dict[Tenant, Scripts] = {}
         self.session = Session(self, self, self)
 
     # The client's connection.
@@ -189,6 +191,9 @@ class Conversation:
         assert self.session.credential is not None and tenant == self.session.credential.tenant
         self.questions.append(commands)
         self.step = step
+
+    def scripts(self, tenant: Tenant) -> Scripts:
+        return self.known_scripts.setdefault(tenant, Scripts(tenant.channel_prefix))
 
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step) -> None:
         assert self.session.credential is not None and tenant == self.session.credential.tenant

@@ -1,4 +1,4 @@
-// A session of ioredis through the proxy, in both protocols. ../run-ioredis starts the servers, and sets
+// A session of ioredis through the proxy, in both protocols. ../run-node starts the servers, and sets
 // REDIS_PORT, REDIS_PASSWORD and REDIS_INDEX of one tenant.
 import assert from "node:assert/strict";
 import { once } from "node:events";
