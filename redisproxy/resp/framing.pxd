@@ -81,7 +81,8 @@ cdef class ReplyMeasurer:
     cdef bint _after_cr
 
     @cython.locals(
-        end=Py_ssize_t, done=Py_ssize_t, ended=bint, kind=int, length=Py_ssize_t, at=Py_ssize_t, after=Py_ssize_t, eol=Py_ssize_t
+        end=Py_ssize_t, done=Py_ssize_t, ended=bint, kind=int, length=Py_ssize_t, at=Py_ssize_t, after=Py_ssize_t, eol=Py_ssize_t,
+        begin=Py_ssize_t,
     )
     cpdef tuple measure(self, bytes data, Py_ssize_t pos, Py_ssize_t want)
     @cython.locals(kind=int, eol=Py_ssize_t, length="long long", at=Py_ssize_t)

@@ -694,9 +694,10 @@ class ReplyMeasurer:
     The depth of a reply does not matter: one number counts the missing elements of all levels
     together. A script can nest 7,995 levels (Lua's stack, on Redis 6.2 to 8.2 and Valkey 8 and 9).
 
-    Knows RESP2 and RESP3 by their type bytes. A RESP3 push at the top level is a protocol error,
-    unless ``pushes`` is true. Then a push counts as a reply, so the caller must know before
-    `measure` which of the two comes.
+    Knows RESP2 and RESP3 by their type bytes. A RESP3 push is a protocol error, unless ``pushes``
+    is true. Then a push at the top level counts as a reply, so the caller must know before
+    `measure` which of the two comes. A push within a reply is no element of the reply: `measure`
+    stops before the push, and the caller measures the push with another ReplyMeasurer.
 
     found_replica: called when an error passes that only a replica gives. It must not use the
     measurer.
@@ -721,8 +722,8 @@ class ReplyMeasurer:
         """Passes over at most want replies in data[pos:]. Returns (position behind them, number of
         replies that ended).
 
-        pos: 0 to len(data). want: at least 1. If fewer ended, all of data was passed over. Raises
-        ProtocolError.
+        pos: 0 to len(data). want: at least 1. If fewer ended, all of data was passed over, or a
+        push within a reply begins at the returned position. Raises ProtocolError.
         """
         end = len(data)
         done = 0
@@ -759,7 +760,10 @@ class ReplyMeasurer:
                 pos = eol + 2
                 ended = True
             if not ended:
+                begin = pos
                 pos, ended = self._element(data, pos, end)
+                if pos == begin:
+                    break  # a push within a reply
             if ended:
                 if self._lacking:
                     self._lacking -= 1
@@ -775,12 +779,16 @@ class ReplyMeasurer:
         the element ended).
 
         If it did not end, it is an aggregate whose elements follow, or its rest has not come yet.
+        A push within a reply is not passed over: the position stays the same.
         """
         kind = data[pos]
         if kind not in _BULK_TYPES and kind not in _AGGREGATES:
             raise ProtocolError("a reply of unknown type")
-        if kind == PUSH and not self._lacking and not self.pushes:
-            raise ProtocolError("a push that was not asked for")
+        if kind == PUSH:
+            if not self.pushes:
+                raise ProtocolError("a push that was not asked for")
+            if self._lacking:
+                return pos, False
         length, at = _short_header(data, pos, end)
         if length < 0:
             eol = data.find(CRLF, pos, pos + bounds.HEADER_BYTES + 2)

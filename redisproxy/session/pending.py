@@ -5,7 +5,8 @@ batch, go to the receivers of the batches. If Redis sends a reply to nothing, or
 allow, `PendingReplies.received` raises ProtocolError, and the connection must be closed.
 
 A `ports.Subscriber` gets the messages of channels, and learns which confirmations have come. This
-module removes the tenant's prefix from the channels in both.
+module removes the tenant's prefix from the channels in both. In RESP3 a message may come within a
+reply, at any depth: Redis before 7.2 sends a client the messages that it causes itself at once.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ class PendingReplies:
         #: RESP version that Redis speaks on this connection now
         self.protocol = protocol
         self._measurer = ReplyMeasurer(found_replica)
+        # The measurer of a reply, while `_measurer` measures a message within that reply.
+        self._interrupted: ReplyMeasurer | None = None
         self._subscriber: Subscriber | None = None
         self._kept = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False
@@ -145,12 +148,12 @@ class PendingReplies:
     @property
     def settled(self) -> bool:
         """Whether nothing is pending: no reply, no rest of a reply, and no subscription."""
-        return not self.batches and self._subscriber is None and not self._kept and self._measurer.between
+        return not (self.batches or self._subscriber is not None or self._kept or self.partial)
 
     @property
     def partial(self) -> bool:
         """Whether a reply has been passed on in part."""
-        return not self._measurer.between
+        return self._interrupted is not None or not self._measurer.between
 
     def newest(self) -> ReplyBatch | None:
         """Returns the newest batch, if any. It may grow (``count += n``) while it is the newest."""
@@ -222,7 +225,7 @@ class PendingReplies:
     def _item(self, data: bytes, pos: int) -> int:
         """Passes on one reply, confirmation or message, where any of them may come next.
 
-        Returns the position behind it.
+        Returns the position behind it, or where a message within the reply begins.
         """
         measurer = self._measurer
         batches = self.batches
@@ -240,7 +243,8 @@ class PendingReplies:
                     return len(data)
                 word, head, end = found
                 self._passing_message = word in _MESSAGES
-                if data[pos] == PUSH and not self._passing_message and word not in _CONFIRMED:
+                confirmation = word in _CONFIRMED and self._interrupted is None
+                if data[pos] == PUSH and not (self._passing_message or confirmation):
                     raise ProtocolError("a push that was not asked for")
             else:
                 # Redis refuses a SUBSCRIBE with one error, however many channels it names.
@@ -255,14 +259,22 @@ class PendingReplies:
         start = pos
         pos, ended = measurer.measure(data, pos, 1)
         piece = head + data[max(start, end) : pos]
+        interrupted = not ended and pos < len(data)
         if self._passing_message:
             if self._subscriber is None:
                 raise ProtocolError("a message that nobody subscribed to")
+            if interrupted:
+                raise ProtocolError("a push within a push")
             self._messages.append(piece)
             self._message_pieces += 1
             if not ended:
                 self._pass_messages(False)
+            elif self._interrupted is not None:
+                self._measurer, self._interrupted = self._interrupted, None
+                self._passing_message = False
             return pos
+        if interrupted:
+            self._interrupted, self._measurer = measurer, ReplyMeasurer()
         if self._messages:
             self._pass_messages(True)
         if not batches:

@@ -643,11 +643,32 @@ class ReplyMeasurerTests(unittest.TestCase):
             start += size
         self.assertEqual(measured([c for c in [*chunks, data[start:]] if c]), [b"+1\r\n", deep, b":2\r\n"])
 
-    def test_a_push_within_a_reply_is_an_aggregate(self) -> None:
-        """A push within a reply is counted as an aggregate, although RESP3 allows pushes at the top
-        level only and Redis sends none elsewhere.
+    def test_a_push_within_a_reply_is_no_element(self) -> None:
+        """`measure` stops before a push within a reply, and goes on behind it. Without `pushes`, a
+        push is a protocol error there, too.
         """
-        self.assertEqual(measured([b"*1\r\n>1\r\n+x\r\n"]), [b"*1\r\n>1\r\n+x\r\n"])
+        push = b">2\r\n+x\r\n*1\r\n:1\r\n"
+        for before, after in (
+            (b"*1\r\n", b":1\r\n"),
+            (b"*2\r\n$1\r\na\r\n", b"*-1\r\n"),
+            (b"*1\r\n%1\r\n+key\r\n", b"#t\r\n"),
+            (b"|1\r\n+ttl\r\n:5\r\n", b"+x\r\n"),
+        ):
+            for chunks in ([before + push + after], bytewise(before + push + after)):
+                self.assertRaises(ProtocolError, measured, chunks)
+            for cut in range(len(before)):
+                measurer = ReplyMeasurer()
+                measurer.pushes = True
+                self.assertEqual(measurer.measure(before[:cut], 0, 1), (cut, 0))
+                data = before + push + after
+                for _ in range(2):  # the push is still there
+                    self.assertEqual(measurer.measure(data, cut, 2), (len(before), 0))
+                    self.assertFalse(measurer.between)
+                    cut = len(before)
+                self.assertEqual(measurer.measure(data, len(before + push), 1), (len(data), 1))
+        measurer = ReplyMeasurer()
+        measurer.pushes = True
+        self.assertEqual(measurer.measure(push + b"+OK\r\n" + push, 0, 3), (2 * len(push) + 5, 3))
 
     @given(st.lists(st.sampled_from(REPLIES), max_size=20), st.lists(st.integers(1, 20), max_size=40))
     def test_any_replies_in_any_chunks(self, replies: list[bytes], sizes: list[int]) -> None:

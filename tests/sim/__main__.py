@@ -66,6 +66,7 @@ def options(seed: int, given: argparse.Namespace) -> sim.Options:
         return sim.Options(
             straight=given.straight,
             limits=sim.ALL_LIMITS,
+            newer=sim.NEWER,
             hard=choose(given.hard or "none", sim.HARD),
             faults=choose(given.faults or "none", sim.FAULTS),
         )

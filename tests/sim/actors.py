@@ -39,6 +39,11 @@ def any_error(reply: object) -> bool:
     return isinstance(reply, Error) and not reply.startswith(_OF_REDIS)
 
 
+def is_number(reply: object) -> bool:
+    """Accepts an integer."""
+    return isinstance(reply, int)
+
+
 @dataclass
 class Expected:
     """A pending reply.
@@ -233,8 +238,10 @@ class Actor:
 
     def _take_replies(self) -> None:
         position = 0
-        while self.end is not None and (found := parse(self._incoming, position)) is not None:
+        while self.end is not None and (found := parse(self._incoming, position, pushes := [])) is not None:
             reply, position = found
+            for message in pushes:
+                self._hear(message)
             if self._is_message(reply):
                 self._hear(reply)
             elif not self.expected:
@@ -428,9 +435,37 @@ class Actor:
         """Publishes messages on the tenant's channel."""
         padding = b"p" * self.rng.choice([0, 0, 0, 50_000])
         for _ in range(self.rng.choice([1, 10])):
-            self._published += 1
-            text = b"%b.%b-%d.%d.%b" % (self.tenant.encode(), self.name, self._epoch, self._published, padding)
-            self._say([b"PUBLISH", self.simulation.channel(self.tenant), text], lambda reply: isinstance(reply, int))
+            self._say([b"PUBLISH", self.simulation.channel(self.tenant), self._news(padding)], is_number)
+
+    def _news(self, padding: bytes) -> bytes:
+        """Returns the next message."""
+        self._published += 1
+        return b"%b.%b.%d.%b" % (self.tenant.encode(), self._publisher, self._published, padding)
+
+    @property
+    def _publisher(self) -> bytes:
+        return b"%b-%d" % (self.name, self._epoch)
+
+    def do_hear_itself(self) -> None:
+        """Publishes to itself in a transaction: in RESP3 the message comes within EXEC's reply."""
+        if self._protocol == 2:
+            self.do_publish()
+            return
+        channel, number = self.simulation.channel(self.tenant), self._published + 1
+        publisher = self._publisher
+        self._subscribed.add(channel)
+        self._say([b"SUBSCRIBE", channel], lambda reply: isinstance(reply, Push))
+        self._say([b"MULTI"], equals(OK))
+        padding = b"p" * self.rng.choice([0, 100, 50_000])
+        for words in ([b"ECHO", b"x"], [b"PUBLISH", channel, self._news(padding)], [b"ECHO", b"y"]):
+            self._say(words, equals(Status(b"QUEUED")))
+
+        def heard(reply: object) -> bool:
+            whole = isinstance(reply, list) and len(reply) == 3 and is_number(reply[1])
+            return whole and reply[::2] == [b"x", b"y"] and self._heard.get(publisher) == number
+
+        self._say([b"EXEC"], heard)
+        self._unsubscribe(self.end, channel)
 
     def do_inspected(self) -> None:
         """Sends commands that the proxy answers or inspects."""

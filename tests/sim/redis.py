@@ -402,12 +402,15 @@ class SimulatedConnection:
         if any(self.redis.version(*key) != version for key, version in watched.items()):
             self._queued = None
             return NIL[3] if self.protocol == 3 else b"*-1\r\n"
-        replies = [_COMMANDS[words[0].upper()](self, words[1:]) for words in queued]
+        # Like Redis before 7.2: in RESP3 a message to this client comes within the reply.
+        self.say(b"*%d\r\n" % len(queued))
+        for words in queued:
+            self.say(_COMMANDS[words[0].upper()](self, words[1:]))
         self._queued = None
         for words in queued:
             if words[0].upper() == b"RPUSH":
                 self.redis.serve(self.database, words[1])
-        return array(replies)
+        return b""
 
     def _discard(self, words: list[bytes]) -> bytes:
         if self._queued is None:

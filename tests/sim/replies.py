@@ -15,11 +15,11 @@ class Push(list):
     """A push of RESP3: a message that no command asked for."""
 
 
-def parse(buffer: bytes | bytearray, position: int = 0) -> tuple[object, int] | None:
+def parse(buffer: bytes | bytearray, position: int, pushes: list[Push]) -> tuple[object, int] | None:
     """Returns (the reply at a position, where it ends), or None if more bytes are needed.
 
-    A map is returned as a list of keys and values in turn. Raises ValueError for bytes that begin
-    no reply.
+    A map is returned as a list of keys and values in turn. pushes: gets the pushes within the
+    reply, which are no elements of it. Raises ValueError for bytes that begin no reply.
     """
     end = buffer.find(b"\r\n", position)
     if end < 0:
@@ -45,12 +45,15 @@ def parse(buffer: bytes | bytearray, position: int = 0) -> tuple[object, int] | 
         if count < 0:
             return None, end
         items: list[object] = Push() if kind == b">" else []
-        for _ in range(2 * count if kind == b"%" else count):
-            found = parse(buffer, end)
+        while len(items) < (2 * count if kind == b"%" else count):
+            found = parse(buffer, end, pushes)
             if found is None:
                 return None
             item, end = found
-            items.append(item)
+            if isinstance(item, Push):
+                pushes.append(item)
+            else:
+                items.append(item)
         return items, end
     raise ValueError(f"no reply begins like this: {bytes(buffer[position : position + 40])!r}")
 

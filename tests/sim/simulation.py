@@ -51,6 +51,9 @@ EASY = (
     *("strings", "pipeline", "large", "push", "pop", "transaction", "watch", "increase", "subscribe", "publish"),
     *("inspected", "mixture", "info", "unheard", "wrong_password", "come_again", "leave_soon", "half_close"),
 )
+#: What a client may do besides. Not in EASY: the seed draws from EASY, so a change of EASY changes
+#: what each kept seed does.
+NEWER = ("hear_itself",)
 #: What the proxy does not do right yet.
 HARD = ("leave_blocked", "write_first", "read_slowly")
 #: Faults of Redis and changes of credentials.
@@ -76,13 +79,14 @@ _MASTER = b"master"
 class Options:
     """What a simulation may do.
 
-    straight: without the proxy; limits: those that the seed may make extreme; hard, faults: some of
-    HARD and of FAULTS; clients: how many, None if the seed decides; steps: of each client;
-    measured: see `kernel.Reactor`.
+    straight: without the proxy; limits: those that the seed may make extreme; newer, hard, faults:
+    some of NEWER, HARD and FAULTS; clients: how many, None if the seed decides; steps: of each
+    client; measured: see `kernel.Reactor`.
     """
 
     straight: bool = False
     limits: tuple[str, ...] = KEPT_LIMITS
+    newer: tuple[str, ...] = ()
     hard: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     clients: int | None = None
@@ -167,7 +171,7 @@ class Simulation:
             self._set_up()
         kinds = list(EASY)
         self.rng.shuffle(kinds)
-        kinds = kinds[: self.rng.randrange(2, len(kinds) + 1)] + list(options.hard)
+        kinds = kinds[: self.rng.randrange(2, len(kinds) + 1)] + list(options.newer + options.hard)
         count = options.clients if options.clients is not None else self.rng.choice([3, 10, 25])
         self.actors = [Actor(self, self.rng.choice(["blue", "green"]), kinds, options.steps) for _ in range(count)]
         for fault in options.faults:
@@ -484,5 +488,5 @@ def options_of(seed: int) -> Options:
     every tenth is the control.
     """
     if seed % 10 == 0:
-        return Options(straight=True)
-    return Options(limits=ALL_LIMITS, faults=FAULTS if seed % 2 else ())
+        return Options(straight=True, newer=NEWER)
+    return Options(limits=ALL_LIMITS, newer=NEWER, faults=FAULTS if seed % 2 else ())

@@ -26,7 +26,7 @@ class SimulationTests(unittest.TestCase):
 
     def test_the_control_holds(self) -> None:
         for seed in range(1, 31):
-            self.assertEqual(wrong(seed, sim.Options(straight=True)), [])
+            self.assertEqual(wrong(seed, sim.Options(straight=True, newer=sim.NEWER)), [])
 
     def test_a_seed_can_be_repeated(self) -> None:
         def run() -> tuple:
@@ -43,6 +43,13 @@ class SimulationTests(unittest.TestCase):
     def test_nothing_is_lost_or_mixed_up_when_redis_fails_and_credentials_change(self) -> None:
         for seed in range(1, 21):
             self.assertEqual(wrong(seed, sim.Options(faults=sim.FAULTS)), [])
+
+    def test_a_message_within_a_reply_is_no_part_of_it(self) -> None:
+        """In RESP3 a subscriber gets EXEC's reply and its own message within, unlike in version
+        0.1.
+        """
+        for seed in range(1, 5):
+            self.assertEqual(wrong(seed, sim.Options(newer=("hear_itself",), faults=sim.FAULTS)), [])
 
     def test_a_client_that_leaves_fails_nobody_elses_command(self) -> None:
         """If a client leaves, no other gets `Redis cannot be reached`, unlike in version 0.1."""
