@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 REPLIES = 0  #: one reply for each command
 CONFIRMATIONS = 1  #: one for each channel of a (P|S)(UN)SUBSCRIBE: array in RESP2, push in RESP3
 HELLO = 2  #: the reply to a HELLO, which may change the protocol
+BLOCKING = 3  #: the reply to a command that may block; no later command enlarges the batch
 
 _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
@@ -82,7 +83,7 @@ class ReplyBatch:
 
     def __repr__(self) -> str:
         discard = f", {self.discard} discarded" * bool(self.discard)
-        return f"<ReplyBatch {self.count} {('replies', 'confirmations', 'hello')[self.kind]}{discard}>"
+        return f"<ReplyBatch {self.count} {('replies', 'confirmations', 'hello', 'blocking')[self.kind]}{discard}>"
 
 
 class PendingReplies:
