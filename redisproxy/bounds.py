@@ -104,6 +104,8 @@ PENDING_REPLIES: Annotated[int, 64] = 1_000_000
 OWN_REPLIES_BYTES: Annotated[int, 64] = 64 * 1024
 #: Time between two checks whether clients that are not read have left.
 PAUSED_CHECK_SECONDS: Annotated[float, 0.1] = 5.0
+#: The same for clients with a blocked command, which must not take an item for a client that left.
+BLOCKED_CHECK_SECONDS = 0.1
 #: A client's name, the name of its library, and the library's version: each of them.
 CLIENT_NAME_BYTES = 4096
 #: All patterns of one CONFIG GET. Matching takes time, and no setting has a longer name.
@@ -238,9 +240,10 @@ IDLE_LINGER_SECONDS = 0.5
 #: Time for the pending replies of a client that sent EOF. Redis gives a client no time then, but
 #: the proxy adds a hop.
 HALF_CLOSED_SECONDS = 5.0
-#: The same if the client has a dedicated connection. The client may be gone, and then its BLPOP
-#: must not take an item.
-HALF_CLOSED_DEDICATED_SECONDS = 0.5
+#: Time after EOF in which a command that may block is still sent. Straight to Redis it would be
+#: there before the EOF, but here it may have to wait for a connection. Later it is not run: the
+#: client may be gone, and then its BLPOP must not take an item.
+HALF_CLOSED_BLOCKING_SECONDS = 0.05
 #: Time for the pending replies of a revoked session, before it gives up its connections to Redis.
 REVOKED_SECONDS = 10.0
 #: Clients that are closed in one turn of the reactor because their credentials were revoked.
@@ -310,7 +313,8 @@ def _check() -> None:
         (QUERY_PAUSE_SECONDS < QUERY_IDLE_SECONDS, "a paused tenant's next query finds the connection open"),
         (RATE_TICK_SECONDS < RATE_READ_SECONDS < BURST_SECONDS, "a burst has several reads"),
         (IDLE_LINGER_SECONDS <= LINGER_SECONDS <= CLOSE_SECONDS, "a client has more time to read than to close"),
-        (HALF_CLOSED_DEDICATED_SECONDS <= HALF_CLOSED_SECONDS, "a dedicated connection is given up first"),
+        (HALF_CLOSED_BLOCKING_SECONDS <= HALF_CLOSED_SECONDS, "a command that is still sent has time for its reply"),
+        (BLOCKED_CHECK_SECONDS <= PAUSED_CHECK_SECONDS, "a client that waits for an item is missed first"),
         (HALF_CLOSED_SECONDS <= REVOKED_SECONDS, "a client that left does not outlast a revoked one"),
         (IDLE_LINGER_SECONDS < DRAIN_MARGIN_SECONDS, "a client that leaves late in a drain has time to close"),
         (DRAIN_TURN_SECONDS < DRAIN_MARGIN_SECONDS < WORKER_END_SECONDS, "a worker drains before its parent ends it"),

@@ -65,6 +65,9 @@ class Clients(accounts.Shared, Protocol):
     def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
 
+    def client_paused(self, client: ClientProtocol) -> None:
+        """A client is not read from now on."""
+
     def crowded(self) -> None:
         """A client waits for a slot."""
 
@@ -87,6 +90,8 @@ class ClientProtocol(RespReceiver):
         self._early = b""
         self._closing = False
         self._read_closed = False
+        # From when on the client counts as gone, in seconds of the clock; None: it does not.
+        self._left_at: float | None = None
         self._handshaking = False
         self._flushed = False
         self._linger = bounds.LINGER_SECONDS
@@ -181,8 +186,19 @@ class ClientProtocol(RespReceiver):
             return
         if self.session.at_rest and close_if_written(self.transport):
             return
-        self._give_grace()
+        self._leaves(bounds.HALF_CLOSED_BLOCKING_SECONDS)
         self.session.ending.half_closed()
+
+    def _leaves(self, seconds: float) -> None:
+        """Closes after HALF_CLOSED_SECONDS. seconds: until the client counts as gone."""
+        if self._left_at is None:
+            self._left_at = self._clients.clock.seconds() + seconds
+        self._set_deadline(bounds.HALF_CLOSED_SECONDS, self.transport.abortConnection)
+
+    @property
+    def has_left(self) -> bool:
+        """See `session.ports.ClientConnection`."""
+        return self._left_at is not None and self._left_at <= self._clients.clock.seconds()
 
     def writeConnectionLost(self) -> None:
         """The kernel has taken the last byte, and the proxy writes no more."""
@@ -196,18 +212,22 @@ class ClientProtocol(RespReceiver):
 
     def probe(self) -> None:
         """Checks whether a client has left that is not read: nothing else would find that out."""
-        if not self._held or self._closing or self._read_closed or not hasattr(select, "POLLRDHUP"):
+        if self._closing or self._read_closed or not self._sent_eof:
             return
+        probes.reached("client that is not read from has left")
+        self._read_closed = True
+        self._leaves(0)
+        if self.session.blocked:
+            self.session.ending.half_closed()
+
+    @property
+    def _sent_eof(self) -> bool:
+        """Whether the end of file of a client that is not read has come, or a reset."""
+        if not self._held or not hasattr(select, "POLLRDHUP"):
+            return False
         poll = select.poll()
         poll.register(self.transport.fileno(), select.POLLRDHUP)
-        if poll.poll(0):
-            probes.reached("client that is not read from has left")
-            self._read_closed = True
-            self._give_grace()
-
-    def _give_grace(self) -> None:
-        grace = bounds.HALF_CLOSED_DEDICATED_SECONDS if self.session.dedicated else bounds.HALF_CLOSED_SECONDS
-        self._set_deadline(grace, self.transport.abortConnection)
+        return bool(poll.poll(0))
 
     def _set_deadline(self, seconds: float, call: Callable[[], object]) -> None:
         """Replaces the connection's deadline: it has one at a time, besides its session's."""
@@ -320,11 +340,6 @@ class ClientProtocol(RespReceiver):
             self.account.belongs_to(credential.tenant)
             self.read_at_most(self._usual_buffer)
 
-    def dedicated(self) -> None:
-        """See `session.ports.ClientConnection`."""
-        if self._read_closed and not self._closing:
-            self._give_grace()
-
     def upstream_full(self, full: bool) -> None:
         """See `session.ports.ClientConnection`."""
         if full:
@@ -395,11 +410,17 @@ class ClientProtocol(RespReceiver):
         """See `session.ports.ClientConnection`."""
         if not self._closing:
             super().pause_reading(reason)
+            self._clients.client_paused(self)
 
     def resume_reading(self, reason: int = PauseReason.SESSION) -> None:
         """See `session.ports.ClientConnection`."""
-        if not self._closing:
-            super().resume_reading(reason)
+        if self._closing:
+            return
+        if self._held == reason and self._sent_eof:
+            # Commands that waited are run before the end of file is read.
+            probes.reached("client left before its commands have their turn")
+            self._left_at = self._clients.clock.seconds()
+        super().resume_reading(reason)
 
     @property
     def age(self) -> int:

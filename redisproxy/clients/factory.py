@@ -68,6 +68,10 @@ class ClientFactory(Factory):
         self.login_backoff = LoginBackoff()
         self._probing = task.LoopingCall(self._probe)
         self._probing.clock = clock
+        # Clients that were paused, and perhaps go on by now.
+        self._paused: set[ClientProtocol] = set()
+        self._probing_blocked = task.LoopingCall(self._probe_blocked)
+        self._probing_blocked.clock = clock
         self._making_room = task.LoopingCall(self._make_room)
         self._making_room.clock = clock
         self.admission = admission
@@ -103,7 +107,7 @@ class ClientFactory(Factory):
 
         Connected clients are still served, and revoked ones are still closed.
         """
-        for loop in (self._probing, self._making_room):
+        for loop in (self._probing, self._probing_blocked, self._making_room):
             if loop.running:
                 loop.stop()
         self.log_ins.stop()
@@ -111,6 +115,26 @@ class ClientFactory(Factory):
     def _probe(self) -> None:
         for client in list(self.clients):
             client.probe()
+
+    def client_paused(self, client: ClientProtocol) -> None:
+        """A client is not read from now on."""
+        self._paused.add(client)
+        if not self._probing_blocked.running:
+            self._probing_blocked.start(bounds.BLOCKED_CHECK_SECONDS, now=False).addErrback(
+                bug(self._log, "finding blocked clients that left")
+            )
+
+    def _probe_blocked(self) -> None:
+        for client in list(self._paused):
+            if not client.held:
+                self._paused.discard(client)
+            elif client.session.blocked:
+                client.probe()
+        self._stop_probing()
+
+    def _stop_probing(self) -> None:
+        if not self._paused and self._probing_blocked.running:
+            self._probing_blocked.stop()
 
     def crowded(self) -> None:
         """A client waits for a slot: checks the shorter login deadline while that is so."""
@@ -171,6 +195,8 @@ class ClientFactory(Factory):
     def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
         self.clients.discard(client)
+        self._paused.discard(client)
+        self._stop_probing()
         if self.counted is not None:
             self.counted(len(self.clients))
         if self.drained is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .. import messages
+from .. import messages, probes
 from ..resp.framing import INSPECT_FIRST, encode
 from .handler import Need
 from .pending import ReplyBatch
@@ -26,14 +26,20 @@ _UNHEARD = b"\0redisproxy"
 
 
 def block(session: Session, words: list[bytes]) -> None:
-    """Runs a command that may block. On a multiplexed connection, others would wait behind it."""
-    name = words[0].upper()
-    if _blocks(words):
-        if name in _WAITERS and session.route.pool is not None and not session.multi:
-            _mark(session)
-        # Also inside MULTI, where this command does not block: one before the MULTI may.
-        session.blocked = True
-    session.pass_on(words)
+    """Runs a command that may block. On a multiplexed connection, others would wait behind it.
+
+    If the client has left, the session ends instead: neither this command nor those behind it are
+    run.
+    """
+    if not _blocks(words):
+        return session.pass_on(words)
+    if session.connection.has_left and not session.multi:
+        probes.reached("command of a client that left would block")
+        return session.ending.begin(messages.CLIENT_LEFT.code)
+    if words[0].upper() in _WAITERS and session.route.pool is not None and not session.multi:
+        _mark(session)
+    # Inside MULTI it does not block. But if Redis refused the MULTI, it does.
+    return session.expect_blocking(words)
 
 
 def block_needs(session: Session, words: list[bytes]) -> int:

@@ -135,12 +135,25 @@ class Ending:
     # DRAINING: commands received so far are still run.
 
     def half_closed(self) -> None:
-        """The client sent its end of file. It sends no more, but it may still read its replies."""
+        """The client sent its end of file. It sends no more, but it may still read its replies.
+
+        As in Redis, a blocked command is given up at once, and what stands behind it is not run.
+        That holds even if the session had ended before and only waited for that command.
+        """
         if self.phase is Phase.OPEN:
             self._enter(Phase.DRAINING)
         self._drain_from = None
-        if not self._session.gates:
-            self.begin(messages.CLIENT_LEFT.code)
+        if self._session.blocked or not self._session.gates:
+            self._client_left()
+
+    def _client_left(self) -> None:
+        """Sends no more commands, and has Redis give up a blocked one."""
+        session = self._session
+        self.begin(messages.CLIENT_LEFT.code)
+        dedicated = session.route.dedicated
+        if session.blocked and dedicated is not None:
+            probes.reached("client left while its command was blocked")
+            dedicated.give_up(blocked=True)
 
     def drain(self) -> None:
         """The proxy ends: runs what has come by now, then closes.
@@ -164,8 +177,9 @@ class Ending:
         """
         session, scanner = self._session, self._session.scanner
         if self._drain_from is None:
-            if starved:
-                self.begin(messages.CLIENT_LEFT.code)
+            # A blocked command is given up as soon as what is behind it would have to wait.
+            if starved or (session.blocked and session.gates):
+                self._client_left()
         elif session.gates or session.multi or session.watching or scanner.within:
             return
         elif scanner.buffered <= session.connection.bytes_received - self._drain_from:

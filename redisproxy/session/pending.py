@@ -27,6 +27,8 @@ REPLIES = 0  #: one reply for each command
 CONFIRMATIONS = 1  #: one for each channel of a (P|S)(UN)SUBSCRIBE: array in RESP2, push in RESP3
 HELLO = 2  #: the reply to a HELLO, which may change the protocol
 REWRITTEN = 3  #: one reply that may be rewritten: see `RewrittenReply`
+BLOCKING = 4  #: the reply to a command that may block; no later command enlarges the batch
+_KINDS = ("replies", "confirmations", "hello", "rewritten", "blocking")
 
 _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
@@ -83,7 +85,7 @@ class ReplyBatch:
 
     def __repr__(self) -> str:
         discard = f", {self.discard} discarded" * bool(self.discard)
-        return f"<ReplyBatch {self.count} {('replies', 'confirmations', 'hello', 'rewritten')[self.kind]}{discard}>"
+        return f"<ReplyBatch {self.count} {_KINDS[self.kind]}{discard}>"
 
 
 class RewrittenReply(ReplyBatch):

@@ -37,6 +37,10 @@ class ClientConnection(Protocol):
     def bytes_received(self) -> int:
         """Bytes received from the client so far."""
 
+    @property
+    def has_left(self) -> bool:
+        """Whether the client sent its end of file a while ago, so that it must get no item."""
+
     def write(self, data: bytes) -> None:
         """Writes to the client."""
 
@@ -66,9 +70,6 @@ class ClientConnection(Protocol):
 
         None: it is not logged in any more, and must log in again within the login timeout.
         """
-
-    def dedicated(self) -> None:
-        """The session has a dedicated connection to Redis from now on."""
 
     def inspected(self, name: bytes) -> None:
         """The session inspected a command. name: as the client spelt it, for the counts."""

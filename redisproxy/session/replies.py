@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import bounds, probes
-from .pending import HELLO, REPLIES, REWRITTEN, ReplyBatch
+from .pending import BLOCKING, HELLO, REPLIES, REWRITTEN, ReplyBatch
 from .route import DEDICATED
 from .state import BugError, Gate, ReplyMode
 
@@ -277,7 +277,7 @@ class ReplyQueue:
         if len(self._items) != 1:
             return
         batch = self._items[0]
-        if isinstance(batch, ReplyBatch) and (batch.kind, batch.count) == (REPLIES, 1):
+        if isinstance(batch, ReplyBatch) and batch.kind == BLOCKING:
             batch.receiver = _Unblocked(self.reply)
 
 

@@ -214,7 +214,6 @@ class Route:
         if self._replies.slow:
             upstream.pause(True)
         session.use_policy()
-        session.connection.dedicated()
 
     def return_if_clean(self, session: Session) -> None:
         """Goes back to the pool's multiplexed connections, if the session needs no dedicated one.

@@ -33,7 +33,7 @@ from . import commands
 from .ending import Ending
 from .errors import LOST, SPOILER
 from .login import Login
-from .pending import HELLO, ReplyBatch
+from .pending import BLOCKING, HELLO, ReplyBatch
 from .ports import Accounts, Backend, ClientConnection, Dedicated
 from .pubsub import Subscriptions
 from .replies import ReplyQueue
@@ -60,9 +60,9 @@ class Session:
     __slots__ = (
         "_advancing",
         "_client_library",
+        "_newest_blocking",
         "accounts",
         "backend",
-        "blocked",
         "commands",
         "connection",
         "credential",
@@ -113,8 +113,8 @@ class Session:
         self.name = b""
         # None until the first CLIENT SETINFO or CLIENT INFO.
         self._client_library: dict[bytes, bytes] | None = None
-        #: whether a reply is pending of a command that may block, or of a command behind one
-        self.blocked = False
+        # The batch of the newest command that may block.
+        self._newest_blocking: ReplyBatch | None = None
         #: whether the beginning of the newest streamed command was sent to Redis: see `midway`
         self.streaming = False
         #: bytes received while the client is not logged in
@@ -152,6 +152,11 @@ class Session:
     def at_rest(self) -> bool:
         """Whether no reply is pending and no gate is closed."""
         return not self.gates and self.replies.drained
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the reply to a command that may block is pending."""
+        return self._newest_blocking is not None and self._newest_blocking.count > 0
 
     @property
     def midway(self) -> bool:
@@ -283,7 +288,6 @@ class Session:
 
     def drained(self) -> None:
         """No reply is pending any more."""
-        self.blocked = False
         if self.gates & Gate.CLOSING:
             return self.ending.close_if_drained()
         self.route.return_if_clean(self)
@@ -311,9 +315,6 @@ class Session:
             self.protocol = protocol
             self.route.clean = False
             self.route.leave_pool()
-        # Nothing is sent behind a HELLO. Finishing the Step may release the connection before
-        # `drained` is called.
-        self.blocked = False
         step = self.step
         if step is not None and step.until is Until.HELLO:
             step.finish(protocol)
@@ -383,6 +384,8 @@ class Session:
         if self.step is None:
             self.route.return_if_clean(self)
             self.open_gate(Gate.STEP)
+            if self.gates and self.ending.phase is _DRAINING:
+                self.ending.drained(False)  # the loop does not look, as another gate is closed
 
     def abandon_step(self) -> None:
         """Cancels the Step and a pending login, because the session ends."""
@@ -465,6 +468,12 @@ class Session:
         """Sends a command with a batch of its own: of another kind, or with replies to discard."""
         self.replies.expect_batch(batch)
         self.route.upstream.send(data, batch)
+
+    def expect_blocking(self, words: list[bytes]) -> None:
+        """Sends a command that may block over the dedicated connection."""
+        batch = ReplyBatch(self.replies, 1, BLOCKING, discard=int(not self.replies.heard()))
+        self._newest_blocking = batch
+        self.expect(encode(words), batch)
 
     def expect_hello(self, words: list[bytes], protocol: int) -> None:
         """Sends a HELLO over the dedicated connection, and suspends the session until its reply.

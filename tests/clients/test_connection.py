@@ -20,15 +20,17 @@ from twisted.trial import unittest
 from zope.interface import implementer
 
 from redisproxy import bounds
+from redisproxy.clients import connection as connection_module
 from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import FULL, ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.listen.proxy_protocol import NO_HEADER, HeaderFactory, HeaderReader
 from redisproxy.listen.tls import ServerTls, TlsFiles, make
+from redisproxy.net.protocol import PauseReason
 from redisproxy.ops.access_log import AccessLog, ConnectionRecord
 from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.session.errors import NOAUTH
-from redisproxy.session.pending import ReplyBatch
+from redisproxy.session.pending import BLOCKING, ReplyBatch
 from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot
 from redisproxy.upstream.session_backend import SessionBackend
 
@@ -50,6 +52,24 @@ class Socket(StringTransport):
         pass
 
     def loseWriteConnection(self) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return 0
+
+
+class Poll:
+    """The part of the module `select` that shows whether a client has sent its end of file."""
+
+    POLLRDHUP = 1
+
+    def __init__(self, hung_up: bool = False) -> None:
+        self.hung_up = hung_up
+
+    def poll(self, *timeout: int) -> object:
+        return ([(0, 1)] if self.hung_up else []) if timeout else self
+
+    def register(self, number: int, _: int) -> None:
         pass
 
 
@@ -203,6 +223,64 @@ class FactoryTests(unittest.TestCase):
         found = [wrong("::ffff:10.0.0.7") for _ in range(bounds.UNDELAYED_WRONG_PASSWORDS + 1)]
         self.assertEqual(found, [False] * bounds.UNDELAYED_WRONG_PASSWORDS + [True])
         self.assertFalse(wrong("::ffff:10.0.0.8"), "another machine")
+
+    def test_a_client_that_is_not_read_and_left_is_missed(self) -> None:
+        """At once if its command is blocked; its end of file need not have been read."""
+        for blocked, found_after in ((True, bounds.BLOCKED_CHECK_SECONDS), (False, bounds.PAUSED_CHECK_SECONDS)):
+            poll = Poll()
+            self.patch(connection_module, "select", poll)
+            self.factory.startFactory()
+            client = self.log_in(BLUE)
+            client.session.replies.expect_batch(ReplyBatch(client.session.replies, 1))
+            if blocked:
+                client.session._newest_blocking = ReplyBatch(client.session.replies, 1, BLOCKING)
+            client.pause_reading()
+            self.clock.pump([bounds.PAUSED_CHECK_SECONDS] * 2)
+            self.assertFalse(client.has_left)
+            poll.hung_up = True
+            self.clock.advance(found_after)
+            self.assertTrue(client.has_left)
+            self.assertEqual(client.session.ended, blocked)
+            self.clock.advance(bounds.HALF_CLOSED_SECONDS)
+            self.assertTrue(client.transport.disconnected)
+            client.connectionLost()
+            self.factory.stopFactory()
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_client_that_left_while_it_was_not_read_counts_as_gone_when_it_is_read_again(self) -> None:
+        self.patch(connection_module, "select", Poll(hung_up=True))
+        client = self.log_in(BLUE)
+        client.pause_reading(PauseReason.SESSION)
+        client.pause_reading(PauseReason.RATE)
+        client.resume_reading(PauseReason.SESSION)
+        self.assertFalse(client.has_left, "it is still not read")
+        client.resume_reading(PauseReason.RATE)
+        self.assertTrue(client.has_left)
+        client.session.replies.expect_batch(ReplyBatch(client.session.replies, 1))
+        client.readConnectionLost()  # as soon as it is read
+        self.assertTrue(client.has_left)
+
+    def test_a_client_that_sent_its_end_of_file_counts_as_gone_soon_after(self) -> None:
+        client = self.log_in(BLUE)
+        client.session.replies.expect_batch(ReplyBatch(client.session.replies, 1))
+        client.readConnectionLost()
+        self.assertFalse(client.has_left)
+        self.clock.advance(bounds.HALF_CLOSED_BLOCKING_SECONDS)
+        self.assertTrue(client.has_left)
+
+    def test_the_last_client_that_is_not_read_ends_the_checks(self) -> None:
+        clients = [self.connect() for _ in range(2)]
+        for client in clients:
+            client.pause_reading()
+        for client in clients:
+            client.connectionLost()
+        self.clock.advance(0)
+        self.assertFalse(self.factory._probing_blocked.running)
+        client = self.connect()
+        client.pause_reading()
+        client.resume_reading()
+        self.clock.advance(bounds.BLOCKED_CHECK_SECONDS)
+        self.assertFalse(self.factory._probing_blocked.running)
 
     def timers_of(self, client: ClientProtocol) -> list[IDelayedCall]:
         return [call for call in self.clock.getDelayedCalls() if call.func == client._time_is_up]

@@ -36,6 +36,8 @@ elements = (
 )
 replies = st.lists(st.sampled_from(elements.split(b" ")) | st.binary(max_size=3), max_size=30)
 moves = st.lists(
-    st.tuples(st.integers(30, 109), st.integers(0, len(targets.CLIENT) - 1)).map(bytes) | st.binary(min_size=2, max_size=2),
+    st.tuples(st.integers(30, 109), st.integers(0, len(targets.CLIENT) - 1)).map(bytes)
+    | st.binary(min_size=2, max_size=2)
+    | st.sampled_from([b"\xf8\0", b"\xeb\0", b"\xfc\0"]),  # BLPOP, the end of file
     max_size=40,
 )

@@ -381,6 +381,7 @@ CLIENT = [
     encode([b"N" * 200, b"x"]),
     *(encode(line.split()) for line in (b"CONFIG SET x y", b"CONFIG GET s*", b"CONFIG GET SAVE", b"INFO keyspace nosuch")),
 ]
+BLOCKING = encode([b"BLPOP", b"q", b"echo######"])
 _NUMBERED = re.compile(rb"(?:echo|nosuch|NOSUCH)(\d{6})")
 #: If the client sends none of these, every command has exactly one reply.
 _UNCOUNTED = (b"REPLY", b"SUBSCRIBE a b", b"UNSUBSCRIBE", b"POST")
@@ -732,6 +733,12 @@ class Play:
         elif what < 248:
             self.told_to_leave = True
             session.ending.hurry()
+        elif what < 252:
+            self._say(BLOCKING)
+            self._client(len(self.said))
+        elif what < 254:
+            talk.has_left = self.half_closed = self.told_to_leave = True
+            session.ending.half_closed()
         return 0
 
     def _upstream(self) -> FuzzedUpstream | None:

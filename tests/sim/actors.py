@@ -90,6 +90,8 @@ class Actor:
         self._subscribed: set[bytes] = set()
         self._heard: dict[bytes, int] = {}
         self._closing = False
+        # Whether it sent its end of file while a command blocks: it gets no more replies.
+        self._given_up = False
         # When it sent its end of file. The proxy then waits HALF_CLOSED_SECONDS for pending
         # replies, no longer.
         self._shut_at: float | None = None
@@ -123,7 +125,7 @@ class Actor:
         self._outgoing.clear()
         self._subscribed.clear()
         self._heard.clear()
-        self._closing = self._writes_first = False
+        self._closing = self._given_up = self._writes_first = False
         self._shut_at = None
         self._wrong_passwords = self._rate = 0
         self._protocol = 2
@@ -198,7 +200,7 @@ class Actor:
         if self._incoming and not gave_up:
             self.simulation.wrong("half-reply", f"{self} was {how} within {bytes(self._incoming[:60])!r}", self.tenant)
         short = len(self.expected)
-        if not (gave_up or (self._closing and not short)):
+        if not (gave_up or self._given_up or (self._closing and not short)):
             names = b" ".join(each.name for each in list(self.expected)[:4]).decode()
             self.simulation.wrong("closed", f"{self} was {how}, {short} replies short: {names}", self.tenant)
         self._forget()
@@ -574,18 +576,33 @@ class Actor:
                 end.shutdown(socket.SHUT_WR)
             self._shut_at = self.world.now
 
-    # Off by default: see `simulation.HARD`.
-
     def do_leave_blocked(self) -> None:
-        """Leaves while it waits for an item."""
-        self.do_pop()
-        self.world.after(self.rng.uniform(0, 1.5), self._leave_if_blocked, self.end)
+        """Leaves while it waits for an item, perhaps with commands behind."""
+        late, soon = b"", 1.5
+        if self.rng.random() < 0.5:
+            self.do_pop()
+        else:
+            self._say([b"BLPOP", self._key(b"nothing"), b"0.5"], lambda reply: reply is None)
+            soon = 0.2  # long before that time is over
+            late = self._key(b"late-%d" % self.steps)
+            for words in [*self.rng.choice([[], [[b"INFO"]]]), [b"SET", late, b"1"], [b"GET", late]]:
+                self._say(words, lambda _: True)
+        self.world.after(self.rng.uniform(0, soon), self._leave_if_blocked, self.end, late)
 
-    def _leave_if_blocked(self, end: Socket) -> None:
-        if end is self.end and len(self.expected) == 1 and self.expected[0].name == b"BLPOP":
-            self.simulation.left.append((self.world.now, self.tenant))
+    def _leave_if_blocked(self, end: Socket, late: bytes) -> None:
+        if end is not self.end or not self.expected or self.expected[0].name != b"BLPOP":
+            return
+        self.simulation.left.append((self.world.now, self.tenant))
+        if late:
+            self.simulation.behind.append((self.world.now, self.tenant, late))
+        if self.rng.random() < 0.3:
+            self._closing = self._given_up = True
+            self._shut_when_written(end)
+        else:
             self.leave(self.rng.random() < 0.5)
             self.world.after(self.rng.uniform(0, 0.5), self.open)
+
+    # Off by default: see `simulation.HARD`.
 
     def do_write_first(self) -> None:
         """Writes a whole pipeline before it reads any reply."""

@@ -53,9 +53,9 @@ EASY = (
 )
 #: What a client may do besides. Not in EASY: the seed draws from EASY, so a change of EASY changes
 #: what each kept seed does.
-NEWER = ("hear_itself",)
+NEWER = ("hear_itself", "leave_blocked")
 #: What the proxy does not do right yet.
-HARD = ("leave_blocked", "write_first", "read_slowly")
+HARD = ("write_first", "read_slowly")
 #: Faults of Redis and changes of credentials.
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
 #: Limits that the seed may make extreme, unless the options name others. The simulation's own
@@ -149,6 +149,8 @@ class Simulation:
         self.got: set[bytes] = set()
         #: when clients left while they were blocked, and their tenants
         self.left: list[tuple[float, str]] = []
+        #: the same, with a key that a command behind the blocked one would set
+        self.behind: list[tuple[float, str, bytes]] = []
         # By counter: the least and the largest value that it may have.
         self._counted: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         # Until when errors of a tenant are allowed, and under None those of all tenants.
@@ -424,6 +426,12 @@ class Simulation:
         there = {item for database in self.redis.databases for item in database.get(b"q", ())}
         for item in sorted(self.pushed - self.got - there):
             self._judge_lost_item(item)
+        for when, tenant, late in self.behind:
+            excused = when < max(self._forgiven[None], self._forgiven[tenant])
+            if not excused and any(late in database for database in self.redis.databases):
+                self.wrong(
+                    "behind", f"{late.decode()} was set behind a blocked command, though its client left at {when:.3f}", None
+                )
         for tenant in ("blue", "green"):
             for name, counter in ((b"counter", tenant), (b"increased", tenant + "-increased")):
                 if counter in self._counted and "hand_over" not in self.options.faults:
@@ -438,7 +446,7 @@ class Simulation:
         if at < max(self._forgiven[None], self._forgiven[tenant]):
             return
         # The item was on its way when the client left. Without a proxy it would be lost as well.
-        near = 20 * self.world.latency + 0.02
+        near = 8 * self.world.latency + 0.02
         if any(who == tenant and abs(when - at) < near for when, who in self.left):
             return
         left = [when for when, who in self.left if who == tenant and at - 5 < when < at]

@@ -89,6 +89,8 @@ class Conversation:
 
     multiplexes = False
     bytes_received = 0
+    #: whether the client counts as gone
+    has_left = False
 
     def __init__(self, snapshot: Snapshot = DIRECTORY, upstreams_at_once: bool = True, policy: Policy = POLICY) -> None:
         """upstreams_at_once: a connection opens as soon as the session asks for one; if False, the
@@ -151,9 +153,6 @@ class Conversation:
     def identity_changed(self, credential: Credential | None) -> None:
         assert credential == self.session.credential or credential is None
         self.identities.append(credential)
-
-    def dedicated(self) -> None:
-        assert self.session.dedicated is self.upstreams[-1]
 
     def inspected(self, name: bytes) -> None:
         self.looked.append(name)

@@ -155,6 +155,12 @@ class Transcript:
             session.ending.at_once()
         elif what == "eof":
             session.ending.half_closed()
+        elif what == "gone":  # the end of file came a while ago
+            talk.has_left = True
+        elif what == "throttle":  # whether the tenant is over its rate
+            session.throttle(True)
+        elif what == "rate":
+            session.throttle(False)
         elif what == "revoke":
             talk.recheck(Snapshot(None, []))
         elif what == "drain":
@@ -192,6 +198,8 @@ class Transcript:
             found, expected = talk.upstream.released, what.endswith("clean")
         elif what == "own kept":
             found, expected = talk.upstream.released, None
+        elif what == "own given up":
+            found, expected = talk.upstream.given_up, True
         elif what == "own paused":
             found, expected = talk.upstream.paused, True
         elif what == "querying":
