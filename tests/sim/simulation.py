@@ -427,8 +427,8 @@ class Simulation:
         for item in sorted(self.pushed - self.got - there):
             self._judge_lost_item(item)
         for when, tenant, late in self.behind:
-            excused = when < max(self._forgiven[None], self._forgiven[tenant])
-            if not excused and any(late in database for database in self.redis.databases):
+            allowed = when < max(self._forgiven[None], self._forgiven[tenant])
+            if not allowed and any(late in database for database in self.redis.databases):
                 self.wrong(
                     "behind", f"{late.decode()} was set behind a blocked command, though its client left at {when:.3f}", None
                 )
