@@ -4,7 +4,7 @@ questions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from twisted.internet import defer, reactor, task
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -13,9 +13,11 @@ from twisted.trial import unittest
 
 from redisproxy import bounds
 from redisproxy.ops.retry import Backoff
+from redisproxy.policy.acl import rules
 from redisproxy.policy.probing import Server, needed, policy_for
 from redisproxy.printable import clause, shown_error
-from redisproxy.tenants.model import BackendAddress
+from redisproxy.resp.value import Answer, ErrorReply
+from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream import control, inquiry
 from redisproxy.upstream.client import Connection, ControlError
 from redisproxy.upstream.control import ControlService
@@ -339,6 +341,23 @@ class PassingConnectionTests(ProbeCase):
         await probe.ask()
         self.assertFalse(probe.server.acl)
         self.assertEqual(probe.again, {})
+
+    async def test_a_server_that_knows_no_rule_for_one_index(self) -> None:
+        """Tenants are served, and run scripts, but these may not SELECT."""
+        client = await self.connected(self.server())
+        refused = ErrorReply("ERR Error in ACL SETUSER modifier '+select|0': Unknown command or category name in ACL")
+
+        async def ask_all(commands: Iterable[Sequence[bytes | str]]) -> list[Answer | ErrorReply]:
+            commands = list(commands)
+            replies = await client.ask_all(commands)
+            return [refused if b"+select|0" in words else reply for words, reply in zip(commands, replies, strict=True)]
+
+        probe = Probe(ask_all, "here", Memory(), True, rights)
+        await probe.ask()
+        self.assertEqual((probe.again, probe.users_refused, probe.server.select_rule), ({}, False, False))
+        policy = policy_for(probe.server, True, allow=NOBODY, deny=NOBODY)
+        self.assertEqual((policy.runs_scripts, policy.selects), (True, False))
+        self.assertEqual([rule for rule in rules(Tenant("team-blue", 3), policy, b"x", True, True) if b"select" in rule], [])
 
     async def connected(self, server: RedisServer) -> Connection:
         factory = Factory.forProtocol(lambda: Connection(reactor, None, bounds.CONTROL_REPLY_BYTES))
