@@ -113,7 +113,7 @@ class TypedTests(unittest.TestCase):
         self.assertEqual(pod["NS_PREFIX"], PREFIX, "which the process is also told by an option")
         proxy = ProxyProcess("--status", "tcp:0:interface=127.0.0.1", environ={**pod, "REDISPROXY_DRAIN_DELAY": "0"})
         self.addCleanup(proxy.stop)
-        address = proxy.logged(r"status is told at (127\.0\.0\.1:\d+)")[1]
+        address = proxy.logged(r"the status page is at (127\.0\.0\.1:\d+)")[1]
         self.settings |= {"pod": pod, "service": f"127.0.0.1:{proxy.port}", "status": f"http://{address}"}
         return proxy
 
