@@ -27,7 +27,7 @@ from ..support.waiting import LIMIT, until
 
 #: Seconds within which a blocked command is given up. At once, but machines are busy; less than the
 #: time for the pending replies of a client that sent its end of file.
-AT_ONCE = 0.6 * bounds.HALF_CLOSED_SECONDS
+AT_ONCE = 0.8 * bounds.HALF_CLOSED_SECONDS
 #: What blocks; then what would give it an item.
 BLOCKING = (
     ("BLPOP l 0", "RPUSH l item"),
@@ -279,16 +279,23 @@ class HalfClosedTests(GoneCase):
             "EVAL return(1) 0; XREAD COUNT 1 STREAMS s 0; SELECT 3; NOSUCHCOMMAND",
         ):
             with self.subTest(commands):
-                self.assertEqual(self.answers(commands, straight=False), self.answers(commands, straight=True))
+                straight = self.answers(commands, straight=True)
+                for _ in range(10):
+                    if (found := self.answers(commands, straight=False)) == straight:
+                        break
+                    # The machine is busy: the BLPOP had no connection in time, and took nothing.
+                    self.assertIn("BLPOP", commands)
+                    self.assertEqual(found[1]["l"], [b"1", b"2", b"3"])
+                self.assertEqual(found, straight)
 
-    def answers(self, commands: str, straight: bool) -> tuple[bytes, object]:
+    def answers(self, commands: str, straight: bool) -> tuple[bytes, dict[str, object]]:
         self.begin()
         self.direct.rpush("l", "1", "2", "3")
         client = self.connect(straight=straight)
         client.ask(pipeline("BLPOP nothing 0.01"))  # the proxy has a dedicated connection ready
         client.send(pipeline(commands))
         client.half_close()
-        return client.rest(or_reset=True), (self.there(), self.direct.get("a"))
+        return client.rest(or_reset=True), {**self.there(), "a": self.direct.get("a")}
 
     def test_multiplexed(self) -> None:
         self.check()

@@ -111,8 +111,8 @@ class WithinAReplyTests(ConversationCase):
     ) -> None:
         talk = subscribed()
         parts: list[Bytes] = []
-        for before, reply in conversation:
-            talk.command(b"GET", b"a")
+        for number, (before, reply) in enumerate(conversation):
+            talk.command(*((b"GET", b"a"), (b"BLPOP", b"q", b"0"))[number % 2])
             parts += before + reply
         data, start = joined(parts, b"blue:"), 0
         for size in sizes:

@@ -566,6 +566,27 @@ class PubSubTests(ConversationCase):
             conversation.redis(reply + confirmation(b"subscribe", b"blue:a", 1))
             self.assertHears(conversation, reply, confirmation(b"subscribe", b"a", 1), OK)
 
+    def test_an_item_that_looks_like_pub_sub(self) -> None:
+        """The reply to a command that may block, whole and byte by byte."""
+        for protocol in (2, 3):
+            for reply in (
+                message(b"blue:a", b"b"),
+                confirmation(b"subscribe", b"blue:a", 7),
+                b"*2\r\n$7\r\nmessage\r\n$1\r\nx\r\n",
+                b"*1\r\n*2\r\n$1\r\ns\r\n*0\r\n",
+                b"*-1\r\n",
+                b"_\r\n",
+                b"-ERR no\r\n",
+            ):
+                for pieces in ([reply], [reply[n : n + 1] for n in range(len(reply))]):
+                    conversation = logged_in(protocol).command(b"GET", b"a").command(b"BLPOP", b"message", b"0")
+                    conversation.command(b"GET", b"a").redis(b"+1\r\n")
+                    self.assertTrue(conversation.session.blocked)
+                    for piece in pieces:
+                        conversation.redis(piece)
+                    self.assertFalse(conversation.session.blocked)
+                    self.assertHears(conversation.redis(b"+2\r\n"), b"+1\r\n", reply, b"+2\r\n")
+
     def test_after_the_last_channel_is_left_nothing_is_a_message(self) -> None:
         conversation = (
             logged_in().command(b"PSUBSCRIBE", b"a*").command(b"PUNSUBSCRIBE").command(b"LRANGE", b"k", b"0", b"-1")
