@@ -28,8 +28,9 @@ STAND_IN = r"""#!/bin/sh
 name="${{0##*/}}"
 {{ printf '%s' "$name"; for argument; do printf '\037%s' "$argument"; done; echo; }} >>{log}
 for call in "$name $*" "$name"; do
-    if [ -f "{answers}/$call" ]; then
-        {{ read -r status; cat; }} <"{answers}/$call"
+    answer="{answers}/$(printf %s "$call" | tr / _)"
+    if [ -f "$answer" ]; then
+        {{ read -r status; cat; }} <"$answer"
         exit "$status"
     fi
 done
@@ -73,7 +74,7 @@ class ImageBuildTests(unittest.TestCase):
 
     def build(self, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
         for call, (status, text) in self.said.items():
-            (self.answers / call).write_text(f"{status}\n{text}\n")
+            (self.answers / call.replace("/", "_")).write_text(f"{status}\n{text}\n")
         self.log.write_text("")
         return subprocess.run(
             [str(DEPLOY / "image-build"), *options],
@@ -163,7 +164,7 @@ class ImageBuildTests(unittest.TestCase):
         self.assertIn("/usr/libexec/qemu-binfmt/aarch64-binfmt-P runs it", first)
         self.handler(AMD64)
         self.said["uname -m"] = (0, "aarch64")
-        self.assertEqual(len(self.built(PLATFORM="linux/amd64,linux/arm64")), 2)
+        self.assertEqual(len(self.built(PLATFORM="linux/amd64,linux/arm64")), 1)
 
     def test_an_emulator_may_be_where_it_is_not_seen(self) -> None:
         self.install("buildah", "podman")
@@ -184,11 +185,27 @@ class ImageBuildTests(unittest.TestCase):
         both = {"PLATFORM": "linux/amd64,linux/arm64", "IMAGE": "r.example:5000/redisproxy:1"}
         for builder in ("podman", "buildah"):
             self.install(builder)
-            removed = f"{builder} manifest rm r.example:5000/redisproxy:1"
             built = f"{builder} build --platform linux/amd64,linux/arm64 --manifest r.example:5000/redisproxy:1 ."
-            self.assertEqual(self.built(**both, BUILDER=builder), [removed, built])
+            self.assertEqual(self.built(**both, BUILDER=builder), [built])
             pushed = f"{builder} manifest push --all r.example:5000/redisproxy:1 docker://r.example:5000/redisproxy:1"
-            self.assertEqual(self.built(**both, BUILDER=builder, PUSH="1"), [removed, built, pushed])
+            self.assertEqual(self.built(**both, BUILDER=builder, PUSH="1"), [built, pushed])
+            # It would be added to the list of that name.
+            self.said[f"{builder} images -q r.example:5000/redisproxy:1"] = (0, "9ccafea7f365")
+            exists, *rest = self.built(**both, BUILDER=builder)
+            self.assertEqual(exists, f"{builder} manifest exists r.example:5000/redisproxy:1")
+            self.assertEqual(rest, [f"{builder} manifest rm r.example:5000/redisproxy:1", built])
+
+    def test_the_name_of_an_image_for_one_platform_is_no_list(self) -> None:
+        self.install("podman")
+        self.handler(ARM64)
+        image = f"redisproxy:{__version__}"
+        self.said[f"podman images -q {image}"] = (0, "13e956d50c6b")
+        self.said[f"podman manifest exists {image}"] = (125, "")
+        ran = self.build(PLATFORM="linux/amd64,linux/arm64")
+        self.assertEqual((ran.returncode, [command[2] for command in self.commands()]), (1, ["exists"]))
+        self.assertIn(f"podman rmi {image}", ran.stderr)
+        (command,) = self.built(PLATFORM="linux/arm64")
+        self.assertIn("--tag", command)
 
     def test_docker_keeps_several_platforms_in_its_newer_store_alone(self) -> None:
         self.install("docker")
