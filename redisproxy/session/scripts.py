@@ -30,21 +30,31 @@ _PREFIX = b"PREFIX"
 # This becomes one line, because errors name a script's lines. An error of redis.call is raised in a
 # function of the line that called it, because Redis takes the line from the place of the raise. If
 # the call was a tail call (`return redis.call(…)`), Lua does not know that line any more. Redis
-# before 7 raises strings, not tables. A number becomes the text that Redis makes of it.
+# before 7 raises strings, not tables. A number becomes the text that Redis makes of it. `publishes`
+# remembers each name, because a script may call redis.call very often.
 _LUA = r"""
 local redis=(function(redis,prefix)
   local type,select,error,pcall,string,load=type,select,error,pcall,string,rawget(_G,'loadstring')
   local try,tables=redis.pcall,redis.REDIS_VERSION
-  local function own(...)
-    local name,channel=...
-    if type(name)=='string' and #name<9 and string.find(string.upper(name),'^S?PUBLISH$') then
-      if type(channel)=='number' then channel=string.format('%.17g',channel) end
-      if type(channel)=='string' then return name,prefix..channel,select(3,...) end
+  local publishes=setmetatable({},{__index=function(known,name)
+    if type(name)~='string' then return false end
+    known[name]=string.find(string.upper(name),'^S?PUBLISH$')~=nil
+    return known[name]
+  end})
+  local function own(name,channel,...)
+    if type(channel)=='number' then channel=string.format('%.17g',channel) end
+    if type(channel)=='string' then channel=prefix..channel end
+    return name,channel,...
+  end
+  local function prefixed(command)
+    return function(...)
+      if publishes[(...)] and select('#',...)>1 then return command(own(...)) end
+      return command(...)
     end
-    return ...
   end
   local function call(...)
-    local result=try(own(...))
+    local result
+    if publishes[(...)] and select('#',...)>1 then result=try(own(...)) else result=try(...) end
     if type(result)=='table' and result.err then
       local what=tables and result or result.err
       local line=string.match(select(2,pcall(error,'',3)),'^user_script:(%d+): ')
@@ -55,8 +65,8 @@ local redis=(function(redis,prefix)
     end
     return result
   end
-  local names={call=call,pcall=function(...) return try(own(...)) end}
-  if redis.acl_check_cmd then names.acl_check_cmd=function(...) return redis.acl_check_cmd(own(...)) end end
+  local names={call=call,pcall=prefixed(try)}
+  if redis.acl_check_cmd then names.acl_check_cmd=prefixed(redis.acl_check_cmd) end
   return setmetatable({},{__index=setmetatable(names,{__index=redis}),__newindex=redis})
 end)(redis,'PREFIX');
 """
