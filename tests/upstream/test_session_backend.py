@@ -153,6 +153,19 @@ class MultiplexedTests(BackendCase):
         self.assertEqual((self.session.results, self.tenant_pool.users), ([], 0))
 
 
+class ScriptsTests(BackendCase):
+    def test_each_tenant_has_its_own_until_it_is_gone(self) -> None:
+        green = Tenant("green", 5)
+        blues = self.backend.scripts(BLUE)
+        found = blues.rewrite(b"redis.call('PUBLISH', 'a', 'x')")
+        self.assertIs(self.backend.scripts(BLUE), blues)
+        self.assertEqual(self.backend.scripts(green).known, {})
+        self.backend.keep_only({BLUE})
+        self.assertEqual(self.backend.scripts(BLUE).known, {found.sha: found.sha_in_redis})
+        self.backend.keep_only({green})
+        self.assertEqual(self.backend.scripts(BLUE).known, {})
+
+
 class QueryTests(BackendCase):
     def test_the_answer_is_charged_to_the_tenant(self) -> None:
         self.limits.use({"blue": Limits(bytes_per_second=10)}, {"blue"})
