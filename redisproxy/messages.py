@@ -580,7 +580,9 @@ REDIS_IS_LOADING = Reason(
     REDIS_REMEDIES["LOADING"],
 )
 REDIS_IS = Reason("redis-is", "{address} {state}")
-REDIS_TOLD_NOTHING = Reason("redis-told-nothing", "Redis at {address} did not report its version and settings: {reason}")
+REDIS_REPORTS_NOTHING = Reason(
+    "redis-reports-nothing", "Redis at {address} did not report its version and settings: {reason}"
+)
 REDIS_REFUSES = Reason("redis-refuses", "Redis at {address} refuses: {error}")
 REDIS_CLOSED_EARLY = Reason(
     "redis-closed-early",
@@ -589,9 +591,9 @@ REDIS_CLOSED_EARLY = Reason(
 )
 REDIS_NOT_CONNECTED = Reason("redis-not-connected", "no connection to Redis at {address}: {reason}")
 REDIS_NOT_ASKED = Reason("redis-not-asked", "{address} cannot be asked: {reason}")
-REDIS_NOT_TOLD = Reason("redis-not-told", "did not report its version and settings, and is asked again: {reason}")
-REDIS_NOT_TOLD_IN_TIME = Reason(
-    "redis-not-told-in-time",
+REDIS_NOT_REPORTED = Reason("redis-not-reported", "did not report its version and settings, and is asked again: {reason}")
+REDIS_NOT_REPORTED_IN_TIME = Reason(
+    "redis-not-reported-in-time",
     "did not report its version and settings within {seconds:g} s, and is asked again",
     NET_TIMEOUT.remedy,
 )
@@ -632,8 +634,8 @@ SENTINELS_UNREACHABLE = Reason(
     "The sentinels announce an address that the proxy cannot reach, or a failover is not finished.",
     "redis.md#when-it-fails-over",
 )
-SENTINELS_UNTOLD = Reason(
-    "sentinels-untold-role",
+SENTINELS_ROLE_UNKNOWN = Reason(
+    "sentinels-role-unknown",
     "the sentinels say that {name} is at {address}, which does not report whether it is a replica: {reason}",
     "Give the master's user the right to INFO, or wait until the failover is finished.",
     "redis.md#when-it-fails-over",
@@ -673,7 +675,7 @@ REDIS_NO_ANSWER = NotReady(
     "RedisUnreachable",
 )
 REDIS_NOT_PROBED = NotReady(
-    "unready-redis-not-told",
+    "unready-redis-not-reported",
     "Redis has not reported its version and settings yet",
     "Wait: the proxy asks again. If this lasts, the log has Redis's answers.",
     "#redis",

@@ -141,7 +141,7 @@ class ClientProtocol(RespReceiver):
         self._since = self._clients.clock.seconds()
         self._clients.log_ins.begin(self)
         early, self._early = self._early, b""
-        self.resume_reading(PauseReason.PLACE)
+        self.resume_reading(PauseReason.SLOT)
         if early:
             self.bytes_received -= len(early)  # or it would be counted twice
             self.dataReceived(early)
@@ -176,7 +176,7 @@ class ClientProtocol(RespReceiver):
         self._early += data
         if len(self._early) >= bounds.WAITING_CLIENT_BYTES:
             probes.reached("client sends much while it waits for a slot")
-            self.pause_reading(PauseReason.PLACE)
+            self.pause_reading(PauseReason.SLOT)
 
     def readConnectionLost(self) -> None:
         """The client sent its end of file, and may be gone: its pending replies get little time."""

@@ -159,7 +159,7 @@ class Worker:
             client_ca=settings.client_ca,
             trusted=settings.trust_proxy,
         )
-        serving = Serving(settings, self._reactor, self._tell_databases, number)
+        serving = Serving(settings, self._reactor, self._report_databases, number)
         self._parts = _Parts(serving, listening, partial(balance.has, number))
         serving.startService()
 
@@ -172,7 +172,7 @@ class Worker:
     def _report(self, _: Message) -> Answer:
         return {**self._started.serving.report()}
 
-    def _tell_databases(self, databases: int | None) -> None:
+    def _report_databases(self, databases: int | None) -> None:
         self.channel.send("databases", databases=databases)
 
     def _take_certificates(self, message: Message) -> None:

@@ -107,7 +107,7 @@ class Ending:
         session.route.caught_up(session)
         session.abandon_step()
         clean = session.leaves_nothing
-        session.replies.abandon(shared=session.route.state is MULTIPLEXED)
+        session.replies.abandon(multiplexed=session.route.state is MULTIPLEXED)
         session.route.end(clean)
 
     def without_upstream(self) -> None:
@@ -118,7 +118,7 @@ class Ending:
         session = self._session
         self._enter(Phase.CLOSED)
         session.abandon_step()
-        session.replies.abandon(shared=False)
+        session.replies.abandon(multiplexed=False)
         session.route.end(clean=None)
         session.connection.close(self.close_reason or messages.REDIS_LOST.code)
 

@@ -246,12 +246,12 @@ class ReplyQueue:
             elif item.count > item.discard:
                 self._connection.write(error * (item.count - item.discard))
 
-    def abandon(self, shared: bool) -> None:
+    def abandon(self, multiplexed: bool) -> None:
         """Discards all replies, because the client is gone.
 
-        shared: the upstream is multiplexed, so the replies still come. NOBODY receives them.
+        multiplexed: the upstream is, so the replies still come. NOBODY receives them.
         """
-        if shared:
+        if multiplexed:
             for item in self._items:
                 if isinstance(item, ReplyBatch):
                     item.discard = item.count

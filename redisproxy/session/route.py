@@ -132,7 +132,7 @@ class Route:
         upstream = pool.upstream
         if self.upstream is not upstream:
             if not self._replies.drained:
-                probes.reached("replies are awaited before another shared connection is used")
+                probes.reached("replies are awaited before another multiplexed connection is used")
                 session.close_gate(Gate.UPSTREAM)
                 return False
             self.move(MULTIPLEXED, upstream)
@@ -150,7 +150,7 @@ class Route:
                 probes.reached("client that does not read gets its own connection")
                 self._acquire(session, partial(self._acquired_for_slow_client, session))
             return False
-        probes.reached("session waits for a shared connection")
+        probes.reached("session waits for a multiplexed connection")
         session.close_gate(Gate.UPSTREAM)
         if not self._queued:
             self._queued = True

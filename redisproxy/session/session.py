@@ -262,7 +262,7 @@ class Session:
         partial: the client got a part of a reply, and the rest will not come.
         """
         if partial:
-            probes.reached("shared connection is lost within a reply")
+            probes.reached("multiplexed connection is lost within a reply")
             return self.ending.without_upstream()
         self.replies.lost(LOST)
         self.drained()

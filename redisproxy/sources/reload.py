@@ -39,7 +39,7 @@ GATHER = 0.1
 LONGEST_PAUSE = 0.2
 #: Lines that are logged in one turn of the reactor. Thousands at once would block the reactor, as
 #: when a cluster removes the proxy's rights.
-TOLD_AT_ONCE = 20
+LINES_AT_ONCE = 20
 
 
 class Source(Protocol):
@@ -170,8 +170,8 @@ class ReloadService(service.Service):
         self._not_before = 0.0
         #: the problems that the thread found last
         self._found: list[Problem] = []
-        self._to_tell: deque[tuple[messages.LogLine, Problem]] = deque()
-        self._telling: IDelayedCall | None = None
+        self._unlogged: deque[tuple[messages.LogLine, Problem]] = deque()
+        self._logging: IDelayedCall | None = None
 
     @property
     def age(self) -> float | None:
@@ -190,7 +190,7 @@ class ReloadService(service.Service):
         if self._loop.running:
             self._loop.stop()
         self._retry.cancel()
-        for call in (self._telling, self._gathering, self._reread):
+        for call in (self._logging, self._gathering, self._reread):
             if call is not None and call.active():
                 call.cancel()
         self.source.stop()
@@ -344,9 +344,9 @@ class ReloadService(service.Service):
             self.reloaded_at = self._clock.seconds()
         self.problems = outcome.problems
         self.without_secret = outcome.without_secret
-        self._to_tell += outcome.lines
-        if self._telling is None or not self._telling.active():
-            self._tell()
+        self._unlogged += outcome.lines
+        if self._logging is None or not self._logging.active():
+            self._log_lines()
         if outcome.snapshot is not None:
             self._use(outcome.snapshot)
             self._report_read(outcome.summary)
@@ -378,12 +378,12 @@ class ReloadService(service.Service):
         if self.running:
             self._retry.failed(at_least=min(asked, self._interval))
 
-    def _tell(self) -> None:
-        for _ in range(min(TOLD_AT_ONCE, len(self._to_tell))):
-            message, problem = self._to_tell.popleft()
+    def _log_lines(self) -> None:
+        for _ in range(min(LINES_AT_ONCE, len(self._unlogged))):
+            message, problem = self._unlogged.popleft()
             self._log.write(message, problem=problem, problem_code=problem.reason.code)
-        if self._to_tell and self.running:
-            self._telling = self._clock.callLater(0, self._tell)
+        if self._unlogged and self.running:
+            self._logging = self._clock.callLater(0, self._log_lines)
 
 
 def _news(before: list[Problem], after: list[Problem]) -> list[tuple[messages.LogLine, Problem]]:

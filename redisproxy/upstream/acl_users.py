@@ -166,10 +166,10 @@ class AclUsers:
         self._waiting[wanted] = Waiters()
         made = self._waiting[wanted].wait()
         # The work does not belong to the first caller: that one may cancel while others wait.
-        defer.Deferred.fromCoroutine(self._provision(tenant, name, secret)).addBoth(self._tell_waiting, wanted)
+        defer.Deferred.fromCoroutine(self._provision(tenant, name, secret)).addBoth(self._notify_waiting, wanted)
         return made
 
-    def _tell_waiting(self, result: object, wanted: tuple[Tenant, bytes]) -> None:
+    def _notify_waiting(self, result: object, wanted: tuple[Tenant, bytes]) -> None:
         self._waiting.pop(wanted).fire(result if isinstance(result, Failure) else None)
 
     async def _provision(self, tenant: Tenant, name: str, secret: bytes) -> None:

@@ -122,7 +122,7 @@ class Backend(service.MultiService):
         self.latency = Histogram(REDIS_BOUNDS)
         #: how long Redis takes with each tenant's commands, in seconds, by namespace
         self.tenant_latency: dict[str, Histogram] = {}
-        sampler = Sampler(reactor, lambda: self.pool.shared, self.latency.observe, self._observe_tenant)
+        sampler = Sampler(reactor, lambda: self.pool.multiplexed, self.latency.observe, self._observe_tenant)
         for part in (self.pool, self.control, self.master, self.health, sampler):
             part.setServiceParent(self)
         # All tenants of the latest snapshot.
@@ -237,8 +237,8 @@ class Backend(service.MultiService):
         """The number of connections that carry tenants' commands, by use: multiplexed, idle,
         dedicated.
         """
-        shared, idle = len(self.pool.shared), self.pool.idle
-        return {"multiplexed": shared, "idle": idle, "dedicated": max(0, len(self.pool) - shared - idle)}
+        multiplexed, idle = len(self.pool.multiplexed), self.pool.idle
+        return {"multiplexed": multiplexed, "idle": idle, "dedicated": max(0, len(self.pool) - multiplexed - idle)}
 
     # Where Redis is: see `failover.MasterService`.
 

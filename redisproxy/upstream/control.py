@@ -170,13 +170,13 @@ class ControlService(service.Service):
             self._unreachable.over()
             self._start_probing(client.connection)
             return
-        self._tell_failure(client)
+        self._log_failure(client)
         self._stop_probing()
         if self._connection is not None:
             self._connection = None
             self.lost()
 
-    def _tell_failure(self, client: RedisClient) -> None:
+    def _log_failure(self, client: RedisClient) -> None:
         """Logs why there is no connection, if the reason is new."""
         assert client.failure is not None, "or it would have a connection"  # noqa: S101
         reason = why(client.failure)
@@ -199,7 +199,7 @@ class ControlService(service.Service):
 
     def _failed(self, failure: Failure, connection: Connection) -> None:
         if failure.check(NoReplyError) and self._is_current(connection):
-            self._log_state(messages.REDIS_NOT_TOLD_IN_TIME(seconds=bounds.CONTROL_REPLY_SECONDS))
+            self._log_state(messages.REDIS_NOT_REPORTED_IN_TIME(seconds=bounds.CONTROL_REPLY_SECONDS))
         else:
             # ControlError: the connection is lost, and is made again. CancelledError: the probe was
             # given up.
@@ -235,7 +235,7 @@ class ControlService(service.Service):
         """Uses what is known so far."""
         state = probe.state
         if probe.again and state is None:
-            state = messages.REDIS_NOT_TOLD(reason=probing.explain(probe.again))
+            state = messages.REDIS_NOT_REPORTED(reason=probing.explain(probe.again))
         self._log_state(state)
         self.users_refused = probe.users_refused
         server = probe.server

@@ -223,7 +223,7 @@ class MasterService(service.Service):
                 reply = error.reply
                 if refusal(reply) is Refusal.PASSING and not _refuses_login(reply):
                     return self._log_helpless(
-                        messages.SENTINELS_UNTOLD(
+                        messages.SENTINELS_ROLE_UNKNOWN(
                             name=configured.master_name,
                             address=found.shown,
                             reason=messages.redis_error(shown_error(reply.text)),

@@ -46,7 +46,7 @@ class Handover:
             self._cutting = self._clock.callLater(bounds.HANDOVER_SECONDS, self._cut)
         if self._elsewhere:
             self._lapsing = self._clock.callLater(bounds.HANDOVER_ELSEWHERE_SECONDS, self.over_elsewhere)
-        self._tell_waiting()
+        self._notify_waiting()
 
     def stop(self) -> None:
         """Stops the time limits."""
@@ -59,13 +59,13 @@ class Handover:
             self._connections.discard(upstream)
             if not self._connections:
                 _cancel(self._cutting)
-            self._tell_waiting()
+            self._notify_waiting()
 
     def over_elsewhere(self) -> None:
         """The other processes have no such connections any more."""
         self._elsewhere = frozenset()
         _cancel(self._lapsing)
-        self._tell_waiting()
+        self._notify_waiting()
 
     def over(self, index: int) -> defer.Deferred[None] | None:
         """Fires when only its owner has connections to the database. None if that is so already."""
@@ -82,7 +82,7 @@ class Handover:
     def _wait(self, index: int | None) -> defer.Deferred[None]:
         return self._waiting.setdefault(index, Waiters()).wait()
 
-    def _tell_waiting(self) -> None:
+    def _notify_waiting(self) -> None:
         for index in list(self._waiting):
             if index in self._waiting and not (self._connections if index is None else self._busy(index)):
                 self._waiting.pop(index).fire(None)

@@ -86,7 +86,7 @@ class Health(service.Service):
             self._asking = defer.Deferred.fromCoroutine(self._ask())
             self._asking.addErrback(bug(self._log, "sending PING to Redis", defer.CancelledError))
             self._asking.addBoth(self._asked)
-        self._tell()
+        self._log_change()
 
     async def _ask(self) -> None:
         try:
@@ -104,9 +104,9 @@ class Health(service.Service):
 
     def _asked(self, _: None) -> None:
         self._asking = None
-        self._tell()
+        self._log_change()
 
-    def _tell(self) -> None:
+    def _log_change(self) -> None:
         fault = self.fault
         if fault is not None and self._condition.fault(fault):
             self._log.write(messages.REDIS_NOT_WELL, fault=fault)

@@ -119,7 +119,7 @@ async def inquire(
         if probe.server is None:
             if probe.state is not None:
                 raise InquiryError(messages.REDIS_IS(address=address.shown, state=probe.state))
-            raise InquiryError(messages.REDIS_TOLD_NOTHING(address=address.shown, reason=again))
+            raise InquiryError(messages.REDIS_REPORTS_NOTHING(address=address.shown, reason=again))
         return Inquiry(address.shown, probe.server, probe.state, again, info.keys(await connection.ask("INFO", "keyspace")))
 
     try:

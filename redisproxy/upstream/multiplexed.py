@@ -67,7 +67,9 @@ class MultiplexedConnection:
         self._writes: tuple[Callable[[bytes], None], Callable[[bytes], None]] | None = None
 
     def __repr__(self) -> str:
-        return f"<shared {self.connection!r} pending={len(self._batches)}{' busy' * self.busy}{' retired' * self.retired}>"
+        return (
+            f"<multiplexed {self.connection!r} pending={len(self._batches)}{' busy' * self.busy}{' retired' * self.retired}>"
+        )
 
     # For sessions.
 
@@ -88,7 +90,7 @@ class MultiplexedConnection:
         self._queued.append(data)
         self._queued_size += len(data)
         if self._queued_size >= bounds.QUEUED_BYTES or len(batches) >= bounds.PENDING_BATCHES:
-            probes.reached("shared connection takes no more for now")
+            probes.reached("multiplexed connection takes no more for now")
             self.busy = True
 
     def newest(self) -> ReplyBatch | None:
@@ -105,7 +107,7 @@ class MultiplexedConnection:
         self._backlog_by_session[session] = self._backlog_by_session.get(session, 0) + size
         self._backlog_size += size
         if self._backlog_size >= bounds.BACKLOG_BYTES and self._slow_reader_timer is None:
-            probes.reached("shared connection is not read: clients do not read")
+            probes.reached("multiplexed connection is not read: clients do not read")
             self.busy = True
             self.connection.pause_reading(PauseReason.PEER)
             self._slow_reader_timer = self._reactor.callLater(bounds.SLOW_READER_SECONDS, self._slow_reader_timeout)
@@ -177,7 +179,7 @@ class MultiplexedConnection:
     def _pressed(self, full: bool) -> None:
         self._full = full
         if full:
-            probes.reached("Redis reads a shared connection slowly")
+            probes.reached("Redis reads a multiplexed connection slowly")
             self.busy = True
         else:
             self._take_more()
@@ -198,7 +200,7 @@ class MultiplexedConnection:
             or len(self._batches) > bounds.PENDING_BATCHES // 2
         ):
             self.busy = False
-            self._tenant_pool.tell_waiting()
+            self._tenant_pool.notify_waiting()
 
     def retire(self) -> None:
         """Lets no further session use it, and releases the connection when nothing is pending."""
@@ -316,7 +318,7 @@ class TenantPool:
         """Whether any session but one waits until this connection takes more."""
         return upstream is self.upstream and any(session is not but and not session.ended for session in self._waiting)
 
-    def tell_waiting(self) -> None:
+    def notify_waiting(self) -> None:
         """Notifies waiting sessions: a connection can be used, or there will be none for now.
 
         When the connection is busy again, the remaining sessions stay in the queue.
@@ -332,7 +334,7 @@ class TenantPool:
     def replace_upstream(self, upstream: MultiplexedConnection) -> None:
         """Opens another connection for the sessions, unless the tenant has many already."""
         if upstream is self.upstream and len(self.upstreams) < bounds.MULTIPLEXED_CONNECTIONS:
-            probes.reached("shared connection is left for another")
+            probes.reached("multiplexed connection is left for another")
             self.upstream = OPENING
             upstream.retire()
             self._open()
@@ -371,7 +373,7 @@ class TenantPool:
 
     def _opened(self, connection: RedisConnection, opening: defer.Deferred[RedisConnection]) -> None:
         if self._opening is not opening:
-            probes.reached("shared connection opened after it was given up")
+            probes.reached("multiplexed connection opened after it was given up")
             connection.drop()  # the attempt was given up when it had just succeeded
             return
         self._opening = None
@@ -382,7 +384,7 @@ class TenantPool:
         if before is not None:
             before.retire()
         self._waiters.fire(None)
-        self.tell_waiting()
+        self.notify_waiting()
 
     def _not_opened(self, failure: Failure, opening: defer.Deferred[RedisConnection]) -> None:
         if self._opening is not opening:
@@ -396,7 +398,7 @@ class TenantPool:
                 error.client_reply if isinstance(error, UpstreamError) else messages.UNREACHABLE.text
             )
         self._waiters.fire(failure)
-        self.tell_waiting()
+        self.notify_waiting()
         if self._users:
             self._retry.failed()
 

@@ -104,7 +104,7 @@ class ConnectionPool(service.Service):
         return len(self._idle)
 
     @property
-    def shared(self) -> list[MultiplexedConnection]:
+    def multiplexed(self) -> list[MultiplexedConnection]:
         """The multiplexed connections in use."""
         return [upstream for tenant_pool in self._tenant_pools.values() if (upstream := tenant_pool.open) is not None]
 
@@ -179,8 +179,8 @@ class ConnectionPool(service.Service):
         for key, tenant_pool in list(self._tenant_pools.items()):
             if tenant_pool.tenant not in tenants:
                 del self._tenant_pools[key]  # its last sessions keep it, and no new ones come
-                for shared in list(tenant_pool.upstreams):
-                    shared.give_up()
+                for multiplexed in list(tenant_pool.upstreams):
+                    multiplexed.give_up()
         owned = {tenant.index for tenant in tenants}
         former = [
             upstream
@@ -217,7 +217,7 @@ class ConnectionPool(service.Service):
             multiplexed = tenant_pool.open
             if multiplexed is not None and multiplexed.connection in former:
                 tenant_pool.renew()
-            former -= {shared.connection for shared in tenant_pool.upstreams}
+            former -= {each.connection for each in tenant_pool.upstreams}
         for upstream in former & self._connections:
             upstream.drop()
 
@@ -291,7 +291,7 @@ class ConnectionPool(service.Service):
         await self._turns.begin(tenant)
         reached = self._reached
         try:
-            upstream = await self._leased_where_redis_is(tenant, protocol)
+            upstream = await self._acquired_where_redis_is(tenant, protocol)
             if self._needs_acl_users and not upstream.has_acl_user:
                 # It was opened before the proxy knew that Redis has ACLs. Over it a script could
                 # leave the database.
@@ -309,7 +309,7 @@ class ConnectionPool(service.Service):
         finally:
             self._turns.end(tenant)
 
-    async def _leased_where_redis_is(self, tenant: Tenant, protocol: int) -> RedisConnection:
+    async def _acquired_where_redis_is(self, tenant: Tenant, protocol: int) -> RedisConnection:
         """Acquires a connection to the present address, with a second attempt if Redis moved
         meanwhile.
 
@@ -318,7 +318,7 @@ class ConnectionPool(service.Service):
         for _ in range(2):
             address = self._address
             try:
-                upstream = await self._leased_in_time(tenant, protocol)
+                upstream = await self._acquired_in_time(tenant, protocol)
             except UpstreamError:
                 if address == self._address:
                     raise
@@ -329,7 +329,7 @@ class ConnectionPool(service.Service):
             upstream.drop()
         raise RedisMoved
 
-    async def _leased_in_time(self, tenant: Tenant, protocol: int) -> RedisConnection:
+    async def _acquired_in_time(self, tenant: Tenant, protocol: int) -> RedisConnection:
         if (upstream := self.fresh(tenant, protocol)) is not None:
             return upstream
         address = self._address

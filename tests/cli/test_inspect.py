@@ -247,7 +247,7 @@ class RedisTests(FindingsCase):
 
     def test_each_error_that_passes_has_its_advice(self) -> None:
         for error in PASSING:
-            told = messages.REDIS_TOLD_NOTHING(address="redis://h", reason=probing.explain({"INFO": ErrorReply(error)}))
+            told = messages.REDIS_REPORTS_NOTHING(address="redis://h", reason=probing.explain({"INFO": ErrorReply(error)}))
             self.assertEqual(told.code, f"redis-error-{error.partition(' ')[0].lower()}")
             self.assertTrue(told.remedy, error)
         for code in probing._CODES_THAT_PASS:

@@ -73,8 +73,8 @@ class BlockedTests(unittest.TestCase):
         multiplexed().play(
             """
             client >> GET a; BLPOP q 0; GET b; SELECT 3
-            shared << GET a
-            shared >> +1
+            multiplexed << GET a
+            multiplexed >> +1
             client << +1
             own    << BLPOP q 0; GET b
             -- eof
@@ -191,7 +191,7 @@ class NotBlockedTests(unittest.TestCase):
     """Whatever cannot block is answered."""
 
     def test_plain_commands(self) -> None:
-        for start, who in ((multiplexed, "shared"), (dedicated, "own")):
+        for start, who in ((multiplexed, "multiplexed"), (dedicated, "own")):
             start().play(
                 f"""
                 client >> GET a; GET b
@@ -255,9 +255,9 @@ class NotBlockedTests(unittest.TestCase):
         multiplexed().play(
             """
             client >> XREAD STREAMS s 0
-            shared << XREAD STREAMS s 0
+            multiplexed << XREAD STREAMS s 0
             -- eof
-            shared >> *-1
+            multiplexed >> *-1
             client << *-1
             -- is closed client-left
             """
@@ -301,10 +301,10 @@ class AfterTheEndOfFileTests(unittest.TestCase):
         slowly().play(
             """
             client >> GET a; BLPOP q 0; SET late 1
-            shared << GET a
+            multiplexed << GET a
             -- eof
             -- gone
-            shared >> +1
+            multiplexed >> +1
             client << +1
             -- opened
             -- is closed client-left
@@ -336,8 +336,8 @@ class AfterTheEndOfFileTests(unittest.TestCase):
             client >> GET a; BLPOP q 0; SET late 1
             -- gone
             -- rate
-            shared << GET a
-            shared >> +1
+            multiplexed << GET a
+            multiplexed >> +1
             client << +1
             -- is closed client-left
             """

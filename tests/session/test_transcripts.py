@@ -63,9 +63,9 @@ class AcquireTests(unittest.TestCase):
         slowly().play(
             """
             client >> GET a; BLPOP q 0; GET b
-            shared << GET a
+            multiplexed << GET a
             -- is asking 0
-            shared >> +1
+            multiplexed >> +1
             client << +1
             -- is asking 1
             -- is waiting
@@ -76,7 +76,7 @@ class AcquireTests(unittest.TestCase):
             client << *-1; +2; +3
             -- is own returned clean
             client >> GET d
-            shared << GET d
+            multiplexed << GET d
             """
         )
 
@@ -86,8 +86,8 @@ class AcquireTests(unittest.TestCase):
             client >> BLPOP q 0; GET a
             -- refused ERR none
             client << -ERR none
-            shared << GET a
-            shared >> +1
+            multiplexed << GET a
+            multiplexed >> +1
             client << +1
             -- is open
             """
@@ -201,9 +201,9 @@ class StreamedCommandTests(unittest.TestCase):
         slowly(begin=LARGE[:70_000], rest=LARGE[70_000:]).play(
             """
             client >> GET a; <begin>
-            shared << GET a
+            multiplexed << GET a
             client >> <rest>; GET b
-            shared >> +1
+            multiplexed >> +1
             client << +1
             -- is asking 1
             -- opened
@@ -239,7 +239,7 @@ class StreamedCommandTests(unittest.TestCase):
             -- refused ERR none
             client << -ERR none
             client >> <rest>; GET a
-            shared << GET a
+            multiplexed << GET a
             -- is commands 3
             """
         )
@@ -265,13 +265,13 @@ class StreamedCommandTests(unittest.TestCase):
             slowly(**texts).policies(stricter=make_policy(builtin(), scripts=False)).play(
                 first
                 + "client >> <begin>\n-- policy stricter\n"
-                + ("shared >> +1\nclient << +1\n" if first else "")
+                + ("multiplexed >> +1\nclient << +1\n" if first else "")
                 + """
                 -- opened
                 client << -ERR...
                 -- is own returned clean
                 client >> <rest>; GET b
-                shared << GET b
+                multiplexed << GET b
                 """
             )
 
@@ -280,11 +280,11 @@ class StreamedCommandTests(unittest.TestCase):
         multiplexed().policies(stricter=stricter).play(
             """
             client >> GET a; INFO; GET b
-            shared << GET a
+            multiplexed << GET a
             -- policy stricter
-            shared >> +1
+            multiplexed >> +1
             client << +1; -NOPERM...
-            shared << GET b
+            multiplexed << GET b
             """
         )
 
@@ -297,7 +297,7 @@ class StreamedCommandTests(unittest.TestCase):
             -- opened
             client << -NOPERM...
             -- is own returned clean
-            shared << GET a
+            multiplexed << GET a
             """
         )
 
@@ -330,8 +330,8 @@ class StreamedCommandTests(unittest.TestCase):
         multiplexed(begin=LARGE[:70_000], wrong=b"x" * 100_000).play(
             """
             client >> GET a; <begin>
-            shared << GET a
-            shared >> +1
+            multiplexed << GET a
+            multiplexed >> +1
             client << +1
             own    << <begin>
             """
@@ -357,8 +357,8 @@ class ClientReplyTests(unittest.TestCase):
         multiplexed().play(
             """
             client >> CLIENT REPLY SKIP; GET a; GET b; GET c
-            shared << GET a; GET b; GET c
-            shared >> +1; +2; +3
+            multiplexed << GET a; GET b; GET c
+            multiplexed >> +1; +2; +3
             client << +2; +3
             """
         )
@@ -381,8 +381,8 @@ class ClientReplyTests(unittest.TestCase):
         multiplexed().play(
             """
             client >> CLIENT REPLY SKIP; MULTI; GET a; EXEC; GET b
-            shared << MULTI; GET a; EXEC; GET b
-            shared >> +OK; +QUEUED; *1|+1; +2
+            multiplexed << MULTI; GET a; EXEC; GET b
+            multiplexed >> +OK; +QUEUED; *1|+1; +2
             client << +QUEUED; *1|+1; +2
             """
         )
@@ -405,12 +405,12 @@ class ClientReplyTests(unittest.TestCase):
         multiplexed(lost=LOST).play(
             """
             client >> CLIENT REPLY SKIP; GET a; GET b
-            shared << GET a; GET b
+            multiplexed << GET a; GET b
             -- broken
             client << <lost>
             client >> CLIENT REPLY OFF; GET a
             -- replaced
-            shared << GET a
+            multiplexed << GET a
             -- broken
             client >> CLIENT REPLY ON
             -- replaced
@@ -428,8 +428,8 @@ class ClientReplyTests(unittest.TestCase):
             client << +1
             client >> CLIENT REPLY SKIP; BLPOP q 0; GET a
             -- refused ERR none
-            shared << GET a
-            shared >> +1
+            multiplexed << GET a
+            multiplexed >> +1
             client << +1
             """
         )
@@ -457,12 +457,12 @@ class ClientReplyTests(unittest.TestCase):
         multiplexed().play(
             """
             client >> CLIENT REPLY SKIP; HELLO 2; GET a
-            shared << HELLO 2; GET a
-            shared >> *0; +1
+            multiplexed << HELLO 2; GET a
+            multiplexed >> *0; +1
             client << +1
             client >> CLIENT REPLY SKIP; HELLO 3; GET a
-            shared << HELLO 3; GET a
-            shared >> %0; +1
+            multiplexed << HELLO 3; GET a
+            multiplexed >> %0; +1
             client << +1
             """
         )
@@ -511,13 +511,13 @@ class DrainTests(unittest.TestCase):
         multiplexed().play(
             """
             client >> GET a; AUTH green; GET b
-            shared << GET a
+            multiplexed << GET a
             -- drain
             -- is open
-            shared >> +1
+            multiplexed >> +1
             client << +1; +OK
-            shared << GET b
-            shared >> +2
+            multiplexed << GET b
+            multiplexed >> +2
             client << +2
             -- is closed shutdown
             """
@@ -531,8 +531,8 @@ class DrainTests(unittest.TestCase):
             -- is open
             -- answer # Keyspace|db3:keys=1
             client << $0|
-            shared << GET a
-            shared >> +1
+            multiplexed << GET a
+            multiplexed >> +1
             client << +1
             -- is closed shutdown
             """
@@ -581,8 +581,8 @@ class DrainTests(unittest.TestCase):
             -- drain
             -- is open
             client >> <rest>; GET b
-            shared << GET a; GET b
-            shared >> +1; +2
+            multiplexed << GET a; GET b
+            multiplexed >> +1; +2
             client << +1; +2
             -- is closed shutdown
             """
@@ -622,8 +622,8 @@ class DrainTests(unittest.TestCase):
             -- drain
             -- is open
             -- free
-            shared << GET a
-            shared >> +1
+            multiplexed << GET a
+            multiplexed >> +1
             client << +1
             -- is closed shutdown
             """
@@ -633,9 +633,9 @@ class DrainTests(unittest.TestCase):
         multiplexed(begin=encode([b"GET", b"a"])[:9]).play(
             """
             client >> GET a; <begin>
-            shared << GET a
+            multiplexed << GET a
             -- eof
-            shared >> +1
+            multiplexed >> +1
             client << +1
             -- is closed client-left
             """
@@ -752,11 +752,11 @@ class SlowReaderTests(unittest.TestCase):
         self.talk().play(
             """
             client >> GET a
-            shared << GET a
+            multiplexed << GET a
             -- slow
             client >> GET b
             -- is asking 0
-            shared >> +1
+            multiplexed >> +1
             client << +1
             own    << GET b
             -- is own paused
@@ -765,7 +765,7 @@ class SlowReaderTests(unittest.TestCase):
             client << +2
             -- is own returned clean
             client >> GET c
-            shared << GET c
+            multiplexed << GET c
             """
         )
 
@@ -778,7 +778,7 @@ class SlowReaderTests(unittest.TestCase):
             -- refused ERR none
             -- is waiting
             -- reads
-            shared << GET a
+            multiplexed << GET a
             """
         )
 
@@ -791,7 +791,7 @@ class SlowReaderTests(unittest.TestCase):
             -- is waiting
             -- opened
             -- is own returned clean
-            shared << GET a
+            multiplexed << GET a
             """
         )
 
@@ -802,7 +802,7 @@ class SlowReaderTests(unittest.TestCase):
             client >> GET a
             -- reads
             -- refused ERR none
-            shared << GET a
+            multiplexed << GET a
             """
         )
 
@@ -953,10 +953,10 @@ class OrderOfChecksTests(unittest.TestCase):
         multiplexed().play(
             """
             client >> GET a; AUTH; HELLO x; RESET x; CONFIG GET; SELECT 9; GET b
-            shared << GET a; GET b
-            shared >> +1
+            multiplexed << GET a; GET b
+            multiplexed >> +1
             client << +1; -ERR wrong number...; -ERR Protocol version...; -ERR wrong number...; -ERR wrong number...; -NOPERM...
-            shared >> +2
+            multiplexed >> +2
             client << +2
             """
         )
@@ -965,11 +965,11 @@ class OrderOfChecksTests(unittest.TestCase):
         multiplexed().play(
             """
             client >> GET a; AUTH wrong; GET b
-            shared << GET a
+            multiplexed << GET a
             -- is waiting
-            shared >> +1
+            multiplexed >> +1
             client << +1; -WRONGPASS...
-            shared << GET b
+            multiplexed << GET b
             """
         )
 

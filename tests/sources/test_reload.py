@@ -296,7 +296,7 @@ class ToldTests(ServiceCase):
             due[0].cancel()  # Clock would make them all in one turn
             turns.append(self.told(tell))
         lines = [[text for level, text in turn if level == "warn"] for turn in turns]
-        self.assertEqual([len(turn) for turn in lines], [reload.TOLD_AT_ONCE] * 2 + [10])
+        self.assertEqual([len(turn) for turn in lines], [reload.LINES_AT_ONCE] * 2 + [10])
         self.assertEqual({text.split("/")[0] for turn in lines for text in turn}, set(names))
         # Told in their order, also what comes in between.
         self.write()

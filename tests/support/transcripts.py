@@ -3,8 +3,8 @@
     client >> GET a; GET b        these commands arrive from the client, in one piece
     client << +1; -ERR no...      these replies must come out, and nothing else;
                                   `...`: the beginning is enough
-    shared << GET a; GET b        these commands must be sent over the multiplexed connection
-    shared >> +1                  Redis replies there
+    multiplexed << GET a; GET b        these commands must be sent over the multiplexed connection
+    multiplexed >> +1                  Redis replies there
     own    << BLPOP q 0           the same for the session's dedicated connection
     own    >> *-1
     -- revoke                     another event: see `Transcript._event`
@@ -88,13 +88,13 @@ class Transcript:
         talk = self.conversation
         found = [("own", upstream) for upstream in talk.upstreams]
         if isinstance(talk, SharedConversation):
-            found += [("shared", pool.upstream) for pool in talk.pools if isinstance(pool.upstream, RecordingUpstream)]
+            found += [("multiplexed", pool.upstream) for pool in talk.pools if isinstance(pool.upstream, RecordingUpstream)]
         return found
 
     def _upstream(self, name: str) -> RecordingUpstream:
         if name == "own":
             return self.conversation.upstream
-        assert name == "shared" and isinstance(self.conversation, SharedConversation), f"who is {name!r}?"
+        assert name == "multiplexed" and isinstance(self.conversation, SharedConversation), f"who is {name!r}?"
         assert self.conversation.tenant_pool.upstream is not None
         return self.conversation.tenant_pool.upstream
 

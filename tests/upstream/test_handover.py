@@ -71,13 +71,13 @@ class PoolCase(unittest.TestCase):
             self.reactor.clock.advance(0)
 
     def acquire(self, pool: ConnectionPool, tenant: Tenant = BLUE) -> defer.Deferred:
-        leased = defer.Deferred.fromCoroutine(pool.acquire(tenant))
+        acquired = defer.Deferred.fromCoroutine(pool.acquire(tenant))
 
         def carry(upstream: RedisConnection) -> RedisConnection:
             upstream.carry(Silent(), lambda slow: None)
             return upstream
 
-        return leased.addCallback(carry)
+        return acquired.addCallback(carry)
 
     @defer.inlineCallbacks
     def blocked(self, count: int):

@@ -33,7 +33,7 @@ class WaitingTests(unittest.TestCase):
             tenant_pool.wait(Waiting(ended=True))
         self.assertLessEqual(len(tenant_pool._waiting), 3)
         tenant_pool.upstream = Unavailable()
-        tenant_pool.tell_waiting()
+        tenant_pool.notify_waiting()
         self.assertEqual(there.told, 1)
 
 

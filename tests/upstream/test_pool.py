@@ -116,13 +116,13 @@ class PoolCase(unittest.TestCase):
             self.reactor.clock.advance(passing)
 
     def acquire(self, pool: ConnectionPool, tenant: Tenant = BLUE) -> defer.Deferred:
-        leased = defer.Deferred.fromCoroutine(pool.acquire(tenant))
+        acquired = defer.Deferred.fromCoroutine(pool.acquire(tenant))
 
         def carry(upstream):
             upstream.carry(Silent(), lambda slow: None)
             return upstream
 
-        return leased.addCallback(carry)
+        return acquired.addCallback(carry)
 
 
 class ConnectionPoolTests(PoolCase):
@@ -250,11 +250,11 @@ class ConnectionPoolTests(PoolCase):
         self.addCleanup(client.close)
         before = client.info("stats")["total_connections_received"]
         pool = self.pool()
-        leased = self.acquire(pool, GREEN)
+        acquired = self.acquire(pool, GREEN)
         shared = pool.tenant_pool(BLUE, 2)
         opened = shared.come()
         pool.renew()
-        upstream = yield leased
+        upstream = yield acquired
         yield opened
         self.assertEqual((upstream.stale, shared.open.connection.stale), (False, False))
         self.assertEqual(client.info("stats")["total_connections_received"] - before, 4, "each was opened twice")
