@@ -98,10 +98,14 @@ WRONG_PASSWORDS = 20
 #: Read from a client whose session waits. Up to this the proxy reads on, because only a read shows
 #: that the client left.
 BUFFERED_BYTES: Annotated[int, 512] = 64 * 1024
-#: Pending replies of one session. At half of that the session takes commands again.
-PENDING_REPLIES: Annotated[int, 64] = 1_000_000
-#: The proxy's own replies of one session that wait behind pending replies.
+#: Pending replies of one session that cost nothing. From this on the tenant's account is charged.
+PENDING_REPLIES: Annotated[int, 64] = 10_000
+#: The proxy's own replies of one session that wait behind pending replies and cost nothing.
 OWN_REPLIES_BYTES: Annotated[int, 64] = 64 * 1024
+#: What each pending reply is charged: Redis keeps at least this much of it.
+PENDING_REPLY_BYTES = 8
+#: What each item of a long queue of replies is charged: it is a Python object.
+QUEUED_REPLY_BYTES = 128
 #: Time between two checks whether clients that are not read have left.
 PAUSED_CHECK_SECONDS: Annotated[float, 0.1] = 5.0
 #: The same for clients with a blocked command, which must not take an item for a client that left.
@@ -136,11 +140,11 @@ QUEUED_BYTES: Annotated[int, 1024] = 256 * 1024
 #: Pending reply batches (at least as many commands) of one multiplexed connection. At half of that
 #: it takes commands again.
 PENDING_BATCHES: Annotated[int, 8] = 16 * 1024
-#: Replies of one multiplexed connection that clients have not read. Above this the connection is
-#: not read, and other sessions leave it.
+#: Replies of one multiplexed connection that clients have not read. Above this other sessions leave
+#: the connection, and it is read only if a session waits for that.
 BACKLOG_BYTES: Annotated[int, 16 * 1024] = 4 * 1024 * 1024
-#: Time that other sessions wait for such a slow reader before it is closed.
-SLOW_READER_SECONDS = 1.0
+#: Time in which a client that waits for memory must read something, or it is closed.
+SLOW_READER_SECONDS = 10.0
 #: Multiplexed connections of a tenant in one protocol version: the one in use, and those left to
 #: slow readers.
 MULTIPLEXED_CONNECTIONS: Annotated[int, 2] = 4

@@ -1009,8 +1009,11 @@ CUT_OFF = CloseReason(
     "Raise --drain-seconds, and terminationGracePeriodSeconds with it.",
     "operate.md#when-it-ends",
 )
-TOO_SLOW = CloseReason(
-    "too-slow", "Other sessions waited for replies that the client did not read.", "Make the client read faster."
+OUT_OF_MEMORY = CloseReason(
+    "out-of-memory",
+    "Clients used 70 % of --memory, and this session had the most of it: replies that its client did not read, or "
+    "commands that it sent ahead. The tenant used more than any other.",
+    "Make the client read its replies, or ask for less at once. Or raise --memory and the container's memory limit.",
 )
 TLS_FAILED = CloseReason(
     "tls-failed",

@@ -19,6 +19,7 @@ from ..session import pubsub
 from ..session.session import Session
 from ..tenants.account import Counts, TenantCounters, increase
 from ..tenants.login_backoff import LoginBackoff
+from ..tenants.memory import NOBODY, Memory
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
 from ..upstream.session_backend import SessionBackend
 from .snapshot import CurrentSnapshot
@@ -45,6 +46,8 @@ class Shared(Protocol):
     access_log: AccessLog
     login_backoff: LoginBackoff
     counts: Counts
+    #: the memory that clients use
+    memory: Memory
     #: the accounts of each tenant's clients, if it has any
     members: dict[Tenant, set[ClientAccount]]
 
@@ -85,6 +88,7 @@ class ClientAccount:
             if not members[self._tenant]:
                 del members[self._tenant]
         self._tenant = tenant
+        self._client.session.usage.belongs_to(self._shared.memory, NOBODY if tenant is None else tenant.namespace)
         self._counters = None
         if tenant is not None:
             members.setdefault(tenant, set()).add(self)

@@ -31,15 +31,17 @@ from ..listen.tls import why_tls
 from ..net.addresses import host_of, shown_address
 from ..net.protocol import PauseReason, Pressure, RespReceiver, below_tls
 from ..net.time_limit import TimeLimit
-from ..net.twisted_private import close_if_written, has_unsent
+from ..net.twisted_private import close_if_written, has_unsent, unsent
 from ..ops.access_log import ConnectionRecord
 from ..session.ports import Dedicated
 from ..session.session import Session
 from ..tenants.account import increase
+from ..tenants.memory import NOBODY
 from ..tenants.model import Credential
 from . import accounts
 from .accounts import ClientAccount
 from .admission import Admission
+from .backlog import Backlog
 
 #: The states of a connection, for metrics. multiplexed, dedicated: the client is logged in, and its
 #: commands go to this kind of connection to Redis.
@@ -86,6 +88,7 @@ class ClientProtocol(RespReceiver):
         self.address = host_of(address)
         self.account = ClientAccount(self, clients)
         self.session = Session(self, self.account, clients.backend)
+        self.session.usage.belongs_to(clients.memory, NOBODY)
         self._admitted = False
         self._early = b""
         self._closing = False
@@ -101,15 +104,22 @@ class ClientProtocol(RespReceiver):
         self._since = 0.0
         # When, in seconds of the clock, and what is called then.
         self._deadline: tuple[float, Callable[[], object]] | None = None
+        # Seconds from each progress of the client to that deadline; None: it does not move.
+        self._patience: float | None = None
         # For this deadline or the session's, whichever is first.
         self._timer: IDelayedCall | None = None
         self._usual_buffer = 0
+        # Replies that the client has not read; None while it reads.
+        self._backlog: Backlog | None = None
+        # Whether the transport takes no more bytes for now.
+        self._pressed = False
 
     def __repr__(self) -> str:
         return f"<client {self.id} from {self.peer}>"
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        self._write_through = self.write
         clients = self._clients
         self._since = clients.clock.seconds()
         self._handshaking = ISSLTransport.providedBy(self.transport)
@@ -181,6 +191,8 @@ class ClientProtocol(RespReceiver):
     def readConnectionLost(self) -> None:
         """The client sent its end of file, and may be gone: its pending replies get little time."""
         self._read_closed = True
+        if self._closing and self._backlog is not None:
+            return  # `_empty` goes on
         if self._closing or not self._admitted:
             self.transport.loseConnection()
             return
@@ -190,10 +202,13 @@ class ClientProtocol(RespReceiver):
         self.session.ending.half_closed()
 
     def _leaves(self, seconds: float) -> None:
-        """Closes after HALF_CLOSED_SECONDS. seconds: until the client counts as gone."""
+        """Closes after HALF_CLOSED_SECONDS in which the client reads nothing.
+
+        seconds: until the client counts as gone.
+        """
         if self._left_at is None:
             self._left_at = self._clients.clock.seconds() + seconds
-        self._set_deadline(bounds.HALF_CLOSED_SECONDS, self.transport.abortConnection)
+        self._set_deadline(bounds.HALF_CLOSED_SECONDS, self.transport.abortConnection, moves=True)
 
     @property
     def has_left(self) -> bool:
@@ -229,9 +244,13 @@ class ClientProtocol(RespReceiver):
         poll.register(self.transport.fileno(), select.POLLRDHUP)
         return bool(poll.poll(0))
 
-    def _set_deadline(self, seconds: float, call: Callable[[], object]) -> None:
-        """Replaces the connection's deadline: it has one at a time, besides its session's."""
+    def _set_deadline(self, seconds: float, call: Callable[[], object], moves: bool = False) -> None:
+        """Replaces the connection's deadline: it has one at a time, besides its session's.
+
+        moves: whether it begins anew each time that the client has read a part of its replies.
+        """
         self._clients.log_ins.end(self)
+        self._patience = seconds if moves else None
         self._deadline = self._clients.clock.seconds() + seconds, call
         self._restart_timer()
 
@@ -281,6 +300,8 @@ class ClientProtocol(RespReceiver):
         clients.client_disconnected(self)
         # These objects have references to each other. Otherwise only the garbage collector would
         # free them, and its full runs delay clients noticeably.
+        self._drop_backlog()
+        session.usage.end()
         session.forget()
         account.forget()
 
@@ -385,17 +406,23 @@ class ClientProtocol(RespReceiver):
             return
         secure = ISSLTransport.providedBy(self.transport)
         if self._clients.drained is None:
-            self._set_deadline(bounds.CLOSE_SECONDS, self.transport.abortConnection)
+            moves = close_reason != messages.REVOKED.code
+            self._set_deadline(bounds.CLOSE_SECONDS, self.transport.abortConnection, moves)
         elif secure:
             self._set_deadline(self._linger, self._lingered)
         else:
             self._no_deadline()  # at the end of the drain, `cut_off` closes all
-        self.transport.unregisterProducer()
         if not self._read_closed:
             # With TLS, this also waits for the client's close_notify.
             self._held = 0
             self.transport.resumeProducing()
-        if self._read_closed or secure:
+        if self._backlog is None:
+            self._close_transport()
+
+    def _close_transport(self) -> None:
+        """Closes after the bytes that the transport has."""
+        self.transport.unregisterProducer()
+        if self._read_closed or ISSLTransport.providedBy(self.transport):
             self.transport.loseConnection()
         else:
             self.transport.loseWriteConnection()
@@ -404,6 +431,7 @@ class ClientProtocol(RespReceiver):
         """See `session.ports.ClientConnection`."""
         self._closing = True
         self._close_reason = close_reason
+        self._drop_backlog()
         self.transport.abortConnection()
 
     def pause_reading(self, reason: int = PauseReason.SESSION) -> None:
@@ -443,10 +471,39 @@ class ClientProtocol(RespReceiver):
     # Back-pressure.
 
     def _full(self) -> None:
-        self.session.client_slow(True)
+        self._pressed = True
+        if self._backlog is None:
+            self._backlog = Backlog(self.session.usage, unsent(self.transport))
+            self.write = self._backlog.add
+            if not self._closing:
+                self.session.client_slow(True)
+            if self._backlog is not None:
+                self._backlog.charge()
 
     def _empty(self) -> None:
-        self.session.client_slow(False)
+        """The client has read all that the transport had: gives the transport the next bytes."""
+        self._pressed = False
+        backlog = self._backlog
+        if backlog is None:
+            return
+        backlog.read()
+        while backlog and not self._pressed:
+            self._write_through(backlog.next())
+        if self._patience is not None and self._deadline is not None:
+            self._set_deadline(self._patience, self._deadline[1], moves=True)
+        if self._pressed:
+            return
+        self._drop_backlog()
+        if self._closing:
+            self._close_transport()
+        else:
+            self.session.client_slow(False)
+
+    def _drop_backlog(self) -> None:
+        backlog, self._backlog = self._backlog, None
+        if backlog is not None:
+            self.write = self._write_through
+            backlog.end()
 
     # The end of the proxy: see `drain`.
 
@@ -487,7 +544,7 @@ class ClientProtocol(RespReceiver):
         if not ISSLTransport.providedBy(self.transport):
             return self._flushed
         # With TLS, only the client's close_notify would show that, and a client need not send one.
-        return not has_unsent(self._socket)
+        return self._backlog is None and not has_unsent(self._socket)
 
     def _lingered(self) -> None:
         if self._all_written:

@@ -24,11 +24,13 @@ from ..ops.bugs import bug
 from ..policy.policy import Policy
 from ..tenants.account import Counts, increase
 from ..tenants.login_backoff import LoginBackoff
+from ..tenants.memory import Memory
 from ..tenants.model import Snapshot, Tenant
 from ..upstream.session_backend import SessionBackend
 from .accounts import ClientAccount
 from .admission import Admission
 from .connection import ClientProtocol
+from .memory_watch import MemoryWatch
 from .snapshot import CurrentSnapshot
 
 
@@ -42,7 +44,8 @@ class Timeouts:
 class ClientFactory(Factory):
     """Makes a ClientProtocol for each connection, and has what they share.
 
-    numbers: the connections' numbers; no other factory gives the same ones.
+    numbers: the connections' numbers; no other factory gives the same ones. memory: bytes that the
+    process may use, of which clients may use a part; None: no limit.
     """
 
     noisy = False
@@ -59,8 +62,12 @@ class ClientFactory(Factory):
         counts: Counts | None = None,
         numbers: Iterator[int] | None = None,
         tenant_limits: TenantLimits | None = None,
+        memory: int | None = None,
     ) -> None:
         self.clock = clock
+        #: the memory that clients use
+        self.memory = Memory(memory, lambda call: clock.callLater(0, call))
+        self._memory_watch = MemoryWatch(clock, self.memory)
         self.tenant_limits = tenant_limits or TenantLimits(clock)
         self.snapshot = snapshot
         #: the Redis of the sessions
@@ -195,6 +202,8 @@ class ClientFactory(Factory):
     def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
         self.clients.discard(client)
+        if not self.clients:
+            self._memory_watch.stop()
         self._paused.discard(client)
         self._stop_probing()
         if self.counted is not None:

@@ -93,6 +93,16 @@ def close_if_written(transport: ITransport) -> bool:
     return True
 
 
+def unsent(transport: ITransport) -> int:
+    """How many bytes were written that the kernel has not accepted yet; 0 if that is unknown.
+
+    With TLS these are encrypted bytes.
+    """
+    below: object = transport.transport if isinstance(transport, TLSMemoryBIOProtocol) else transport
+    waiting = len(getattr(below, "dataBuffer", b"")) - getattr(below, "offset", 0)
+    return waiting + getattr(below, "_tempDataLen", 0)
+
+
 def has_unsent(transport: ITransport) -> bool:
     """Whether something was written that the kernel has not accepted yet."""
     queued: ITransport | None = transport

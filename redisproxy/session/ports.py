@@ -15,6 +15,7 @@ from typing import Protocol
 from .. import messages
 from ..policy.policy import Policy
 from ..resp.value import Answer
+from ..tenants.memory import Usage
 from ..tenants.model import Credential, Tenant
 from .pending import ReplyBatch
 from .pubsub import SubscriptionChange
@@ -177,6 +178,12 @@ class Multiplexed(Upstream, Protocol):
     def slow_reader(self, user: MultiplexedUser, size: int) -> None:
         """The session's client does not read. size: bytes that its backlog grew by."""
 
+    def settle(self) -> None:
+        """Decides again whether replies are read: a session waits for them now, or not any more."""
+
+    def others_wait(self, user: MultiplexedUser) -> bool:
+        """Whether sessions whose clients do read wait for this connection. user: not this one."""
+
     def read_everything(self, user: MultiplexedUser) -> None:
         """The session's client has read its backlog, or is gone."""
 
@@ -202,11 +209,16 @@ class MultiplexedUser(Protocol):
     def ended(self) -> bool:
         """Whether the session reads no more commands, and never will."""
 
+    @property
+    def wants_replies(self) -> bool:
+        """Whether the session waits for its pending replies, although its client does not read."""
+
+    @property
+    def usage(self) -> Usage:
+        """The memory that the session uses."""
+
     def upstream_ready(self) -> None:
         """The pool's connection takes commands, or an attempt to open one failed."""
-
-    def close_slow_reader(self) -> None:
-        """Closes the client: others wait behind replies that it does not read."""
 
 
 class TenantPool(Protocol):

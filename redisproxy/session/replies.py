@@ -1,9 +1,9 @@
 """What one client gets, in order: replies of Redis, and the proxy's own answers.
 
-Owns this order and its bounds. No other module of a session writes to the client. If too many
-replies are pending, or too many own answers wait for their turn, a gate of the session closes. An
-item of the queue is a batch of pending replies, or the bytes of an own answer. The batches are also
-in the `PendingReplies` of the connection to Redis, in the same order. If the two orders differ, the
+Owns this order. No other module of a session writes to the client. If many replies are pending, or
+many own answers wait for their turn, the tenant's account is charged for the queue. An item of the
+queue is a batch of pending replies, or the bytes of an own answer. The batches are also in the
+`PendingReplies` of the connection to Redis, in the same order. If the two orders differ, the
 session is closed and a bug is logged.
 """
 
@@ -23,20 +23,32 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-_PENDING = Gate.PENDING
 _ON = ReplyMode.ON
 
 
 class ReplyQueue:
     """The replies of one client. Implements `ports.ReplyReceiver`."""
 
-    __slots__ = ("_answers_size", "_connection", "_items", "_session", "_spare", "mid_message", "mode", "pending", "slow")
+    __slots__ = (
+        "_answers_size",
+        "_charged",
+        "_connection",
+        "_items",
+        "_session",
+        "_spare",
+        "mid_message",
+        "mode",
+        "pending",
+        "slow",
+    )
 
     def __init__(self, connection: ClientConnection, session: Session) -> None:
         self._connection: ClientConnection | None = connection
         self._session: Session | None = session
         self._items: deque[ReplyBatch | bytes] = deque()
         self._answers_size = 0
+        # Whether the tenant's account is charged for the queue.
+        self._charged = False
         # The batch of an empty queue, used again each time: most batches are the only one.
         self._spare = ReplyBatch(self, 0)
         #: number of pending replies
@@ -65,7 +77,7 @@ class ReplyQueue:
         """
         pending = self.pending = self.pending + count
         if pending >= bounds.PENDING_REPLIES:
-            self._too_many_pending()
+            self._charge()
         items = self._items
         if self.mode is not _ON:
             return self._expect_muted(count)
@@ -93,12 +105,30 @@ class ReplyQueue:
         self._items.append(batch)
         self.pending += batch.count
         if self.pending >= bounds.PENDING_REPLIES:
-            self._too_many_pending()
+            self._charge()
 
-    def _too_many_pending(self) -> None:
-        probes.reached("too many replies are outstanding")
-        if self._session is not None:
-            self._session.close_gate(_PENDING)
+    def _charge(self) -> None:
+        """Charges the tenant's account for the queue, if it is long.
+
+        A pending reply is charged although it is in Redis's memory, not here: there, it has no
+        bound of its own.
+        """
+        session = self._session
+        if session is None:
+            return
+        long = self.pending >= bounds.PENDING_REPLIES or self._answers_size > bounds.OWN_REPLIES_BYTES
+        if not (long or self._charged):
+            return
+        # Half of the limits ends it, so that it does not begin and end with each reply.
+        self._charged = long or (
+            self.pending > bounds.PENDING_REPLIES // 2 or self._answers_size > bounds.OWN_REPLIES_BYTES // 2
+        )
+        if self._charged:
+            probes.reached("long queue of replies is charged")
+            items = len(self._items) * bounds.QUEUED_REPLY_BYTES
+            session.usage.queue(items + self._answers_size + self.pending * bounds.PENDING_REPLY_BYTES)
+        else:
+            session.usage.queue(0)
 
     def withdraw(self) -> ReplyBatch | None:
         """Expects no reply to the newest command, because Redis did not get it whole.
@@ -140,14 +170,11 @@ class ReplyQueue:
             return
         if self.drained:
             self._connection.write(data)
-            if self.slow:
-                self.stop_until_read()
             return
         self._items.append(data)
         self._answers_size += len(data)
-        if self.slow or self._answers_size > bounds.OWN_REPLIES_BYTES:
-            probes.reached("too many of the proxy's own answers wait for their turn")
-            self.stop_until_read()
+        if self._answers_size > bounds.OWN_REPLIES_BYTES:
+            self._charge()
 
     def stop_until_read(self) -> None:
         """Stops reading commands until the client has read its replies."""
@@ -179,8 +206,8 @@ class ReplyQueue:
                     self._flush()
             elif session.gates or session.route.state is DEDICATED:
                 session.drained()
-        if session.gates & _PENDING and self.pending <= bounds.PENDING_REPLIES // 2:
-            session.open_gate(_PENDING)
+        if self._charged:
+            self._charge()
 
     def _fell_behind(self, size: int) -> None:
         if self._session is not None:
@@ -201,6 +228,8 @@ class ReplyQueue:
         if data:
             answers = b"".join(data)
             self._answers_size -= len(answers)
+            if self._charged:
+                self._charge()
             if self._connection is not None:
                 self._connection.write(answers)
         if not items and self._session is not None:
@@ -237,6 +266,8 @@ class ReplyQueue:
         items, self._items = self._items, deque()
         self.pending = 0
         self._answers_size = 0
+        if self._charged:
+            self._charge()
         self._spare = ReplyBatch(self, 0)
         if self._connection is None:
             return
@@ -260,6 +291,8 @@ class ReplyQueue:
         self._items.clear()
         self.pending = 0
         self._answers_size = 0
+        if self._charged:
+            self._charge()
 
     def forget(self) -> None:
         """Drops the references to the session and the client's connection, after that is gone.

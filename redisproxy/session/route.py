@@ -134,22 +134,24 @@ class Route:
             if not self._replies.drained:
                 probes.reached("replies are awaited before another multiplexed connection is used")
                 session.close_gate(Gate.UPSTREAM)
+                self.settle(session)
                 return False
             self.move(MULTIPLEXED, upstream)
         if isinstance(upstream, Unavailable) and not upstream.busy:
             probes.reached("commands fail at once: Redis is away")
             return True
-        if not upstream.busy:
-            if not self._replies.slow:
-                return True
+        if self._replies.slow:
             # Replies that the client does not read must not pile up in the proxy. With a dedicated
             # connection, they pile up in Redis.
             if not self._replies.drained:
                 session.close_gate(Gate.UPSTREAM)
+                self.settle(session)
             else:
                 probes.reached("client that does not read gets its own connection")
                 self._acquire(session, partial(self._acquired_for_slow_client, session))
             return False
+        if not upstream.busy:
+            return True
         probes.reached("session waits for a multiplexed connection")
         session.close_gate(Gate.UPSTREAM)
         if not self._queued:
@@ -211,8 +213,7 @@ class Route:
         """Sends commands over this dedicated connection from now on."""
         self.move(DEDICATED, upstream, session.leaves_nothing)
         upstream.carry_session(session)
-        if self._replies.slow:
-            upstream.pause(True)
+        self.settle(session)
         session.use_policy()
 
     def return_if_clean(self, session: Session) -> None:
@@ -243,6 +244,26 @@ class Route:
         # a HELLO before it has read all.
         if self._backlog_at is upstream:
             upstream.slow_reader(session, size)
+
+    def settle(self, session: Session) -> None:
+        """Has Redis's replies read, or not: not if the client does not read them, unless the
+        session waits for them.
+        """
+        slow = self._replies.slow
+        dedicated = self.dedicated
+        if dedicated is not None:
+            dedicated.pause(slow and not session.wants_replies)
+        if slow and self._backlog_at is not None:
+            self._backlog_at.settle()
+
+    def others_wait(self, session: Session) -> bool:
+        """Whether other sessions wait for replies behind those that this session's client does not
+        read, so that its connection has to be read.
+        """
+        upstream = self._backlog_at
+        if upstream is None and self.state is MULTIPLEXED and not isinstance(self.upstream, Unavailable):
+            upstream = cast(Multiplexed, self.upstream)
+        return upstream is not None and upstream.others_wait(session)
 
     def caught_up(self, session: Session) -> None:
         """The client has read its replies, or is gone."""

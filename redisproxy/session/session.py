@@ -28,6 +28,7 @@ from ..resp.framing import (
     RequestScanner,
     encode,
 )
+from ..tenants.memory import Usage
 from ..tenants.model import Credential, Tenant
 from . import commands
 from .ending import Ending
@@ -46,6 +47,8 @@ from .state import BugError, Gate, Phase, Step, Until, names
 TLS_HANDSHAKE = b"\x16"
 
 _OPEN, _DRAINING = Phase.OPEN, Phase.DRAINING
+#: What a Step waits for that only replies of Redis end.
+_FOR_REPLIES = (Until.DRAINED, Until.HELLO)
 
 Result = TypeVar("Result")
 
@@ -59,6 +62,8 @@ class Session:
 
     __slots__ = (
         "_advancing",
+        "_behind",
+        "_behind_size",
         "_client_library",
         "_newest_blocking",
         "accounts",
@@ -81,6 +86,7 @@ class Session:
         "step",
         "streaming",
         "subscriptions",
+        "usage",
         "watching",
     )
 
@@ -88,11 +94,16 @@ class Session:
         self.connection = connection
         self.accounts = accounts
         self.backend = backend
+        #: the memory that the session uses
+        self.usage = Usage(self)
         self.replies = ReplyQueue(connection, self)
         self.route = Route(self.replies)
         self.scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, INSPECT, publishes)
         #: closed gates, as a sum of `Gate` values; while it is not 0, no command is read
         self.gates = 0
+        # Bytes behind those in the scanner: see `_keep`.
+        self._behind: list[bytes] = []
+        self._behind_size = 0
         self.ending = Ending(self)
         #: what the session waits for, if anything; `state.Until` says which result it gets
         self.step: Step[Any] | None = None
@@ -146,7 +157,17 @@ class Session:
     @property
     def buffered(self) -> int:
         """Bytes that the client sent and the session has not passed on yet."""
-        return self.scanner.buffered
+        return self.scanner.buffered + self._behind_size
+
+    @property
+    def wants_replies(self) -> bool:
+        """Whether the session waits for pending replies, so that they must be read from Redis.
+
+        Not while there is no memory to keep them until the client reads them.
+        """
+        step = self.step
+        waits = self.gates & Gate.UPSTREAM or (step is not None and step.until in _FOR_REPLIES)
+        return bool(waits) and not self.gates & Gate.MEMORY
 
     @property
     def at_rest(self) -> bool:
@@ -197,12 +218,38 @@ class Session:
             return
         if self.credential is None and not self._may_send_unauthenticated(data):
             return
-        self.scanner.feed(data)
+        if self._behind:
+            self._behind.append(data)
+            self._behind_size += len(data)
+        else:
+            self.scanner.feed(data)
         if not self.gates:
             self.advance()
         if self.gates and self.scanner.buffered > bounds.BUFFERED_BYTES:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Keeps many bytes that the client sent while the session waits.
+
+        The client is not read any more, unless a command of the client is blocked. Then only a read
+        shows that the client left. Its further bytes are not given to the scanner, which would join
+        them each time.
+        """
+        if not self._behind:
+            self._behind.append(b"")
+        self.usage.commands(self.buffered)
+        if self.blocked and not self.gates & Gate.MEMORY:
+            probes.reached("client with a blocked command sends much behind it")
+        else:
             probes.reached("client is not read from: it sent much while it waits")
             self.connection.pause_reading()
+
+    def _take_kept(self) -> None:
+        """Gives the scanner the bytes that were kept, because no gate is closed any more."""
+        behind, self._behind = self._behind, []
+        self._behind_size = 0
+        self.usage.commands(0)
+        self.scanner.feed(b"".join(behind))
 
     def _may_send_unauthenticated(self, data: bytes) -> bool:
         if not self.sent_unauthenticated and data.startswith(TLS_HANDSHAKE):
@@ -222,9 +269,7 @@ class Session:
         slow: True when written bytes pile up, False when all of them have left.
         """
         self.replies.slow = slow
-        dedicated = self.route.dedicated
-        if dedicated is not None:
-            dedicated.pause(slow)
+        self.route.settle(self)
         if not slow:
             self.route.caught_up(self)
             self.route.return_if_clean(self)
@@ -265,19 +310,35 @@ class Session:
             probes.reached("multiplexed connection is lost within a reply")
             return self.ending.without_upstream()
         self.replies.lost(LOST)
-        self.drained()
-        return self.open_gate(Gate.PENDING)
+        return self.drained()
 
     def upstream_ready(self) -> None:
         """A multiplexed connection takes commands again, or the attempt to open one failed."""
         self.route.left_queue()
         self.open_gate(Gate.UPSTREAM)
 
-    def close_slow_reader(self) -> None:
-        """Closes the client: other sessions wait behind replies that it does not read."""
-        probes.reached("client is closed because others wait for what it does not read")
+    # Events of the tenant's memory: see `tenants.memory.User`.
+
+    def memory_full(self) -> bool:
+        """See `tenants.memory.User`: takes no more commands, and has no more replies read."""
+        self.close_gate(Gate.MEMORY)
+        self.route.settle(self)
+        return not self.route.others_wait(self)
+
+    def memory_free(self) -> None:
+        """See `tenants.memory.User`."""
+        if not self.gates & Gate.MEMORY:
+            return
+        self.gates &= ~Gate.MEMORY
+        self.route.settle(self)
+        if self.blocked and not self.ended:
+            self.connection.resume_reading()
+        self._advance_unless_gated()
+
+    def close_for_memory(self) -> None:
+        """See `tenants.memory.User`."""
         self.ending.at_once()
-        self.connection.abort(messages.TOO_SLOW.code)
+        self.connection.abort(messages.OUT_OF_MEMORY.code)
 
     def bug(self, error: Exception) -> None:
         """Reports a bug of the proxy. Only this client's connection is aborted."""
@@ -333,8 +394,8 @@ class Session:
     def close_gate(self, gate: int) -> None:
         """Closes a gate: the session reads no next command. Called by the gate's owner."""
         self.gates |= gate
-        if self.scanner.buffered > bounds.BUFFERED_BYTES:
-            self.connection.pause_reading()
+        if self.scanner.buffered > bounds.BUFFERED_BYTES and not gate & Gate.CLOSING:
+            self._keep()
 
     def open_gate(self, gate: int) -> None:
         """Opens a gate whose reason is gone. Called by the gate's owner."""
@@ -344,6 +405,8 @@ class Session:
 
     def _advance_unless_gated(self) -> None:
         if not self.gates:
+            if self._behind:
+                self._take_kept()
             self.connection.resume_reading()
             self.advance()
 
@@ -357,6 +420,8 @@ class Session:
             raise BugError(f"a session waits for {self.step} and for {until} at once")
         self.step = step = Step(self, until, then, deadline)
         self.close_gate(Gate.STEP)
+        if self.replies.slow:
+            self.route.settle(self)
         if deadline is not None:
             self.connection.deadline_changed()
         return step
@@ -382,6 +447,8 @@ class Session:
         self.step = None
         step.go_on(result)
         if self.step is None:
+            if self.replies.slow:
+                self.route.settle(self)
             self.route.return_if_clean(self)
             self.open_gate(Gate.STEP)
             if self.gates and self.ending.phase is _DRAINING:

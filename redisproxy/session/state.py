@@ -29,10 +29,11 @@ class Gate:
     that was opened too early does no harm: the session's loop closes it again.
     """
 
-    #: the client does not read its replies, or too many of the proxy's own answers wait for their
-    #: turn. Owner: ReplyQueue
+    #: the client does not read its replies, and is not logged in, or no connection of its own is to
+    #: be had. Owner: ReplyQueue
     BACKLOG = 1
-    PENDING = 2  #: too many replies are pending. Owner: ReplyQueue
+    #: the tenant's memory is used up. Owner: Session.memory_full, called by `tenants.memory`
+    MEMORY = 2
     #: the multiplexed connection takes no more for now, or the session waits for its replies before
     #: it changes its connection. Owner: Route
     UPSTREAM = 4

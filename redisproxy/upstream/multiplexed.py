@@ -2,9 +2,10 @@
 tenant.
 
 Owns when their bytes are written: at once on an idle connection, else once in a turn of the
-reactor. Also owns what happens at a connection's limits: it takes no more for now, is replaced by
-another one, or closes a client that does not read. `TenantPool` implements
-`session.ports.TenantPool`. Connections come from `pool`, and are released to it.
+reactor. Also owns what happens at a connection's limits: it takes no more for now, or is replaced
+by another one. If clients do not read their replies, it is read only as long as other sessions, or
+these clients' further commands, wait for that. `TenantPool` implements `session.ports.TenantPool`.
+Connections come from `pool`, and are released to it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet import defer
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -52,6 +53,8 @@ class MultiplexedConnection:
         self.retired = False
         #: it takes no more commands for now
         self.busy = False
+        #: another connection is being opened to replace it
+        self.leaving = False
         self._tenant_pool = tenant_pool
         self._reactor = reactor
         self._pending = connection.carry(self, self._pressed, self._received)
@@ -61,7 +64,9 @@ class MultiplexedConnection:
         self._full = False
         self._backlog_by_session: dict[MultiplexedUser, int] = {}
         self._backlog_size = 0
-        self._slow_reader_timer: IDelayedCall | None = None
+        # Whether it is not read, because only clients that do not read would get its replies.
+        self._paused = False
+        self._given_back = False
         # The connection's own `write`, and the function that replaces it; None if nothing does: see
         # `send_behind_next`.
         self._writes: tuple[Callable[[bytes], None], Callable[[bytes], None]] | None = None
@@ -100,38 +105,53 @@ class MultiplexedConnection:
     def slow_reader(self, session: MultiplexedUser, size: int) -> None:
         """See `session.ports.Upstream`.
 
-        From BACKLOG_BYTES on, the connection is not read, and other sessions use another one. Then
-        every SLOW_READER_SECONDS the slowest reader is closed, if other sessions still wait on this
-        connection.
+        From BACKLOG_BYTES on, or without memory for more, other sessions use another connection.
+        This one is read only for sessions that wait for it.
         """
         self._backlog_by_session[session] = self._backlog_by_session.get(session, 0) + size
         self._backlog_size += size
-        if self._backlog_size >= bounds.BACKLOG_BYTES and self._slow_reader_timer is None:
-            probes.reached("multiplexed connection is not read: clients do not read")
-            self.busy = True
-            self.connection.pause_reading(PauseReason.PEER)
-            self._slow_reader_timer = self._reactor.callLater(bounds.SLOW_READER_SECONDS, self._slow_reader_timeout)
+        if self.overfull:
             self._tenant_pool.replace_upstream(self)
+            self.settle()
 
     def read_everything(self, session: MultiplexedUser) -> None:
         """See `session.ports.Upstream`."""
         self._backlog_size -= self._backlog_by_session.pop(session, 0)
-        if self._slow_reader_timer is not None and self._backlog_size < bounds.BACKLOG_BYTES:
-            self._stop_waiting()
+        self.settle()
+
+    @property
+    def overfull(self) -> bool:
+        """Whether clients have too much to read of what came over it."""
+        return self._backlog_size >= bounds.BACKLOG_BYTES or any(user.usage.stopped for user in self._backlog_by_session)
+
+    def settle(self) -> None:
+        """See `session.ports.Upstream`."""
+        pause = self.overfull and not self._wanted
+        if pause == self._paused or self._given_back:
+            return
+        self._paused = pause
+        if pause:
+            probes.reached("multiplexed connection is not read: clients do not read")
+            self.busy = True
+            self.connection.pause_reading(PauseReason.PEER)
+        else:
             self.connection.resume_reading(PauseReason.PEER)
             self._take_more()
 
-    def _slow_reader_timeout(self) -> None:
-        worst = max(self._backlog_by_session, key=self._backlog_by_session.__getitem__)
-        self._slow_reader_timer = self._reactor.callLater(bounds.SLOW_READER_SECONDS, self._slow_reader_timeout)
-        others = any(batch.receiver is not worst.replies and batch.count > batch.discard for batch in self._batches)
-        if others or self._tenant_pool.wanted(self, worst):
-            worst.close_slow_reader()
+    @property
+    def _wanted(self) -> bool:
+        """Whether a session waits for replies, or to send commands."""
+        return any(user.wants_replies for user in self._backlog_by_session) or self.others_wait()
 
-    def _stop_waiting(self) -> None:
-        if self._slow_reader_timer is not None and self._slow_reader_timer.active():
-            self._slow_reader_timer.cancel()
-        self._slow_reader_timer = None
+    def others_wait(self, but: MultiplexedUser | None = None) -> bool:
+        """See `session.ports.Upstream`."""
+        if self._tenant_pool.wanted(self, but):
+            return True
+        slow = {user.replies for user in self._backlog_by_session}
+        if but is not None:
+            slow.add(but.replies)
+        # What is discarded concerns nobody: that of sessions that left, and the proxy's own PINGs.
+        return any(batch.count > batch.discard and batch.receiver not in slow for batch in self._batches)
 
     # For the proxy's own commands.
 
@@ -195,7 +215,8 @@ class MultiplexedConnection:
         """Ends `busy`, unless a reason for it remains."""
         if self.busy and not (
             self._full
-            or self._slow_reader_timer
+            or self._paused
+            or self.leaving
             or self._queued_size >= bounds.QUEUED_BYTES
             or len(self._batches) > bounds.PENDING_BATCHES // 2
         ):
@@ -207,6 +228,12 @@ class MultiplexedConnection:
         self.retired = True
         if not self._batches:
             self._give_back()
+
+    def stay(self) -> None:
+        """No other connection could be opened in its place."""
+        self.leaving = False
+        self.settle()
+        self._take_more()
 
     def give_up(self) -> None:
         """Its tenant has left: what Redis has not got by now is never sent."""
@@ -220,11 +247,12 @@ class MultiplexedConnection:
 
     def _give_back(self) -> None:
         if self in self._tenant_pool.upstreams:  # else it was released already
-            self._stop_waiting()
+            self._given_back = True
             # the next user may be in the middle of a value, or block, where a PING must not follow
             self.send_nothing_behind()
             self._tenant_pool.upstreams.discard(self)
             self.connection.release(clean=True)
+            self._tenant_pool.replace_overfull()
 
     def upstream_lost(self) -> None:
         """See `connection.User`. Each command in flight gets an error that says that it may have
@@ -233,7 +261,7 @@ class MultiplexedConnection:
         partial = self._pending.partial
         batches = self._pending.abandon()
         self._queued.clear()
-        self._stop_waiting()
+        self._given_back = True
         self.send_nothing_behind()
         self._tenant_pool.lost(self)
         # A session that is notified may close others. So each is notified once, with its oldest
@@ -313,10 +341,14 @@ class TenantPool:
         if len(self._waiting) > 2 * self._users:  # ended sessions are removed many at a time
             self._waiting = deque(each for each in self._waiting if not each.ended)
         self._waiting.append(session)
+        if self.open is not None:
+            self.open.settle()
 
-    def wanted(self, upstream: MultiplexedConnection, but: MultiplexedUser) -> bool:
+    def wanted(self, upstream: MultiplexedConnection, but: MultiplexedUser | None) -> bool:
         """Whether any session but one waits until this connection takes more."""
-        return upstream is self.upstream and any(session is not but and not session.ended for session in self._waiting)
+        if upstream is not self.upstream or upstream.leaving:
+            return False
+        return any(session is not but and not session.ended for session in self._waiting)
 
     def notify_waiting(self) -> None:
         """Notifies waiting sessions: a connection can be used, or there will be none for now.
@@ -332,12 +364,24 @@ class TenantPool:
     # For connections.
 
     def replace_upstream(self, upstream: MultiplexedConnection) -> None:
-        """Opens another connection for the sessions, unless the tenant has many already."""
-        if upstream is self.upstream and len(self.upstreams) < bounds.MULTIPLEXED_CONNECTIONS:
+        """Opens another connection for the sessions, unless the tenant has many already.
+
+        If that fails, sessions go on with the present one.
+        """
+        if (
+            upstream is self.upstream
+            and self._opening is None
+            and self._retry.due is None
+            and len(self.upstreams) < bounds.MULTIPLEXED_CONNECTIONS
+        ):
             probes.reached("multiplexed connection is left for another")
-            self.upstream = OPENING
-            upstream.retire()
+            upstream.leaving = upstream.busy = True
             self._open()
+
+    def replace_overfull(self) -> None:
+        """One of its connections was given back: replaces the one in use, if that has to be."""
+        if self.open is not None and self.open.overfull:
+            self.replace_upstream(self.open)
 
     def lost(self, upstream: MultiplexedConnection) -> None:
         """One of its connections broke."""
@@ -346,6 +390,8 @@ class TenantPool:
             self.upstream = OPENING
             if self._users:
                 self._open()
+        else:
+            self.replace_overfull()
 
     def renew(self) -> None:
         """Redis is at another address, or is back: replaces the connection in use.
@@ -397,6 +443,9 @@ class TenantPool:
             self.upstream = Unavailable(
                 error.client_reply if isinstance(error, UpstreamError) else messages.UNREACHABLE.text
             )
+        elif self.open.leaving:
+            probes.reached("multiplexed connection stays in use: no other could be opened")
+            self.open.stay()
         self._waiters.fire(failure)
         self.notify_waiting()
         if self._users:

@@ -55,6 +55,12 @@ class RecordingUpstream:
     def carry_session(self, session: object) -> None:
         assert session is self._conversation.session
 
+    def settle(self) -> None:
+        """Does nothing: the test decides what is read."""
+
+    def others_wait(self, session: object) -> bool:
+        return False
+
     def pause(self, paused: bool) -> None:
         self.paused = paused
 

@@ -1,0 +1,214 @@
+"""The memory that the proxy uses for clients: one account for each tenant, and one for all clients
+without a password.
+
+Owns the sums, and the decision who pays when they reach the bound. A `Usage` is charged only where
+bytes really pile up, so a plain command costs nothing here. While the sum of all accounts is below
+`FREE` of the limit, every tenant may use as much as it needs. At that bound the largest account
+pays first. If its largest session is the one that grows, and can stop growing, the session stops.
+Otherwise the session is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from .. import probes
+
+#: The part of the limit that clients may use together. The rest is for the proxy itself, for one
+#: more read of each socket, and for what the allocator does not give back.
+FREE = 0.7
+#: The part of that at which clients that stopped go on.
+GO_ON = 0.9
+#: The account of clients that are not logged in.
+NOBODY = ""
+
+
+class User(Protocol):
+    """The session that a Usage belongs to."""
+
+    def memory_full(self) -> bool:
+        """Stops whatever makes the usage grow. Returns False if that is impossible now.
+
+        It is impossible if other sessions wait for replies behind those of this session.
+        """
+
+    def memory_free(self) -> None:
+        """Goes on, after `memory_full`."""
+
+    def close_for_memory(self) -> None:
+        """Closes the client, because there is no memory for its session."""
+
+
+class Usage:
+    """The memory that one session uses. user: the session.
+
+    Charged are the bytes of unread replies, of the queue of replies, and of commands that wait.
+    """
+
+    __slots__ = ("_commands", "_memory", "_queue", "_unread", "account", "closing", "size", "stopped", "taken", "user")
+
+    def __init__(self, user: User) -> None:
+        self.user: User | None = user
+        self._memory: Memory | None = None
+        #: the tenant's namespace
+        self.account = NOBODY
+        self._unread = self._queue = self._commands = 0
+        #: all of it, in bytes
+        self.size = 0
+        #: bytes of unread replies that the client has read so far
+        self.taken = 0
+        #: whether the session waits for memory
+        self.stopped = False
+        #: whether the session is closed soon, because it has to pay
+        self.closing = False
+
+    def __repr__(self) -> str:
+        return f"<Usage unread={self._unread} queue={self._queue} commands={self._commands}>"
+
+    def belongs_to(self, memory: Memory, account: str) -> None:
+        """Charges this account from now on. account: a namespace, or NOBODY."""
+        size, self.size = self.size, 0
+        if self._memory is not None:
+            self._memory.add(self, -size)
+        self._memory, self.account, self.size = memory, account, size
+        memory.add(self, size)
+
+    def unread(self, size: int, taken: int = 0) -> None:
+        """Sets the bytes of replies that the client has not read. taken: how many it has read."""
+        self.taken += taken
+        before, self._unread = self._unread, size
+        self._add(size - before)
+
+    def queue(self, size: int) -> None:
+        """Sets what the queue of pending replies and own answers costs, in bytes."""
+        before, self._queue = self._queue, size
+        self._add(size - before)
+
+    def commands(self, size: int) -> None:
+        """Sets the bytes of commands that wait."""
+        before, self._commands = self._commands, size
+        self._add(size - before)
+
+    def _add(self, size: int) -> None:
+        self.size += size
+        if self._memory is not None and size:
+            self._memory.add(self, size)
+
+    def end(self) -> None:
+        """The client is gone: gives everything back."""
+        self.user = None
+        self._unread = self._queue = self._commands = 0
+        self._add(-self.size)
+        if self._memory is not None:
+            self._memory.forget(self)
+
+
+class Account:
+    """The memory of one tenant's sessions. size: in bytes; usages: those that are not empty."""
+
+    __slots__ = ("size", "usages")
+
+    def __init__(self) -> None:
+        self.size = 0
+        # A dict keeps the order, so the same session is found each time.
+        self.usages: dict[Usage, None] = {}
+
+
+class Memory:
+    """The memory of one process.
+
+    limit: in bytes, of which clients may use FREE; None: no limit. call_soon: calls a function in a
+    later turn, because a session must not be closed in the middle of its own work.
+    """
+
+    def __init__(
+        self, limit: int | None = None, call_soon: Callable[[Callable[[], None]], object] = lambda call: call()
+    ) -> None:
+        #: what clients may use together, in bytes
+        self.bound = float("inf") if limit is None else int(limit * FREE)
+        #: what they use, in bytes
+        self.size = 0
+        #: by namespace; only accounts that are not empty
+        self.accounts: dict[str, Account] = {}
+        #: usages of sessions that wait for memory
+        self.stopped: dict[Usage, None] = {}
+        # Usages of sessions that are closed soon.
+        self._closing: dict[Usage, None] = {}
+        #: called when a session has to wait for memory
+        self.on_stopped: Callable[[], object] = lambda: None
+        self._call_soon = call_soon
+        self._waking = False
+
+    def of(self, namespace: str) -> int:
+        """The bytes of a tenant's account."""
+        account = self.accounts.get(namespace)
+        return 0 if account is None else account.size
+
+    def add(self, usage: Usage, size: int) -> None:
+        """Adds bytes to a usage's account. size: negative: gives bytes back."""
+        if not size:
+            return
+        account = self.accounts.get(usage.account)
+        if account is None:
+            account = self.accounts[usage.account] = Account()
+        account.size += size
+        self.size += size
+        if usage.size:
+            account.usages[usage] = None
+        else:
+            account.usages.pop(usage, None)
+        if not account.usages:
+            del self.accounts[usage.account]
+        if size > 0:
+            if self.size > self.bound:
+                self._make_room(usage)
+        elif self.stopped and not self._waking and (not usage.size or self.size <= self.bound * GO_ON):
+            self._waking = True
+            self._call_soon(self._go_on)
+
+    def forget(self, usage: Usage) -> None:
+        """The usage's client is gone."""
+        self.stopped.pop(usage, None)
+        self._closing.pop(usage, None)
+
+    def _make_room(self, growing: Usage) -> None:
+        """Stops or closes the largest session of the largest account."""
+        if self.size - sum(usage.size for usage in self._closing) <= self.bound:
+            return  # there will be room soon
+        account = max(self.accounts.values(), key=_stays)
+        usages = [usage for usage in account.usages if not usage.closing]
+        if not usages:
+            return
+        largest = max(usages, key=lambda usage: usage.size)
+        if largest is growing and largest.user is not None and largest.user.memory_full():
+            probes.reached("session waits for memory")
+            if not largest.stopped:
+                largest.stopped = True
+                self.stopped[largest] = None
+                self.on_stopped()
+            return
+        self.close(largest)
+
+    def close(self, usage: Usage) -> None:
+        """Closes the session of this usage soon."""
+        probes.reached("client is closed because the proxy has no memory for it")
+        usage.closing = True
+        self._closing[usage] = None
+        self._call_soon(lambda: None if usage.user is None else usage.user.close_for_memory())
+
+    def _go_on(self) -> None:
+        """Lets sessions go on that wait for memory, while there is some."""
+        self._waking = False
+        for usage in list(self.stopped):
+            if usage.size and self.size > self.bound * GO_ON:
+                continue
+            self.stopped.pop(usage, None)
+            usage.stopped = False
+            if usage.user is not None:
+                usage.user.memory_free()
+
+
+def _stays(account: Account) -> int:
+    """The bytes of an account without those of sessions that are closed soon."""
+    return account.size - sum(usage.size for usage in account.usages if usage.closing)
