@@ -102,6 +102,10 @@ BUFFERED_BYTES: Annotated[int, 512] = 64 * 1024
 PENDING_REPLIES: Annotated[int, 64] = 10_000
 #: The proxy's own replies of one session that wait behind pending replies and cost nothing.
 OWN_REPLIES_BYTES: Annotated[int, 64] = 64 * 1024
+#: The smallest `--memory`. The proxy itself needs about as much.
+LEAST_MEMORY_BYTES = 64 * 1024 * 1024
+#: `--memory` if the container has no limit.
+USUAL_MEMORY_BYTES = 512 * 1024 * 1024
 #: What each pending reply is charged: Redis keeps at least this much of it.
 PENDING_REPLY_BYTES = 8
 #: What each item of a long queue of replies is charged: it is a Python object.

@@ -60,6 +60,18 @@ def _seconds(least: float, most: float) -> Callable[[str], float]:
     return parse
 
 
+_UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+
+
+def _memory(text: str) -> int:
+    """Bytes, in the form of a Kubernetes quantity, such as ``512Mi``. 0 stands for none."""
+    match = re.fullmatch(r"([0-9]{1,15})(Ki|Mi|Gi|)", text, re.ASCII)
+    size = int(match[1]) * _UNITS[match[2]] if match else -1
+    if size and size < bounds.LEAST_MEMORY_BYTES:
+        raise _Invalid(f"a number of bytes, such as 512Mi, from {bounds.LEAST_MEMORY_BYTES >> 20}Mi on; or 0")
+    return size
+
+
 def _kubernetes_port(text: str) -> int:
     """The port, also from the form that Kubernetes sets in every pod: ``tcp://10.0.0.1:443``."""
     match = re.fullmatch(r"(?:tcp://(?:\[[0-9A-Fa-f:.]+\]|[^:/\[\]]+):)?([0-9]{1,5})", text, re.ASCII)
@@ -256,6 +268,15 @@ class Settings:
         "Number of accepted connections that may wait while `MAX_WORKERS` are served. The proxy refuses further ones with "
         "`-ERR max number of clients reached`.",
     )
+    memory: int = _setting(
+        "REDISPROXY_MEMORY",
+        _memory,
+        0,
+        "SIZE",
+        "Memory that the proxy may use, such as `512Mi`. Clients' unread replies, and commands that wait, may take 70 % "
+        "of it; at that, the tenant with the most of it pays. 0: the memory limit of the container, or 512 MiB if it has "
+        "none.",
+    )
     base_workers: int = _setting(
         "BASE_WORKERS",
         _whole(0, 10_000),
@@ -437,6 +458,7 @@ class Settings:
             max_workers=-(-self.max_workers // self.processes),
             work_queue_size=-(-self.work_queue_size // self.processes),
             base_workers=-(-self.base_workers // self.processes),
+            memory=self.memory // self.processes,
         )
 
     @classmethod

@@ -106,6 +106,8 @@ def _of_clients(stats: Stats) -> Iterator[Metric]:
         counts["ended"],
     )
     yield _labelled(CounterMetricFamily, "logins", "Log-ins, by outcome.", "outcome", counts["logins"])
+    yield _gauge("clients_memory_bytes", "Memory for unread replies, and for commands that wait.", counts["memory"])
+    yield _gauge("clients_memory_limit_bytes", "Limit of that memory: 70 % of --memory.", counts["memory_limit"])
 
 
 #: Metric, key of `TenantStats`, text.
@@ -113,7 +115,7 @@ _COMMANDS_BY_TENANT: tuple[tuple[str, Literal["commands", "refused"], str], ...]
     ("commands", "commands", "Commands that clients sent, including refused ones."),
     ("commands_refused", "refused", "Commands that the tenant may not use."),
 )
-_Number = Literal["received", "replied", "turned_away", "wrong", "held", "throttled"]
+_Number = Literal["received", "replied", "turned_away", "wrong", "held", "throttled", "memory"]
 #: Kind of metric, metric, key of `TenantStats`, text.
 _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
     (CounterMetricFamily, "client_received_bytes", "received", "Bytes that clients sent."),
@@ -132,6 +134,12 @@ _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
         "Connections not read now because of the tenant's rate limit.",
     ),
     (CounterMetricFamily, "tenant_throttled_seconds", "throttled", "Seconds in which there were throttled connections."),
+    (
+        GaugeMetricFamily,
+        "tenant_memory_bytes",
+        "memory",
+        "Memory for unread replies, and for commands that wait, of the tenant's clients.",
+    ),
 )
 
 

@@ -249,5 +249,7 @@ def _limits(limits: Mapping[str, int], counted: TenantStats) -> Iterator[str | T
         done.append(f"throttled for {span(counted['throttled'])}")
     if counted["turned_away"]:
         done.append(f"{counted['turned_away']:,} connections refused")
+    if counted["memory"]:
+        done.append(f"{size_text(counted['memory'])} unread or waiting")
     if done:
         yield tags.small(_warned(", ".join(done), counted["held"] > 0))

@@ -81,6 +81,7 @@ class TenantStats(TypedDict):
     wrong: log-ins with a wrong password that named the tenant.
     held: connections that are not read now, because the tenant exceeded a rate.
     throttled: seconds in which there were such connections.
+    memory: bytes that its sessions use, see `tenants.memory`.
     latency: of the commands that were timed, see `upstream.latency`.
     """
 
@@ -94,6 +95,7 @@ class TenantStats(TypedDict):
     wrong: int
     held: int
     throttled: float
+    memory: int
     latency: SampleStats
 
 
@@ -110,6 +112,7 @@ def no_tenant_stats() -> TenantStats:
         "wrong": 0,
         "held": 0,
         "throttled": 0.0,
+        "memory": 0,
         "latency": {"counts": {}, "sum": 0.0},
     }
 
@@ -123,6 +126,7 @@ class Counts(TypedDict):
     ended: connections, by close reason.
     connections: to Redis, by use: multiplexed, dedicated, idle.
     in_flight: commands that Redis has not answered yet.
+    memory: bytes that clients use, see `tenants.memory`; memory_limit: what they may use.
     tenants: by namespace.
     """
 
@@ -132,6 +136,8 @@ class Counts(TypedDict):
     ended: dict[str, int]
     connections: dict[str, int]
     in_flight: int
+    memory: int
+    memory_limit: int
     redis_seconds: HistogramStats
     tenants: dict[str, TenantStats]
 

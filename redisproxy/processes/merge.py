@@ -35,6 +35,8 @@ def nothing() -> Counts:
         "ended": {},
         "connections": dict.fromkeys(("multiplexed", "idle", "dedicated"), 0),
         "in_flight": 0,
+        "memory": 0,
+        "memory_limit": 0,
         "redis_seconds": Histogram(REDIS_BOUNDS).stats(),
         "tenants": {},
     }
@@ -71,7 +73,7 @@ class Reports:
                 "refused_names": last["refused_names"],
                 "ended": last["ended"],
                 "redis_seconds": last["redis_seconds"],
-                "tenants": {name: {**one, "sessions": 0, "held": 0} for name, one in last["tenants"].items()},
+                "tenants": {name: {**one, "sessions": 0, "held": 0, "memory": 0} for name, one in last["tenants"].items()},
             }
             self._former = total([self._former, counts])
 

@@ -14,9 +14,12 @@ import resource
 import sys
 import threading
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from twisted.python.failure import Failure
 
-from .. import messages
+from .. import bounds, messages
 from ..ops.bugs import log_bug
 from ..ops.logs import Log
 
@@ -82,6 +85,45 @@ def raise_descriptor_limit(needed: int, named: str) -> None:
         soft = wanted
     if soft != resource.RLIM_INFINITY and soft < needed:
         _log.write(messages.OPEN_FILES, limit=soft, named=named, needed=needed)
+
+
+def memory_limit(root: Path = Path("/")) -> int:
+    """The memory that this container may use, in bytes: the smallest limit of its cgroups, of
+    version 2 or 1. USUAL_MEMORY_BYTES if there is none.
+
+    root: of the file system.
+    """
+    limits = [bounds.USUAL_MEMORY_BYTES, *_limits(root)]
+    return limits[0] if len(limits) == 1 else min(limits[1:])
+
+
+def _limits(root: Path) -> Iterator[int]:
+    """The memory limits of this process's cgroup, and of those above it.
+
+    In a container the file system has only the container's own cgroup, at its top.
+    """
+    top = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in ["0::/", "0:memory:/", *lines]:
+        _, kinds, path = (*line.split(":", 2), "", "")[:3]
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        directory, name = (top / "memory", "memory.limit_in_bytes") if kinds else (top, "memory.max")
+        for part in ("", *Path(path).parts[1:]):
+            directory /= part
+            try:
+                limit = int((directory / name).read_text())
+            except (OSError, ValueError):  # "max": no limit
+                continue
+            if 0 < limit < _NO_LIMIT:
+                yield limit
+
+
+#: Version 1 says "no limit" with a number close to 2**63.
+_NO_LIMIT = 1 << 60
 
 
 def end_with(status: int) -> None:

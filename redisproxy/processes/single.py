@@ -30,7 +30,7 @@ from ..tenants.documents import ReadSummary
 from ..tenants.model import Snapshot
 from ..upstream.backend import Backend
 from .merge import Report
-from .os_process import raise_descriptor_limit, settle
+from .os_process import memory_limit, raise_descriptor_limit, settle
 
 
 class Serving(service.MultiService):
@@ -65,6 +65,7 @@ class Serving(service.MultiService):
             numbers=itertools.count(number, settings.processes),
             counts=counted,
             tenant_limits=self.tenant_limits,
+            memory=settings.memory or memory_limit() // settings.processes,
         )
         self.backend.policy_changed = self.clients.use
         self.on_snapshot = self.snapshot.listeners
@@ -129,6 +130,7 @@ class Serving(service.MultiService):
                 "turned_away": counted.turned_away,
                 "wrong": counted.wrong,
                 **self.tenant_limits.stats(namespace),
+                "memory": self.clients.memory.of(namespace),
                 "latency": latency[namespace].samples() if namespace in latency else {"counts": {}, "sum": 0.0},
             }
             for namespace, counted in counts.by_tenant.items()
@@ -146,6 +148,8 @@ class Serving(service.MultiService):
             "ended": dict(counts.ended),
             "connections": self.backend.connections(),
             "in_flight": in_flight,
+            "memory": self.clients.memory.size,
+            "memory_limit": int(self.clients.memory.bound),
             "redis_seconds": self.backend.latency.stats(),
             "tenants": tenants,
         }

@@ -38,6 +38,8 @@ def stats(**tenants: dict) -> Stats:
             "ended": {"quit": 1},
             "connections": {"multiplexed": 1, "dedicated": 0, "idle": 2},
             "in_flight": 4,
+            "memory": 3000,
+            "memory_limit": 7000,
             "redis_seconds": histogram.stats(),
             "tenants": dict(names),
         },
