@@ -36,7 +36,6 @@ def main() -> int:
     parser.add_argument("--seeds", default="1:", help="FIRST:END, or FIRST: without an end (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="end after so many seconds of processor time")
     parser.add_argument("--straight", action="store_true", help="all without the proxy: the control")
-    parser.add_argument("--hard", help=f"clients do these as well: {', '.join(sim.HARD)}; all")
     parser.add_argument("--faults", help=f"with all seeds, and only these: {', '.join(sim.FAULTS)}; all; none")
     parser.add_argument("--waits", action="store_true", help="how long a PING takes beside a flood")
     parser.add_argument("--verbose", action="store_true", help="a line for each seed, and all that was wrong with it")
@@ -62,12 +61,11 @@ def choose(text: str, all_of_them: tuple[str, ...]) -> tuple[str, ...]:
 
 def options(seed: int, given: argparse.Namespace) -> sim.Options:
     """Returns the options for a seed."""
-    if given.straight or given.faults is not None or given.hard is not None:
+    if given.straight or given.faults is not None:
         return sim.Options(
             straight=given.straight,
             limits=sim.ALL_LIMITS,
             newer=sim.NEWER,
-            hard=choose(given.hard or "none", sim.HARD),
             faults=choose(given.faults or "none", sim.FAULTS),
         )
     return sim.options_of(seed)

@@ -96,6 +96,8 @@ class Actor:
         # replies, no longer.
         self._shut_at: float | None = None
         self._writes_first = False
+        # Whether what it sends is gathered, to be written at once.
+        self._gathers = False
         self._rate = 0
         self._resting: Event | None = None
         # How often it changed to new keys, because a lost command may still run.
@@ -147,7 +149,8 @@ class Actor:
 
     def _send(self, data: bytes) -> None:
         self._outgoing += data
-        self._write()
+        if not self._gathers:
+            self._write()
 
     def _write(self) -> None:
         try:
@@ -297,6 +300,9 @@ class Actor:
         if end is not self.end or self.expected or self.done:
             return
         self._rate = 0
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
         if self.steps <= 0:
             self._finish()
             return
@@ -602,16 +608,16 @@ class Actor:
             self.leave(self.rng.random() < 0.5)
             self.world.after(self.rng.uniform(0, 0.5), self.open)
 
-    # Off by default: see `simulation.HARD`.
-
     def do_write_first(self) -> None:
         """Writes a whole pipeline before it reads any reply."""
         value = b"x" * self.rng.choice([100, 4096])
+        self._writes_first = self._gathers = True
         self._set(self._key(b"big"), value)
-        self._writes_first = True
         for _ in range(self.rng.choice([20, 300])):
             self._set(self._key(b"next"), value)
             self._get(self._key(b"big"))
+        self._gathers = False
+        self._write()
 
     def do_read_slowly(self) -> None:
         """Reads a large reply at 40,000 bytes a second."""

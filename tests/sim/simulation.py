@@ -53,9 +53,7 @@ EASY = (
 )
 #: What a client may do besides. Not in EASY: the seed draws from EASY, so a change of EASY changes
 #: what each kept seed does.
-NEWER = ("hear_itself", "leave_blocked")
-#: What the proxy does not do right yet.
-HARD = ("write_first", "read_slowly")
+NEWER = ("hear_itself", "leave_blocked", "write_first", "read_slowly")
 #: Faults of Redis and changes of credentials.
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
 #: Limits that the seed may make extreme, unless the options name others. The simulation's own
@@ -79,15 +77,14 @@ _MASTER = b"master"
 class Options:
     """What a simulation may do.
 
-    straight: without the proxy; limits: those that the seed may make extreme; newer, hard, faults:
-    some of NEWER, HARD and FAULTS; clients: how many, None if the seed decides; steps: of each
-    client; measured: see `kernel.Reactor`.
+    straight: without the proxy; limits: those that the seed may make extreme; newer, faults: some
+    of NEWER and FAULTS; clients: how many, None if the seed decides; steps: of each client;
+    measured: see `kernel.Reactor`.
     """
 
     straight: bool = False
     limits: tuple[str, ...] = KEPT_LIMITS
     newer: tuple[str, ...] = ()
-    hard: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     clients: int | None = None
     steps: int = 25
@@ -173,7 +170,7 @@ class Simulation:
             self._set_up()
         kinds = list(EASY)
         self.rng.shuffle(kinds)
-        kinds = kinds[: self.rng.randrange(2, len(kinds) + 1)] + list(options.newer + options.hard)
+        kinds = kinds[: self.rng.randrange(2, len(kinds) + 1)] + list(options.newer)
         count = options.clients if options.clients is not None else self.rng.choice([3, 10, 25])
         self.actors = [Actor(self, self.rng.choice(["blue", "green"]), kinds, options.steps) for _ in range(count)]
         for fault in options.faults:
