@@ -77,16 +77,13 @@ class HoldTests(unittest.SynchronousTestCase):
 
     def test_where_redis_serves_others_it_is_tried_again_after_a_delay(self) -> None:
         work = self.work()
-        for attempt in range(1, 100):
-            self.assertEqual(len(self.attempts), attempt)
-            if work.called:
-                break
+        while not work.called:
             self.fails(all_of_them=False)
             self.clock.advance(BACKOFF.longest + BACKOFF.spread)
-        self.assertEqual(self.hurried, 0)
         self.failureResultOf(work, RedisUnreachable)
-        self.assertLess(self.clock.seconds(), 17)
-        self.assertGreater(self.clock.seconds(), 15)
+        self.assertEqual(self.hurried, 0)
+        self.assertTrue(15 < self.clock.seconds() < 17, self.clock.seconds())
+        self.assertGreater(len(self.attempts), 25)
 
     def test_what_cannot_pass_fails_at_once(self) -> None:
         work = self.work()
