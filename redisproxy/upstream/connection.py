@@ -184,7 +184,11 @@ class RedisConnection(RespReceiver):
         selected = self._ask(b"SELECT", b"%d" % tenant.index)
         # A Redis that loads its data takes SELECT and AUTH, and refuses what tenants send.
         pinged = self._ask(b"PING")
-        answer = await selected
+        try:
+            answer = await selected
+        except BaseException:
+            pinged.addErrback(lambda _: None)  # it fails with the other
+            raise
         if answer != b"+OK":
             shown = shown_error(answer)
             raise UpstreamError(

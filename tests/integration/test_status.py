@@ -129,7 +129,7 @@ class StatusTests(unittest.TestCase):
         self.assertRegex(ask(port, "/")[2], r"<dt>Workers</dt>.*2 of 2.*1 restarts")
 
     def test_probes_say_what_is_wrong(self) -> None:
-        port = self.start()
+        port = self.start("--hold-seconds", "0.1")
         until(lambda: ask(port, "/readyz")[0] == 200, "ready")
         self.installation.server.kill()
         until(lambda: ask(port, "/readyz")[0] == 503, "not ready")
