@@ -553,7 +553,7 @@ STOPPING = Reason("redis-proxy-stops", "the proxy is stopping")
 
 REDIS_HUNG = Reason(
     "redis-hung",
-    "Redis has not answered a PING for more than {seconds:g} s: commands wait, and log-ins fail",
+    "Redis has not answered a PING for more than {seconds:g} s: commands wait",
     "Check the state of Redis's process. T: somebody stopped it. D: it waits for its disk. R: it runs one long command or "
     "script, or forks.",
     runbook="RedisHung",

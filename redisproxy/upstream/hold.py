@@ -53,7 +53,7 @@ class PassingError(Protocol):
     passing: bool
 
 
-class Hold:
+class HeldWork:
     """Holds the work of all tenants of one Redis.
 
     seconds: how long work waits, from the moment when Redis was found away; 0: not at all. hurry:

@@ -30,7 +30,7 @@ from .connection import RedisConnection, RedisUnreachable, UpstreamError
 from .endpoint import CaFileError, connect, endpoint_for, why
 from .faults import Faults
 from .handover import Handover
-from .hold import Hold
+from .hold import HeldWork
 from .idle import IdleConnections
 from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
@@ -80,7 +80,7 @@ class ConnectionPool(service.Service):
         self._base_size = base
         self._base = Base(reactor, self._base_missing, self._open, self._opened_for_base, lambda: self.hold.waits)
         #: holds work while Redis is away
-        self.hold = Hold(reactor, hold, self._base.hurry)
+        self.hold = HeldWork(reactor, hold, self._base.hurry)
         self._turns = Turns(bounds.ACQUIRING)
         # How often Redis was reached: a log-in succeeded, or an idle connection answered a PING.
         self._reached = 0

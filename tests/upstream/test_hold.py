@@ -9,7 +9,7 @@ from redisproxy import messages
 from redisproxy.upstream.base import BACKOFF as BASE_BACKOFF
 from redisproxy.upstream.base import HURRIED, Base
 from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
-from redisproxy.upstream.hold import BACKOFF, Hold, is_lasting
+from redisproxy.upstream.hold import BACKOFF, HeldWork, is_lasting
 
 
 def away() -> RedisUnreachable:
@@ -21,7 +21,7 @@ class HoldTests(unittest.SynchronousTestCase):
         self.clock = task.Clock()
         self.hurried = 0
         self.attempts: list[defer.Deferred[str]] = []
-        self.hold = Hold(self.clock, 15.0, self.hurry)
+        self.hold = HeldWork(self.clock, 15.0, self.hurry)
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
 
     def hurry(self) -> None:
@@ -91,7 +91,7 @@ class HoldTests(unittest.SynchronousTestCase):
         self.failureResultOf(work, UpstreamError)
 
     def test_without_time_it_fails_at_once(self) -> None:
-        self.hold = Hold(self.clock, 0.0, self.hurry)
+        self.hold = HeldWork(self.clock, 0.0, self.hurry)
         work = self.work()
         self.fails()
         self.failureResultOf(work, RedisUnreachable)
