@@ -52,15 +52,12 @@ Word = bytes | str | int
 
 
 class ControlError(MessageError):
-    """Redis cannot be asked, or answered with an error.
-
-    client_reply: for the client; passing: whether a later attempt may succeed, see `hold`.
-    """
+    """Redis cannot be asked, or answered with an error. client_reply: for the client."""
 
     def __init__(self, reason: messages.Text, client_reply: str = messages.UNANSWERED.text, passing: bool = True) -> None:
         super().__init__(reason)
         self.client_reply = client_reply
-        self.passing = passing
+        self.passing = passing  #: see `hold.PassingError`
 
 
 class ReplyError(ControlError):
