@@ -272,6 +272,9 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
         found.warnings.append(f"{summary} {again.remedy or messages.FIX_WHAT_IS_NAMED}")
     if server.replica:
         problem(messages.REDIS_IS_REPLICA(address=address))
+    if view.inquiry.output_limit and settings.connections == "multiplexed":
+        limited = messages.OUTPUT_LIMIT(address=address, bytes=f"{view.inquiry.output_limit:,}")
+        found.warnings.append(f"{limited}. {limited.remedy}")
     view.scripts = settings.policy(server).runs_scripts
     layer = settings.acl != "off" and server.acl
     if settings.acl == "require" and not layer:

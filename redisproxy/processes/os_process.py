@@ -13,7 +13,6 @@ import os
 import resource
 import sys
 import threading
-
 from collections.abc import Iterator
 from pathlib import Path
 

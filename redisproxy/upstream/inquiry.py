@@ -17,7 +17,7 @@ from .. import messages
 from ..net.reactor import IConnectingReactor
 from ..policy import probing
 from ..policy.probing import Server
-from ..resp import info
+from ..resp import info, value
 from ..tenants.model import BackendAddress
 from .client import Connection, ControlError, ReplyError, ask_once
 from .endpoint import CaFileError, endpoint_for, why
@@ -53,7 +53,8 @@ class Inquiry:
 
     address: where; state: what the operator has to know of it, or empty; again: what it repeatedly
     did not answer, and why, or empty; keys: how many keys each database holds, for those that hold
-    any.
+    any; output_limit: bytes of unread replies at which Redis closes a connection, 0 if there is no
+    such limit, or Redis does not say.
     """
 
     address: str
@@ -61,6 +62,7 @@ class Inquiry:
     state: messages.Text | None
     again: messages.Text | None
     keys: Mapping[int, int]
+    output_limit: int = 0
 
 
 async def ask_sentinels(
@@ -120,7 +122,9 @@ async def inquire(
             if probe.state is not None:
                 raise InquiryError(messages.REDIS_IS(address=address.shown, state=probe.state))
             raise InquiryError(messages.REDIS_REPORTS_NOTHING(address=address.shown, reason=again))
-        return Inquiry(address.shown, probe.server, probe.state, again, info.keys(await connection.ask("INFO", "keyspace")))
+        keys = info.keys(await connection.ask("INFO", "keyspace"))
+        [limits] = await connection.ask_all([("CONFIG", "GET", "client-output-buffer-limit")])
+        return Inquiry(address.shown, probe.server, probe.state, again, keys, _output_limit(limits))
 
     try:
         return await ask_once(reactor, address, endpoint_for(reactor, address, timeout, ca_file), timeout, asking)
@@ -136,3 +140,16 @@ async def inquire(
     except Exception as error:
         # Any error of a resolver, a socket or a TLS handshake.
         raise InquiryError(messages.REDIS_NOT_CONNECTED(address=address.shown, reason=why(error))) from None
+
+
+def _output_limit(answer: value.Answer | value.ErrorReply) -> int:
+    """The smaller limit of unread replies for normal clients in a CONFIG GET's answer; 0: none.
+
+    answer: the setting's name, and then each class with its two limits and seconds.
+    """
+    limits = answer[1] if isinstance(answer, list) and len(answer) == 2 else b""
+    words = limits.split() if isinstance(limits, bytes) else []
+    if b"normal" not in words:
+        return 0
+    at = words.index(b"normal")
+    return min((int(word) for word in words[at + 1 : at + 3] if word.isdigit() and int(word)), default=0)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet import defer
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -53,8 +53,8 @@ class MultiplexedConnection:
         self.retired = False
         #: it takes no more commands for now
         self.busy = False
-        #: another connection is being opened to replace it
-        self.leaving = False
+        # Until when sessions wait for the connection that replaces it; None: they do not wait.
+        self._leaving: IDelayedCall | None = None
         self._tenant_pool = tenant_pool
         self._reactor = reactor
         self._pending = connection.carry(self, self._pressed, self._received)
@@ -216,7 +216,7 @@ class MultiplexedConnection:
         if self.busy and not (
             self._full
             or self._paused
-            or self.leaving
+            or self._leaving
             or self._queued_size >= bounds.QUEUED_BYTES
             or len(self._batches) > bounds.PENDING_BATCHES // 2
         ):
@@ -226,14 +226,33 @@ class MultiplexedConnection:
     def retire(self) -> None:
         """Lets no further session use it, and releases the connection when nothing is pending."""
         self.retired = True
+        self._stop_leaving()
         if not self._batches:
             self._give_back()
 
+    def leave(self) -> None:
+        """Another connection is being opened in its place. Sessions wait for that, but not for
+        long.
+        """
+        self.busy = True
+        self._leaving = self._reactor.callLater(bounds.REPLACING_SECONDS, self.stay)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether sessions wait for the connection that replaces it."""
+        return self._leaving is not None
+
     def stay(self) -> None:
-        """No other connection could be opened in its place."""
-        self.leaving = False
+        """No other connection could be opened in its place so far: sessions use it again."""
+        probes.reached("multiplexed connection stays in use: no other could be opened")
+        self._stop_leaving()
         self.settle()
         self._take_more()
+
+    def _stop_leaving(self) -> None:
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None and leaving.active():
+            leaving.cancel()
 
     def give_up(self) -> None:
         """Its tenant has left: what Redis has not got by now is never sent."""
@@ -248,6 +267,7 @@ class MultiplexedConnection:
     def _give_back(self) -> None:
         if self in self._tenant_pool.upstreams:  # else it was released already
             self._given_back = True
+            self._stop_leaving()
             # the next user may be in the middle of a value, or block, where a PING must not follow
             self.send_nothing_behind()
             self._tenant_pool.upstreams.discard(self)
@@ -255,23 +275,26 @@ class MultiplexedConnection:
             self._tenant_pool.replace_overfull()
 
     def upstream_lost(self) -> None:
-        """See `connection.User`. Each command in flight gets an error that says that it may have
-        run, or not.
-        """
-        partial = self._pending.partial
+        """See `connection.User`. Each session with a command in flight is closed."""
         batches = self._pending.abandon()
         self._queued.clear()
         self._given_back = True
+        self._stop_leaving()
         self.send_nothing_behind()
         self._tenant_pool.lost(self)
         # A session that is notified may close others. So each is notified once, with its oldest
         # batch.
-        first = batches[0].receiver if batches and partial and not batches[0].discard else None
         oldest: dict[ReplyReceiver, ReplyBatch] = {}
         for batch in batches:
             oldest.setdefault(batch.receiver, batch)
         for receiver, batch in oldest.items():
-            receiver.upstream_lost(batch, receiver is first)
+            receiver.upstream_lost(batch)
+
+
+def unavailable(error: UpstreamError) -> Unavailable:
+    """What sessions get where there is no connection to Redis."""
+    # The time to wait for what may pass is over when it is raised.
+    return Unavailable(error.client_reply, closes=error.passing)
 
 
 #: The state of a tenant pool while it opens a connection.
@@ -321,7 +344,11 @@ class TenantPool:
         if not isinstance(upstream, Unavailable):
             return defer.succeed(None)
         if not upstream.busy:
-            return defer.fail(UpstreamError(messages.REDIS_AWAY(), upstream.error))
+            if not upstream.closes:
+                return defer.fail(UpstreamError(messages.REDIS_AWAY(), upstream.error))
+            # Redis may be back.
+            self._retry.cancel()
+            self.upstream = OPENING
         waiter = self._waiters.wait()
         self._open()
         return waiter
@@ -375,7 +402,7 @@ class TenantPool:
             and len(self.upstreams) < bounds.MULTIPLEXED_CONNECTIONS
         ):
             probes.reached("multiplexed connection is left for another")
-            upstream.leaving = upstream.busy = True
+            upstream.leave()
             self._open()
 
     def replace_overfull(self) -> None:
@@ -402,6 +429,11 @@ class TenantPool:
         if self._users:
             self._give_up_opening()
             self._open()
+
+    def redis_back(self) -> None:
+        """Redis takes connections again: opens one at once, if that is scheduled for later."""
+        if self._retry.due is not None:
+            self.retry_now()
 
     def retry_now(self) -> None:
         """Redis is there again: opens a connection at once, if none is in use."""
@@ -440,11 +472,8 @@ class TenantPool:
         failure.trap(UpstreamError, defer.CancelledError)
         if self.open is None:
             error = failure.value
-            self.upstream = Unavailable(
-                error.client_reply if isinstance(error, UpstreamError) else messages.UNREACHABLE.text
-            )
+            self.upstream = unavailable(error) if isinstance(error, UpstreamError) else Unavailable()
         elif self.open.leaving:
-            probes.reached("multiplexed connection stays in use: no other could be opened")
             self.open.stay()
         self._waiters.fire(failure)
         self.notify_waiting()

@@ -178,6 +178,15 @@ class RedisTests(FindingsCase):
         [told] = self.problems(await inspect.check(self.operator(master(replica.url))))
         self.assertRegex(told, "reports that it is a replica, and refuses writes")
 
+    async def test_a_limit_of_unread_replies_on_a_connection_that_sessions_share(self) -> None:
+        server = self.redis(valkey, "client-output-buffer-limit normal 16mb 4mb 60")
+        source = (master(server.url), namespace("team-new"))
+        found = await inspect.check(self.operator(*source))
+        self.assertEqual(self.problems(found), [])
+        [warning] = found.warnings
+        self.assertRegex(warning, "closes a connection with 4,194,304 bytes of unread replies .* normal 0 0 0")
+        self.assertEqual((await inspect.check(self.operator(*source, connections="dedicated"))).warnings, [])
+
     async def test_a_server_without_acls(self) -> None:
         server = self.redis(redis_5, "bind 127.0.0.1")  # it knows no "-::1"
         found = await inspect.check(self.operator(master(server.url), namespace("team-new")))

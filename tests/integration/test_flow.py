@@ -1,10 +1,9 @@
-"""Clients that write much before they read, or read slowly: the same as straight to Redis, up to the
-bound of their tenant's memory. No other session waits for them.
+"""Clients that write much before they read, or read slowly: the same as straight to Redis, up to
+the bound of their tenant's memory. No other session waits for them.
 """
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 import unittest
@@ -95,7 +94,9 @@ class WriteFirstTests(FlowCase):
             client.send(written)
             heard = client.exactly(len(expected))
             took = time.monotonic() - began
-            print(f"{protocol=} {len(written) >> 10} KiB written, then {len(expected) >> 10} KiB read: {took:.2f} s, {straight=}")
+            print(
+                f"{protocol=} {len(written) >> 10} KiB written, then {len(expected) >> 10} KiB read: {took:.2f} s, {straight=}"
+            )
             if heard != expected:  # assertEqual would compare megabytes for minutes
                 at = next(n for n, (one, other) in enumerate(zip(heard, expected, strict=True)) if one != other)
                 self.fail(f"{straight=}, at {at}: {heard[at : at + 80]!r}, not {expected[at : at + 80]!r}")
@@ -202,7 +203,7 @@ class SlowReaderTests(FlowCase):
         self.assertLess(self.installation.proxy.peak() - before, 40 * MIB)
 
     def test_at_the_bound_a_client_that_reads_nothing_is_closed(self) -> None:
-        """Its commands need memory in the proxy, and more of it than there is. Others are served."""
+        """Its commands need more memory in the proxy than there is. Others are served."""
         self.start("--memory", "100Mi")
         self.direct.set("big", b"x" * 40 * MIB)
         before = self.installation.proxy.resident()
