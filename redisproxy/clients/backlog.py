@@ -60,9 +60,9 @@ class Backlog:
 
     def read(self) -> None:
         """The client has read all that the transport had."""
-        read, self._sent = self._sent, 0
-        self._size -= read
-        self._usage.unread(self._size, read)
+        self._size -= self._sent
+        self._sent = 0
+        self._usage.unread(self._size)
 
     def end(self) -> None:
         """Drops what is left."""

@@ -1,4 +1,4 @@
-"""Closes clients that read nothing while their tenant's memory is used up.
+"""Closes clients that make no progress while their tenant's memory is used up.
 
 Owns when that is checked. A client that reads, however slowly, is not closed here.
 """
@@ -23,8 +23,8 @@ class MemoryWatch:
         self._memory = memory
         self._loop = task.LoopingCall(self._check)
         self._loop.clock = clock
-        # What each client had read at the last check.
-        self._taken: dict[Usage, int] = {}
+        # What each usage had given back at the last check.
+        self._freed: dict[Usage, int] = {}
         memory.on_stopped = self._start
 
     def _start(self) -> None:
@@ -32,11 +32,11 @@ class MemoryWatch:
             self._loop.start(bounds.SLOW_READER_SECONDS, now=False).addErrback(bug(self._log, "watching the memory"))
 
     def _check(self) -> None:
-        before, self._taken = self._taken, {usage: usage.taken for usage in self._memory.stopped}
-        for usage, taken in self._taken.items():
-            if before.get(usage) == taken:
+        before, self._freed = self._freed, {usage: usage.freed for usage in self._memory.stopped}
+        for usage, freed in self._freed.items():
+            if before.get(usage) == freed:
                 self._memory.close(usage)
-        if not self._taken:
+        if not self._freed:
             self.stop()
 
     def stop(self) -> None:

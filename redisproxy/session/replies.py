@@ -228,10 +228,10 @@ class ReplyQueue:
         if data:
             answers = b"".join(data)
             self._answers_size -= len(answers)
-            if self._charged:
-                self._charge()
             if self._connection is not None:
                 self._connection.write(answers)
+            if self._charged:
+                self._charge()
         if not items and self._session is not None:
             self._session.drained()
 

@@ -238,7 +238,7 @@ class Session:
         if not self._behind:
             self._behind.append(b"")
         self.usage.commands(self.buffered)
-        if self.blocked and not self.gates & Gate.MEMORY:
+        if self.blocked and not self.usage.stopped:
             probes.reached("client with a blocked command sends much behind it")
         else:
             probes.reached("client is not read from: it sent much while it waits")
@@ -313,20 +313,27 @@ class Session:
     # Events of the tenant's memory: see `tenants.memory.User`.
 
     def memory_full(self) -> bool:
-        """See `tenants.memory.User`: takes no more commands, and has no more replies read."""
-        self.close_gate(Gate.MEMORY)
-        self.route.settle(self)
-        return not self.route.others_wait(self)
+        """See `tenants.memory.User`: takes no more commands, and has no more replies read.
+
+        If the memory is used by commands alone, to run them frees it.
+        """
+        if self.usage.outgoing:
+            self.close_gate(Gate.MEMORY)
+            self.route.settle(self)
+        return not (self.replies.slow and self.route.others_wait(self))
 
     def memory_free(self) -> None:
         """See `tenants.memory.User`."""
-        if not self.gates & Gate.MEMORY:
-            return
-        self.gates &= ~Gate.MEMORY
-        self.route.settle(self)
+        self.memory_drained()
         if self.blocked and not self.ended:
             self.connection.resume_reading()
-        self._advance_unless_gated()
+
+    def memory_drained(self) -> None:
+        """See `tenants.memory.User`."""
+        if self.gates & Gate.MEMORY:
+            self.gates &= ~Gate.MEMORY
+            self.route.settle(self)
+            self._advance_unless_gated()
 
     def close_for_memory(self) -> None:
         """See `tenants.memory.User`."""

@@ -36,6 +36,9 @@ class User(Protocol):
     def memory_free(self) -> None:
         """Goes on, after `memory_full`."""
 
+    def memory_drained(self) -> None:
+        """Runs commands again, after `memory_full`: only these use memory still."""
+
     def close_for_memory(self) -> None:
         """Closes the client, because there is no memory for its session."""
 
@@ -46,7 +49,7 @@ class Usage:
     Charged are the bytes of unread replies, of the queue of replies, and of commands that wait.
     """
 
-    __slots__ = ("_commands", "_memory", "_queue", "_unread", "account", "closing", "size", "stopped", "taken", "user")
+    __slots__ = ("_commands", "_memory", "_queue", "_unread", "account", "closing", "freed", "size", "stopped", "user")
 
     def __init__(self, user: User) -> None:
         self.user: User | None = user
@@ -56,8 +59,8 @@ class Usage:
         self._unread = self._queue = self._commands = 0
         #: all of it, in bytes
         self.size = 0
-        #: bytes of unread replies that the client has read so far
-        self.taken = 0
+        #: bytes that were given back so far, which shows progress
+        self.freed = 0
         #: whether the session waits for memory
         self.stopped = False
         #: whether the session is closed soon, because it has to pay
@@ -74,9 +77,13 @@ class Usage:
         self._memory, self.account, self.size = memory, account, size
         memory.add(self, size)
 
-    def unread(self, size: int, taken: int = 0) -> None:
-        """Sets the bytes of replies that the client has not read. taken: how many it has read."""
-        self.taken += taken
+    @property
+    def outgoing(self) -> int:
+        """The bytes of what the client will get: all but its commands."""
+        return self._unread + self._queue
+
+    def unread(self, size: int) -> None:
+        """Sets the bytes of replies that the client has not read."""
         before, self._unread = self._unread, size
         self._add(size - before)
 
@@ -92,6 +99,8 @@ class Usage:
 
     def _add(self, size: int) -> None:
         self.size += size
+        if size < 0:
+            self.freed -= size
         if self._memory is not None and size:
             self._memory.add(self, size)
 
@@ -163,12 +172,13 @@ class Memory:
         if size > 0:
             if self.size > self.bound:
                 self._make_room(usage)
-        elif self.stopped and not self._waking and (not usage.size or self.size <= self.bound * GO_ON):
+        elif self.stopped and not self._waking and (not usage.outgoing or self.size <= self.bound * GO_ON):
             self._waking = True
             self._call_soon(self._go_on)
 
     def forget(self, usage: Usage) -> None:
         """The usage's client is gone."""
+        usage.stopped = False
         self.stopped.pop(usage, None)
         self._closing.pop(usage, None)
 
@@ -201,12 +211,14 @@ class Memory:
         """Lets sessions go on that wait for memory, while there is some."""
         self._waking = False
         for usage in list(self.stopped):
-            if usage.size and self.size > self.bound * GO_ON:
-                continue
-            self.stopped.pop(usage, None)
-            usage.stopped = False
-            if usage.user is not None:
+            if usage.user is None or not usage.stopped:
+                continue  # it ended meanwhile
+            if not usage.size or self.size <= self.bound * GO_ON:
+                self.stopped.pop(usage, None)
+                usage.stopped = False
                 usage.user.memory_free()
+            elif not usage.outgoing:
+                usage.user.memory_drained()
 
 
 def _stays(account: Account) -> int:

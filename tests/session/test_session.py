@@ -1225,12 +1225,26 @@ class ResetTests(ConversationCase):
 class BoundsTests(ConversationCase):
     def test_a_client_is_read_while_it_waits_but_not_without_limit(self) -> None:
         """The client is read up to BUFFERED_BYTES, because only a read shows that it left."""
-        conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"AUTH", b"green")
+        conversation = logged_in().command(b"GET", b"a").command(b"AUTH", b"green")
         self.assertTrue(conversation.waits)
         conversation.client(b"x" * bounds.BUFFERED_BYTES)
         self.assertFalse(conversation.held)
         conversation.client(b"x")
         self.assertTrue(conversation.held)
+
+    def test_a_client_with_a_blocked_command_is_read_as_long_as_there_is_memory(self) -> None:
+        """Otherwise the proxy would not find the end of file behind what the client sent."""
+        conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"AUTH", b"blue")
+        memory = conversation.has_memory(10 * bounds.BUFFERED_BYTES)
+        for _ in range(9):
+            conversation.client(b"\r\n" * (bounds.BUFFERED_BYTES // 2))
+        self.assertEqual((conversation.held, conversation.session.buffered), (False, 9 * bounds.BUFFERED_BYTES))
+        self.assertEqual(memory.of("blue"), 9 * bounds.BUFFERED_BYTES)
+        conversation.client(b"\r\n" * bounds.BUFFERED_BYTES, encode([b"GET", b"late"]))
+        self.assertTrue(conversation.held)
+        conversation.redis(b"*-1\r\n")
+        self.assertEqual((conversation.held, conversation.waits, memory.size), (False, False, 0))
+        self.assertTrue(conversation.gets().endswith(encode([b"GET", b"late"])))
 
     def test_a_reset_gives_no_more_to_send_without_a_login(self) -> None:
         conversation = Conversation()
@@ -1256,8 +1270,13 @@ class BoundsTests(ConversationCase):
         self.assertHears(conversation, b"-ERR no\r\n" * 2000)
 
     def test_replies_outstanding(self) -> None:
+        """They do not stop a client, as long as there is memory."""
         self.enterContext(mock.patch.object(bounds, "PENDING_REPLIES", 10))
         conversation = logged_in()
+        conversation.client(encode([b"GET", b"a"]) * 100)
+        self.assertFalse(conversation.waits)
+        conversation.redis(b"+1\r\n" * 100)
+        conversation.has_memory(9 * bounds.PENDING_REPLY_BYTES)
         conversation.client(encode([b"GET", b"a"]) * 10)
         self.assertTrue(conversation.waits)
         conversation.redis(b"+1\r\n" * 4)
@@ -1268,14 +1287,21 @@ class BoundsTests(ConversationCase):
     def test_confirmations_outstanding(self) -> None:
         """Confirmations count as pending replies, even of an UNSUBSCRIBE from nothing."""
         self.enterContext(mock.patch.object(bounds, "PENDING_REPLIES", 10))
-        conversation = logged_in().command(b"UNSUBSCRIBE", *(b"%d" % number for number in range(10)))
+        conversation = logged_in()
+        conversation.has_memory(10 * bounds.PENDING_REPLY_BYTES)
+        conversation.command(b"UNSUBSCRIBE", *(b"%d" % number for number in range(10)))
         self.assertTrue(conversation.waits)
         conversation.redis(b"".join(b"*3\r\n$11\r\nunsubscribe\r\n$6\r\nblue:%d\r\n:0\r\n" % number for number in range(5)))
         self.assertFalse(conversation.waits)
 
     def test_answers_that_wait_for_their_turn(self) -> None:
         self.enterContext(mock.patch.object(bounds, "OWN_REPLIES_BYTES", 1000))
-        conversation = logged_in().client(encode([b"GET", b"a"]), encode([b"CONFIG", b"SET"]) * 100, encode([b"GET", b"b"]))
+        commands = encode([b"GET", b"a"]), encode([b"CONFIG", b"SET"]) * 100, encode([b"GET", b"b"])
+        free = logged_in().client(*commands)
+        self.assertEqual((free.waits, free.gets()), (False, commands[0] + commands[2]))
+        conversation = logged_in()
+        conversation.has_memory(2000)
+        conversation.client(*commands)
         self.assertTrue(conversation.waits)
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
         conversation.redis(b"+1\r\n")
@@ -1293,14 +1319,40 @@ class BoundsTests(ConversationCase):
         self.assertHears(conversation, NOAUTH * 1000)
 
     def test_a_client_that_does_not_read_its_refusals(self) -> None:
+        """Its connection keeps them, and charges the tenant's account."""
         conversation = logged_in()
         conversation.session.client_slow(True)
-        self.assertFalse(conversation.waits)
         conversation.client(encode([b"CONFIG", b"SET"]) * 100)
-        self.assertTrue(conversation.waits)
-        self.assertHears(conversation, REFUSED_CONFIG)
-        conversation.session.client_slow(False)
-        self.assertHears(conversation, REFUSED_CONFIG * 99)
+        self.assertFalse(conversation.waits)
+        self.assertHears(conversation, REFUSED_CONFIG * 100)
+
+    def test_a_client_that_does_not_read_while_its_session_waits_for_replies(self) -> None:
+        """Redis's replies are read for that long: the session may wait before the client reads."""
+        for gate in (encode([b"INFO"]), encode([b"HELLO", b"2"])):
+            conversation = logged_in().client(encode([b"GET", b"a"]))
+            conversation.session.client_slow(True)
+            self.assertTrue(conversation.upstream.paused)
+            conversation.client(gate)
+            self.assertFalse(conversation.upstream.paused)
+        conversation.redis(b"+1\r\n*0\r\n")
+        self.assertTrue(conversation.upstream.paused)
+        # It became slow while it waited.
+        conversation = logged_in().client(encode([b"GET", b"a"]), encode([b"INFO"]))
+        conversation.session.client_slow(True)
+        self.assertFalse(conversation.upstream.paused)
+        # Without memory for more, it has to wait for its client.
+        memory = conversation.has_memory(1000)
+        conversation.session.usage.unread(2000)
+        self.assertTrue(conversation.upstream.paused)
+        conversation.session.usage.unread(950)
+        self.assertTrue(conversation.upstream.paused)
+        conversation.session.usage.unread(800)
+        self.assertEqual((conversation.upstream.paused, memory.stopped), (False, {}))
+
+    def test_a_client_without_memory_is_closed(self) -> None:
+        conversation = logged_in().client(encode([b"GET", b"a"]))
+        conversation.session.close_for_memory()
+        self.assertEqual((conversation.closed, conversation.upstream.released), ("out-of-memory", False))
 
 
 class RevocationTests(ConversationCase):

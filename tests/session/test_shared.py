@@ -65,7 +65,9 @@ class PlainTests(SharedCase):
     def test_what_stands_behind_answers_that_waited_overtakes_nothing(self) -> None:
         refused, blocks = encode([b"CONFIG", b"SET"]) * 10, encode([b"BLPOP", b"q", b"0"])
         with mock.patch.object(bounds, "OWN_REPLIES_BYTES", 100):
-            conversation = logged_in().client(GET, refused, GET, blocks)
+            conversation = logged_in()
+            conversation.has_memory(100)
+            conversation.client(GET, refused, GET, blocks)
             self.assertEqual(conversation.shared_gets(), GET)
             conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), GET)
@@ -584,10 +586,10 @@ class BoundsTests(SharedCase):
             self.assertHome(conversation)
         self.assertEqual(before.shared_gets(), GET)
 
-    def test_too_slow(self) -> None:
+    def test_a_client_without_memory_is_closed(self) -> None:
         conversation = logged_in().client(GET)
-        conversation.session.close_slow_reader()
-        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("too-slow", 0))
+        conversation.session.close_for_memory()
+        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("out-of-memory", 0))
         conversation.shared_redis(b"+1\r\n")
         self.assertHears(conversation)
 

@@ -18,6 +18,7 @@ from redisproxy.session.ports import Unavailable
 from redisproxy.session.scripts import Scripts
 from redisproxy.session.session import Session
 from redisproxy.session.state import Step
+from redisproxy.tenants.memory import FREE, Memory
 from redisproxy.tenants.model import Credential, Snapshot, Tenant, TenantFullError, digest
 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
@@ -208,6 +209,12 @@ class Conversation:
             step.finish(None)
 
     # Called by the test.
+
+    def has_memory(self, size: int) -> Memory:
+        """Gives the session's tenant so many bytes. Returns its memory."""
+        memory = Memory(int(size / FREE) + 1)
+        self.session.usage.belongs_to(memory, "blue")
+        return memory
 
     def finish(self, result: object) -> bool:
         """Finishes the latest Step with this result."""

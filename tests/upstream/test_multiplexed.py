@@ -1,4 +1,6 @@
-"""A tenant's multiplexed connections: who waits for one, and when a slow reader is closed."""
+"""A tenant's multiplexed connections: who waits for one, and when one is read although clients do
+not read.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,11 @@ from types import SimpleNamespace
 
 from twisted.internet import defer, task
 
-from redisproxy import bounds
+from redisproxy import bounds, messages
 from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.session.ports import Unavailable
 from redisproxy.tenants.model import Tenant
+from redisproxy.upstream.connection import UpstreamError
 from redisproxy.upstream.multiplexed import MultiplexedConnection, TenantPool
 
 
@@ -42,6 +45,8 @@ class Connection:
 
     def __init__(self) -> None:
         self.pending = PendingReplies()
+        self.paused = False
+        self.released = False
 
     def carry(self, *_: object) -> PendingReplies:
         return self.pending
@@ -50,7 +55,13 @@ class Connection:
         pass
 
     def pause_reading(self, reason: int) -> None:
-        pass
+        self.paused = True
+
+    def resume_reading(self, reason: int) -> None:
+        self.paused = False
+
+    def release(self, clean: bool) -> None:
+        self.released = True
 
 
 class User(Waiting):
@@ -59,33 +70,125 @@ class User(Waiting):
     def __init__(self) -> None:
         super().__init__(ended=False)
         self.replies = self
-        self.closed = False
-
-    def close_slow_reader(self) -> None:
-        self.closed = True
+        self.wants_replies = False
+        self.usage = SimpleNamespace(stopped=False)
 
 
 class SlowReaderTests(unittest.TestCase):
-    def closed_while_another_waits_for(self, count: int, discard: int) -> bool:
-        clock = task.Clock()
-        tenant_pool = TenantPool(SimpleNamespace(acquire=self.never), clock, Tenant("team-blue", 3), 2)
-        upstream = tenant_pool.upstream = MultiplexedConnection(Connection(), tenant_pool, clock)
-        slow, other = User(), User()
-        upstream.send(b"GET", ReplyBatch(slow, 1))
-        upstream.send(b"GET", ReplyBatch(other, count, discard=discard))
-        upstream.slow_reader(slow, bounds.BACKLOG_BYTES)
-        clock.advance(bounds.SLOW_READER_SECONDS)
-        return slow.closed
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.attempts: list[defer.Deferred[Connection]] = []
+        pool = SimpleNamespace(acquire=self.acquire, forget=lambda _: None)
+        self.tenant_pool = TenantPool(pool, self.clock, Tenant("team-blue", 3), 2)
+        self.tenant_pool.enter()
+        self.tenant_pool._open()
+        self.slow, self.other = User(), User()
 
-    async def never(self, *_: object) -> None:
-        await defer.Deferred()
+    async def acquire(self, *_: object) -> Connection:
+        self.attempts.append(defer.Deferred())
+        return await self.attempts[-1]
 
-    def test_it_is_closed_if_another_session_waits_for_a_reply_behind_it(self) -> None:
-        self.assertTrue(self.closed_while_another_waits_for(1, discard=0))
+    def opened(self) -> MultiplexedConnection:
+        self.attempts[-1].callback(Connection())
+        upstream = self.tenant_pool.open
+        assert upstream is not None
+        return upstream
 
-    def test_also_for_a_reply_behind_one_that_is_discarded(self) -> None:
-        """A slow reader is closed for a reply behind a discarded one (CLIENT REPLY SKIP)."""
-        self.assertTrue(self.closed_while_another_waits_for(2, discard=1))
+    def overfull(self, user: User) -> MultiplexedConnection:
+        """Returns the connection in use, with so much for this session that another one is
+        opened.
+        """
+        upstream = self.tenant_pool.open or self.opened()
+        upstream.send(b"GET", ReplyBatch(user, 2))
+        upstream.slow_reader(user, bounds.BACKLOG_BYTES)
+        return upstream
 
-    def test_nobody_waits_for_what_is_discarded(self) -> None:
-        self.assertFalse(self.closed_while_another_waits_for(2, discard=2))
+    def test_it_is_not_read_while_nobody_waits(self) -> None:
+        upstream = self.opened()
+        upstream.send(b"GET", ReplyBatch(self.slow, 2))
+        upstream.slow_reader(self.slow, bounds.BACKLOG_BYTES - 1)
+        self.assertEqual((upstream.connection.paused, upstream.busy), (False, False))
+        upstream.slow_reader(self.slow, 1)
+        self.assertEqual((upstream.connection.paused, upstream.busy), (True, True))
+        upstream.read_everything(self.slow)
+        self.assertFalse(upstream.connection.paused)
+
+    def test_it_is_read_while_another_session_waits_for_a_reply_behind(self) -> None:
+        for count, discard, paused in ((1, 0, False), (2, 1, False), (2, 2, True)):
+            upstream = self.opened() if self.tenant_pool.open is None else self.tenant_pool.open
+            upstream.send(b"GET", ReplyBatch(self.slow, 1))
+            upstream.send(b"GET", ReplyBatch(self.other, count, discard=discard))
+            upstream.slow_reader(self.slow, bounds.BACKLOG_BYTES)
+            self.assertEqual(upstream.connection.paused, paused, (count, discard))
+            self.opened()
+        self.clock.pump([0.2])
+
+    def test_it_is_not_read_for_another_slow_reader_that_waits_for_nothing(self) -> None:
+        upstream = self.opened()
+        upstream.send(b"GET", ReplyBatch(self.other, 1))
+        upstream.slow_reader(self.other, 1)
+        self.assertIs(self.overfull(self.slow), upstream)
+        self.assertTrue(upstream.connection.paused)
+        upstream.read_everything(self.other)
+        self.assertFalse(upstream.connection.paused)
+
+    def test_it_is_read_for_a_slow_reader_that_waits_for_its_replies(self) -> None:
+        upstream = self.overfull(self.slow)
+        self.slow.wants_replies = True
+        upstream.settle()
+        self.assertFalse(upstream.connection.paused)
+        self.slow.wants_replies = False
+        upstream.settle()
+        self.assertTrue(upstream.connection.paused)
+
+    def test_without_memory_it_is_not_read_and_left_at_once(self) -> None:
+        upstream = self.opened()
+        upstream.send(b"GET", ReplyBatch(self.slow, 2))
+        self.slow.usage.stopped = True
+        upstream.slow_reader(self.slow, 1)
+        self.assertTrue(upstream.connection.paused and upstream.leaving)
+
+    def test_another_takes_its_place(self) -> None:
+        upstream = self.overfull(self.slow)
+        self.tenant_pool.wait(self.other)
+        self.assertTrue(upstream.connection.paused, "the other session waits for the new one")
+        new = self.opened()
+        self.assertEqual((self.other.told, upstream.retired), (1, True))
+        self.assertEqual((new.busy, upstream.connection.paused), (False, True))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_if_no_other_can_be_opened_soon_it_stays_in_use(self) -> None:
+        upstream = self.overfull(self.slow)
+        self.tenant_pool.wait(self.other)
+        self.clock.advance(bounds.REPLACING_SECONDS)
+        self.assertEqual((self.other.told, upstream.busy, upstream.connection.paused), (1, False, False))
+        self.opened()
+        self.assertTrue(upstream.retired)
+
+    def test_if_no_other_can_be_opened_it_stays_in_use(self) -> None:
+        upstream = self.overfull(self.slow)
+        self.tenant_pool.wait(self.other)
+        self.attempts[-1].errback(UpstreamError(messages.REDIS_UNKNOWN(), "ERR no"))
+        self.assertEqual((self.other.told, upstream.busy, upstream.connection.paused), (1, False, False))
+        self.tenant_pool.leave()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_of_many_the_last_stays_in_use_until_one_is_given_back(self) -> None:
+        readers = [User() for _ in range(bounds.MULTIPLEXED_CONNECTIONS)]
+        upstreams = []
+        for reader in readers:
+            upstreams.append(self.overfull(reader))
+            if len(upstreams) < bounds.MULTIPLEXED_CONNECTIONS:
+                self.opened()
+        attempts = len(self.attempts)
+        self.assertEqual(attempts, bounds.MULTIPLEXED_CONNECTIONS)
+        last = upstreams[-1]
+        self.assertTrue(last.connection.paused)
+        self.tenant_pool.wait(self.other)
+        self.assertEqual((self.other.told, last.busy, last.connection.paused), (1, False, False))
+        upstreams[0].read_everything(readers[0])
+        upstreams[0]._batches[0].count = 0
+        upstreams[0]._batches.clear()
+        upstreams[0].retire()
+        self.assertEqual(len(self.attempts), attempts + 1)
+        self.assertIsNot(self.opened(), last)
