@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import sys
 import threading
+from pathlib import Path
 
 from twisted.logger import globalLogPublisher
 from twisted.trial import unittest
 
+from redisproxy import bounds
 from redisproxy.ops.logs import observer
-from redisproxy.processes.os_process import log_uncaught
+from redisproxy.processes.os_process import log_uncaught, memory_limit
 
 SECRET = "hunter2"
 
@@ -46,3 +48,40 @@ class UncaughtTests(unittest.SynchronousTestCase):
 
         Deleted().__class__  # noqa: B018 - and it is gone
         self.assertTold("code that has no caller failed because of a bug")
+
+
+class MemoryLimitTests(unittest.SynchronousTestCase):
+    def limit(self, **files: str) -> int:
+        root = Path(self.mktemp())
+        for name, text in files.items():
+            path = root / name.replace("__", "/").replace("_of_", ".", 1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return memory_limit(root)
+
+    def test_of_a_container(self) -> None:
+        for files in (
+            {"sys__fs__cgroup__memory_of_max": "268435456\n", "proc__self__cgroup": "0::/\n"},
+            # It sees the path on its node, but only its own cgroup.
+            {"sys__fs__cgroup__memory_of_max": "268435456\n", "proc__self__cgroup": "0::/kubepods/pod1\n"},
+            {"sys__fs__cgroup__memory__memory_of_limit_in_bytes": "268435456\n"},
+        ):
+            with self.subTest(files):
+                self.assertEqual(self.limit(**files), 256 << 20)
+
+    def test_the_smallest_limit_of_nested_cgroups_holds(self) -> None:
+        own = {"proc__self__cgroup": "0::/a/b\n", "sys__fs__cgroup__a__memory_of_max": "1000000000\n"}
+        self.assertEqual(self.limit(**own), 1_000_000_000)
+        self.assertEqual(self.limit(**own, sys__fs__cgroup__a__b__memory_of_max="900000000\n"), 900_000_000)
+        old = "12:cpu,memory:/a\n3:pids:/b\n"
+        files = {"proc__self__cgroup": old, "sys__fs__cgroup__memory__a__memory_of_limit_in_bytes": "500000000\n"}
+        self.assertEqual(self.limit(**files), 500_000_000)
+
+    def test_without_a_limit(self) -> None:
+        for files in (
+            {},
+            {"sys__fs__cgroup__memory_of_max": "max\n"},
+            {"sys__fs__cgroup__memory__memory_of_limit_in_bytes": "9223372036854771712\n"},
+        ):
+            with self.subTest(files):
+                self.assertEqual(self.limit(**files), bounds.USUAL_MEMORY_BYTES)

@@ -18,6 +18,7 @@ from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.acl_users import AclUsers
 from redisproxy.upstream.connection import RedisConnection
+from redisproxy.upstream.handover import Handover
 from redisproxy.upstream.pool import ConnectionPool
 
 from ..support.certificates import Authority
@@ -289,3 +290,55 @@ class NextOwnerTests(PoolCase):
         tenant_pool.leave()
         self.assertIs(pool.tenant_pool(BLUE, 2), again)
         again.leave()
+
+
+class Former:
+    """A connection of a former owner."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self.tenant = tenant
+        self.drops = 0
+
+    def drop(self) -> None:
+        self.drops += 1
+
+
+class TimeLimitTests(unittest.TestCase):
+    """Another snapshot gives what an earlier one began no more time."""
+
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.handover = Handover(self.clock)
+
+    def test_of_connections_in_this_process(self) -> None:
+        first, second = (Former(BLUE) for _ in range(2))
+        self.handover.begin([first], {})
+        for _ in range(9):
+            self.clock.advance(bounds.HANDOVER_SECONDS / 9.5)
+            self.handover.begin([first, second], {})
+        self.assertEqual(first.drops, 0)
+        self.clock.advance(bounds.HANDOVER_SECONDS / 9.5)
+        self.assertEqual((first.drops, second.drops), (1, 0))
+        self.handover.lost(first)
+        self.clock.advance(bounds.HANDOVER_SECONDS)
+        self.assertEqual((first.drops, second.drops), (1, 1))
+        self.handover.lost(second)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_of_connections_in_other_processes(self) -> None:
+        owners = {3: NEXT}
+        self.handover.begin([], owners)
+        over = self.handover.over(3)
+        for _ in range(9):
+            self.clock.advance(bounds.HANDOVER_ELSEWHERE_SECONDS / 9.5)
+            self.handover.begin([], owners)
+            self.assertFalse(over.called)
+        self.clock.advance(bounds.HANDOVER_ELSEWHERE_SECONDS / 9.5)
+        self.assertTrue(over.called)
+        self.handover.begin([], owners)
+        self.assertIsNone(self.handover.over(3), "it is over until the database has another owner")
+        self.handover.begin([], {3: BLUE})
+        self.assertIsNotNone(self.handover.over(3))
+        self.handover.over_elsewhere()
+        self.assertIsNone(self.handover.over(3))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
