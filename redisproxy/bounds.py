@@ -239,14 +239,14 @@ REFUSED_NAMES = 50
 
 # The end of a connection: clients/.
 
-#: Time for a client to read its last bytes, before it is cut off.
+#: Time in which a client that is being closed must read something, before it is cut off.
 CLOSE_SECONDS = 10.0
 #: Time for the client to close after that, before the proxy does.
 LINGER_SECONDS = 2.0
 #: The same for a client that was idle when a drain began: time for its last reply to arrive.
 IDLE_LINGER_SECONDS = 0.5
-#: Time for the pending replies of a client that sent EOF. Redis gives a client no time then, but
-#: the proxy adds a hop.
+#: Time for the pending replies of a client that sent EOF. It begins anew when the client has read
+#: some. Redis gives a client no time then, but the proxy adds a hop.
 HALF_CLOSED_SECONDS = 5.0
 #: Time after EOF in which a command that may block is still sent. Straight to Redis it would be
 #: there before the EOF, but here it may have to wait for a connection. Later it is not run: the

@@ -622,8 +622,8 @@ REDIS_IS_WITHOUT_ACL = Reason(
 )
 
 OUTPUT_LIMIT = Reason(
-    "output-limit",
-    "{address} closes a connection with {bytes} bytes of unread replies (client-output-buffer-limit normal). A "
+    "redis-output-limit",
+    "{address} closes a connection with {size} bytes of unread replies (client-output-buffer-limit normal). A "
     "multiplexed connection has the replies of many sessions, which Redis adds up, and all of them would be closed",
     "Set client-output-buffer-limit normal 0 0 0, which is Redis's default, or --connections dedicated.",
 )

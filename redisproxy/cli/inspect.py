@@ -273,7 +273,7 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
     if server.replica:
         problem(messages.REDIS_IS_REPLICA(address=address))
     if view.inquiry.output_limit and settings.connections == "multiplexed":
-        limited = messages.OUTPUT_LIMIT(address=address, bytes=f"{view.inquiry.output_limit:,}")
+        limited = messages.OUTPUT_LIMIT(address=address, size=f"{view.inquiry.output_limit:,}")
         found.warnings.append(f"{limited}. {limited.remedy}")
     view.scripts = settings.policy(server).runs_scripts
     layer = settings.acl != "off" and server.acl

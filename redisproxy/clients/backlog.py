@@ -31,7 +31,7 @@ class Backlog:
 
     def charge(self) -> None:
         """Charges the bytes that the transport has."""
-        self._usage.unread(self._size)
+        self._usage.backlog(self._size)
 
     def add(self, data: bytes) -> None:
         """Adds bytes, behind all others."""
@@ -44,7 +44,7 @@ class Backlog:
                 self._take_small()
             self._pieces.append(data)
         self._size += len(data)
-        self._usage.unread(self._size)
+        self._usage.backlog(self._size)
 
     def _take_small(self) -> None:
         self._pieces.append(bytes(self._small))
@@ -62,10 +62,10 @@ class Backlog:
         """The client has read all that the transport had."""
         self._size -= self._sent
         self._sent = 0
-        self._usage.unread(self._size)
+        self._usage.backlog(self._size)
 
     def end(self) -> None:
         """Drops what is left."""
         self._pieces.clear()
         self._small.clear()
-        self._usage.unread(0)
+        self._usage.backlog(0)

@@ -49,14 +49,14 @@ class Usage:
     Charged are the bytes of unread replies, of the queue of replies, and of commands that wait.
     """
 
-    __slots__ = ("_commands", "_memory", "_queue", "_unread", "account", "closing", "freed", "size", "stopped", "user")
+    __slots__ = ("_backlog", "_commands", "_memory", "_queue", "account", "closing", "freed", "size", "stopped", "user")
 
     def __init__(self, user: User) -> None:
         self.user: User | None = user
         self._memory: Memory | None = None
         #: the tenant's namespace
         self.account = NOBODY
-        self._unread = self._queue = self._commands = 0
+        self._backlog = self._queue = self._commands = 0
         #: all of it, in bytes
         self.size = 0
         #: bytes that were given back so far, which shows progress
@@ -67,7 +67,7 @@ class Usage:
         self.closing = False
 
     def __repr__(self) -> str:
-        return f"<Usage unread={self._unread} queue={self._queue} commands={self._commands}>"
+        return f"<Usage backlog={self._backlog} queue={self._queue} commands={self._commands}>"
 
     def belongs_to(self, memory: Memory, account: str) -> None:
         """Charges this account from now on. account: a namespace, or NOBODY."""
@@ -80,11 +80,11 @@ class Usage:
     @property
     def outgoing(self) -> int:
         """The bytes of what the client will get: all but its commands."""
-        return self._unread + self._queue
+        return self._backlog + self._queue
 
-    def unread(self, size: int) -> None:
+    def backlog(self, size: int) -> None:
         """Sets the bytes of replies that the client has not read."""
-        before, self._unread = self._unread, size
+        before, self._backlog = self._backlog, size
         self._add(size - before)
 
     def queue(self, size: int) -> None:
@@ -107,7 +107,7 @@ class Usage:
     def end(self) -> None:
         """The client is gone: gives everything back."""
         self.user = None
-        self._unread = self._queue = self._commands = 0
+        self._backlog = self._queue = self._commands = 0
         self._add(-self.size)
         if self._memory is not None:
             self._memory.forget(self)

@@ -5,7 +5,8 @@ Owns when their bytes are written: at once on an idle connection, else once in a
 reactor. Also owns what happens at a connection's limits: it takes no more for now, or is replaced
 by another one. If clients do not read their replies, it is read only as long as other sessions, or
 these clients' further commands, wait for that. `TenantPool` implements `session.ports.TenantPool`.
-Connections come from `pool`, and are released to it.
+Connections come from `pool`, and are released to it. This module is longer than other modules: the
+limits of a connection and the tenant's choice of one depend on each other.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from twisted.internet import task
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
 from redisproxy import bounds
@@ -16,20 +17,29 @@ from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.ops.access_log import AccessLog
 from redisproxy.tenants.memory import FREE
 from redisproxy.tenants.model import Snapshot
+from redisproxy.upstream.session_backend import SessionBackend
 
-from .test_connection import NO_REDIS, Socket
+#: No session in these tests needs a Redis.
+NO_REDIS = SessionBackend(None, None, None, None, True)
 
 
 @implementer(ITCPTransport)
-class SlowSocket(Socket):
+class SlowSocket(StringTransport):
     """A socket whose client reads only when the test says so."""
 
+    bufferSize = bounds.READ_BYTES
     dataBuffer = b""
     _tempDataLen = 0
     pressed = False
     shut = False
     aborted = False
     producer: IPushProducer | None = None
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        pass
 
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
         self.producer = producer

@@ -648,6 +648,13 @@ class FuzzedUpstream(RecordingUpstream):
     def read_everything(self, session: object) -> None:
         assert self.shared
 
+    def settle(self) -> None:
+        assert self.shared
+
+    def others_wait(self, session: object) -> bool:
+        assert self.shared
+        return False
+
     def release(self, clean: bool) -> None:
         self._usable()
         super().release(clean)

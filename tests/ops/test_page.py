@@ -314,9 +314,11 @@ class TenantTests(PageCase):
         found = stats()
         (row,) = self.cells("tenants", found)
         limits = "50 connections, 1,000,000 bytes/s"
-        self.assertEqual(row[10], f"{limits} throttled now, throttled for 1 min 10 s, 8 connections refused")
+        self.assertEqual(
+            row[10], f"{limits} throttled now, throttled for 1 min 10 s, 8 connections refused, 2.5 kB unread or waiting"
+        )
         self.assertIn('<span class="warn">throttled now', self.render(found))
-        found["counts"]["tenants"]["team-a"] |= {"held": 0, "throttled": 0.0, "turned_away": 0}
+        found["counts"]["tenants"]["team-a"] |= {"held": 0, "throttled": 0.0, "turned_away": 0, "memory": 0}
         self.assertEqual(self.cells("tenants", found)[0][10], limits)
         # At its limit it cannot have more.
         found["counts"]["tenants"]["team-a"]["sessions"] = 50

@@ -21,6 +21,7 @@ def tenant(commands: int, sessions: int = 1) -> TenantStats:
         "wrong": 1,
         "held": 1,
         "throttled": 0.5,
+        "memory": 700,
         "latency": {"counts": {"0.001": 4}, "sum": 0.25},
     }
 

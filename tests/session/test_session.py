@@ -1342,11 +1342,11 @@ class BoundsTests(ConversationCase):
         self.assertFalse(conversation.upstream.paused)
         # Without memory for more, it has to wait for its client.
         memory = conversation.has_memory(1000)
-        conversation.session.usage.unread(2000)
+        conversation.session.usage.backlog(2000)
         self.assertTrue(conversation.upstream.paused)
-        conversation.session.usage.unread(950)
+        conversation.session.usage.backlog(950)
         self.assertTrue(conversation.upstream.paused)
-        conversation.session.usage.unread(800)
+        conversation.session.usage.backlog(800)
         self.assertEqual((conversation.upstream.paused, memory.stopped), (False, {}))
 
     def test_a_client_without_memory_is_closed(self) -> None:

@@ -26,6 +26,7 @@ def stats(**tenants: dict) -> Stats:
             "wrong": 2,
             "held": 1,
             "throttled": 70.5,
+            "memory": 2500,
             "latency": {"counts": {"0.001": 98, "+Inf": 2}, "sum": 12.5},
         }
     }

@@ -48,29 +48,29 @@ class MemoryTests(unittest.TestCase):
 
     def test_below_the_bound_nobody_has_a_share(self) -> None:
         one, other = self.session(), self.session("green")
-        one.usage.unread(690)
+        one.usage.backlog(690)
         other.usage.queue(10)
         self.assertEqual((one.calls, other.calls), ([], []))
         self.assertEqual((self.memory.size, self.memory.of("blue"), self.memory.of("green")), (700, 690, 10))
 
     def test_the_largest_session_of_the_largest_account_stops_while_it_grows(self) -> None:
         small, large = self.session("green"), self.session()
-        small.usage.unread(100)
-        large.usage.unread(601)
+        small.usage.backlog(100)
+        large.usage.backlog(601)
         self.assertEqual((small.calls, large.calls, large.usage.stopped), ([], ["full"], True))
-        large.usage.unread(550)
+        large.usage.backlog(550)
         self.soon()
         self.assertEqual(large.calls, ["full"])
-        large.usage.unread(500)
+        large.usage.backlog(500)
         self.soon()
         self.assertEqual((large.calls, large.usage.stopped), (["full", "free"], False))
 
     def test_it_is_closed_if_another_one_grows(self) -> None:
         large, small, growing = self.session(), self.session(), self.session("green")
-        large.usage.unread(400)
-        small.usage.unread(100)
-        growing.usage.unread(250)
-        growing.usage.unread(300)
+        large.usage.backlog(400)
+        small.usage.backlog(100)
+        growing.usage.backlog(250)
+        growing.usage.backlog(300)
         self.assertEqual((large.calls, small.calls, growing.calls), ([], [], []))
         self.soon()
         self.assertEqual((large.calls, small.calls, growing.calls), (["close"], [], []))
@@ -78,7 +78,7 @@ class MemoryTests(unittest.TestCase):
 
     def test_one_that_cannot_stop_is_closed(self) -> None:
         session = self.session(stops=False)
-        session.usage.unread(701)
+        session.usage.backlog(701)
         self.soon()
         self.assertEqual(session.calls, ["full", "close"])
         self.assertEqual((self.memory.size, self.memory.accounts, self.memory.stopped), (0, {}, {}))
@@ -86,19 +86,19 @@ class MemoryTests(unittest.TestCase):
     def test_no_more_sessions_are_closed_than_have_to_be(self) -> None:
         sessions = [self.session() for _ in range(7)]
         for session in sessions:
-            session.usage.unread(100)
+            session.usage.backlog(100)
         growing = self.session("green")
         for size in range(10, 110, 10):
-            growing.usage.unread(size)
+            growing.usage.backlog(size)
         self.soon()
         self.assertEqual([session.calls for session in sessions].count(["close"]), 1)
 
     def test_commands_alone_are_run_to_free_memory(self) -> None:
         session = self.session()
-        session.usage.unread(300)
+        session.usage.backlog(300)
         session.usage.commands(650)
         self.assertEqual(session.calls, ["full"])
-        session.usage.unread(0)
+        session.usage.backlog(0)
         self.soon()
         self.assertEqual((session.calls, session.usage.stopped), (["full", "drained"], True))
         session.usage.commands(0)
@@ -107,7 +107,7 @@ class MemoryTests(unittest.TestCase):
 
     def test_a_session_that_logs_in_takes_its_usage_along(self) -> None:
         session = self.session(NOBODY)
-        session.usage.unread(300)
+        session.usage.backlog(300)
         session.usage.belongs_to(self.memory, "blue")
         self.assertEqual((self.memory.of(NOBODY), self.memory.of("blue"), self.memory.size), (0, 300, 300))
         session.usage.end()
@@ -115,13 +115,13 @@ class MemoryTests(unittest.TestCase):
 
     def test_one_that_ends_while_it_waits_is_forgotten(self) -> None:
         gone, other = self.session(), self.session("green")
-        other.usage.unread(100)
-        gone.usage.unread(650)
+        other.usage.backlog(100)
+        gone.usage.backlog(650)
         gone.usage.end()
         self.soon()
         self.assertEqual((gone.calls, self.memory.stopped, self.memory.size), (["full"], {}, 100))
 
     def test_without_a_limit(self) -> None:
         session = Session(Memory(), "blue")
-        session.usage.unread(1 << 40)
+        session.usage.backlog(1 << 40)
         self.assertEqual(session.calls, [])
