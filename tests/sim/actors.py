@@ -88,7 +88,7 @@ class Actor:
         # How many wrong passwords it sent on its connection. The proxy closes it at
         # WRONG_PASSWORDS.
         self._wrong_passwords = 0
-        self._answered = False
+        self._was_answered = False
         self._protocol = 2
         self._subscribed: set[bytes] = set()
         self._heard: dict[bytes, int] = {}
@@ -132,7 +132,7 @@ class Actor:
         self._shut_at = None
         self._wrong_passwords = self._rate = 0
         self._protocol = 2
-        self._answered = False
+        self._was_answered = False
         self._log_in()
 
     def _log_in(self) -> None:
@@ -207,7 +207,7 @@ class Actor:
         if not (gave_up or self._given_up or (self._closing and not short)):
             names = b" ".join(each.name for each in list(self.expected)[:4]).decode()
             kind = "closed"
-            if short and not self._answered and self.expected[0].name == b"AUTH":  # a HELLO may be in flight
+            if short and not self._was_answered and self.expected[0].name == b"AUTH":  # a HELLO may be in flight
                 kind = "closed-log-in"
             elif not (short or self._subscribed) and self.simulation.multiplexed:
                 kind = "closed-idle"
@@ -265,7 +265,7 @@ class Actor:
 
     def _take(self, reply: object) -> None:
         due = self.expected.popleft()
-        self._answered = True
+        self._was_answered = True
         replaced = isinstance(reply, Error) and reply.startswith(_REPLACED)
         away = isinstance(reply, Error) and reply.startswith(_AWAY) and not self.simulation.straight
         refused = isinstance(reply, Error) and due.name in (b"AUTH", b"HELLO")
