@@ -163,7 +163,7 @@ async def enroll(
     if operator.in_cluster:
         notes += _unlabelled(reading, namespace)
     if room.keys is None:
-        notes += ("Redis was not asked: check yourself that the database is empty",)
+        notes += ("the command did not connect to Redis: the database may have keys, which redis-cli -n INDEX DBSIZE counts",)
     if not operator.in_cluster and address is None:
         notes += ("its URL has the proxy's address in a cluster: use --address HOST:PORT for another one",)
     while True:
