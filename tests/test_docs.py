@@ -183,6 +183,14 @@ class CommandTests(unittest.TestCase):
                 searched += 1
         self.assertGreater(searched, 20)
 
+    def test_metrics_that_are_named_are_there(self) -> None:
+        """tests/ops compares docs/metrics.md with the code."""
+        listed = set(re.findall(r"\bredisproxy_[a-z_]+[a-z]", (ROOT / "docs/metrics.md").read_text()))
+        for page in PAGES:
+            if page.name != "CHANGELOG.md":  # it has the names of the past
+                named = set(re.findall(r"\bredisproxy_[a-z_]+[a-z]", page.read_text()))
+                self.assertEqual(named - listed, set(), page.name)
+
     def test_make_knows_its_targets(self) -> None:
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         named = set()
