@@ -277,15 +277,15 @@ class SecondLayerTests(CorpusCase):
                 if not subcommands or abs(entry[1]) == 1:  # COMMAND alone is a command as well
                     yield command, abs(entry[1])
 
-        for name, arity in walk():
-            if name in ("auth", "hello", "quit", "reset"):
+        for command, arity in walk():
+            if command in ("auth", "hello", "quit", "reset"):
                 continue  # Redis checks no rights for these
-            words = name.split("|")
+            words = command.split("|")
             words += ["1"] * (arity - len(words))
-            if name.endswith(("subscribe", "publish")):
+            if command.endswith(("subscribe", "publish")):
                 words[1:2] = ["team-blue:*"] if len(words) > 1 else []
-            forwarded = bool({name, name.split("|")[0]} & set(policy.forwarded))
-            self.assertEqual(may(words), forwarded, name)
+            forwarded = bool({command, command.split("|")[0]} & set(policy.forwarded))
+            self.assertEqual(may(words), forwarded, command)
             checked += 1
         print(f"{checked} commands: both layers say the same")
         self.assertGreater(checked, 250)
