@@ -241,7 +241,7 @@ class ConnectionPool(service.Service):
         for tenant_pool in list(self._tenant_pools.values()):
             tenant_pool.renew()
 
-    def redis_told(self, needs_acl_users: bool) -> None:
+    def redis_probed(self, needs_acl_users: bool) -> None:
         """Redis was probed, and may be another one than before.
 
         needs_acl_users: no connection with the master's rights may be used from now on.
