@@ -174,6 +174,10 @@ class Dedicated(Upstream, Protocol):
 class Multiplexed(Upstream, Protocol):
     """A connection to Redis that carries the commands of many sessions."""
 
+    @property
+    def overloaded(self) -> bool:
+        """Whether it takes no more commands for another reason than the tenant's order."""
+
     def slow_reader(self, user: MultiplexedUser, size: int) -> None:
         """The session's client does not read. size: bytes that its backlog grew by."""
 
@@ -207,6 +211,81 @@ class MultiplexedUser(Protocol):
 
     def close_slow_reader(self) -> None:
         """Closes the client: others wait behind replies that it does not read."""
+
+
+class OrderedSession(Protocol):
+    """A session, as its tenant's order sees it."""
+
+    def close_gate(self, gate: int) -> None:
+        """Closes a gate, here `Gate.ORDER`."""
+
+    def turn_came(self, later: int) -> None:
+        """Opens `Gate.ORDER`, and runs what the client sent, without the newest `later` bytes."""
+
+
+class Order(Protocol):
+    """The order of arrival of one tenant's commands, in both protocol versions.
+
+    While a command waits for a dedicated connection, those that other sessions send later wait.
+    """
+
+    #: whether commands wait, so that each session has to ask `passes`
+    closed: bool
+
+    def passes(self, session: OrderedSession) -> bool:
+        """Whether it is the session's turn while `closed` is true."""
+
+    def wait(self, session: OrderedSession, size: int) -> None:
+        """Closes the session's `Gate.ORDER` until its turn comes. size: bytes that its client sent.
+
+        Only while `closed` is true, and `passes` is not.
+        """
+
+    def more(self, session: OrderedSession, size: int) -> None:
+        """The client sent so many bytes more while the session's `Gate.ORDER` was closed."""
+
+    def begin(self, session: OrderedSession) -> None:
+        """The session's command waits for a connection, or for what it needs besides."""
+
+    def settled(self, session: OrderedSession) -> None:
+        """That command was sent, or answered with an error."""
+
+    def connected(self) -> None:
+        """A session got the dedicated connection that it waited for."""
+
+    def leave(self, session: OrderedSession) -> None:
+        """The session has ended, or its client is logged out."""
+
+
+class _Unordered:
+    """The order of a session that is not logged in: it sends no commands."""
+
+    closed = False
+
+    def passes(self, session: OrderedSession) -> bool:
+        """See Order."""
+        return True
+
+    def wait(self, session: OrderedSession, size: int) -> None:
+        """See Order."""
+
+    def more(self, session: OrderedSession, size: int) -> None:
+        """See Order."""
+
+    def begin(self, session: OrderedSession) -> None:
+        """See Order."""
+
+    def settled(self, session: OrderedSession) -> None:
+        """See Order."""
+
+    def connected(self) -> None:
+        """See Order."""
+
+    def leave(self, session: OrderedSession) -> None:
+        """See Order."""
+
+
+UNORDERED = _Unordered()
 
 
 class TenantPool(Protocol):
@@ -246,6 +325,12 @@ class Backend(Protocol):
         Only where `multiplexes` is true. protocol: RESP version, 2 or 3. The session must call
         `TenantPool.leave` when it does not use them any more.
         """
+
+    def prepare(self, tenant: Tenant, protocol: int) -> None:
+        """A dedicated connection will probably be acquired soon."""
+
+    def order(self, tenant: Tenant) -> Order:
+        """Returns the order of the tenant's commands, the same object for all of its sessions."""
 
     def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
         """Runs commands with the master's rights, for a tenant.
@@ -310,6 +395,11 @@ class Unavailable:
 
     def __repr__(self) -> str:
         return f"<Unavailable: {self.error}>"
+
+    @property
+    def overloaded(self) -> bool:
+        """See Multiplexed."""
+        return self.busy
 
     @property
     def reply(self) -> bytes:

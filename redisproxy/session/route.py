@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from .. import messages, probes
-from .ports import Dedicated, Multiplexed, TenantPool, Unavailable, Upstream
+from .ports import UNORDERED, Dedicated, Multiplexed, Order, TenantPool, Unavailable, Upstream
 from .state import BugError, Gate, Until
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ NOWHERE = Unavailable(messages.NOAUTH.text)
 class Route:
     """The route of one session's commands to Redis."""
 
-    __slots__ = ("_backlog_at", "_queued", "_replies", "clean", "pool", "state", "upstream")
+    __slots__ = ("_backlog_at", "_queued", "_replies", "clean", "order", "pool", "state", "upstream")
 
     def __init__(self, replies: ReplyQueue) -> None:
         self._replies = replies
@@ -62,6 +62,8 @@ class Route:
         self.upstream: Upstream = NOWHERE
         #: the tenant's multiplexed connections, if the session uses them or may go back to them
         self.pool: TenantPool | None = None
+        #: the order of the tenant's commands; set by the log-in
+        self.order: Order = UNORDERED
         #: False once a command may have left a state on the dedicated connection that nothing else
         #: here records
         self.clean = True
@@ -118,6 +120,11 @@ class Route:
             self.move(NONE, NOWHERE, clean)
         self.leave_pool()
 
+    def leave_order(self, session: Session) -> None:
+        """Has no command of the session wait for its turn any more, and none of others for it."""
+        order, self.order = self.order, UNORDERED
+        order.leave(session)
+
     # Over multiplexed connections.
 
     def ready(self, session: Session) -> bool:
@@ -139,7 +146,12 @@ class Route:
         if isinstance(upstream, Unavailable) and not upstream.busy:
             probes.reached("commands fail at once: Redis is away")
             return True
-        if not upstream.busy:
+        busy = upstream.busy
+        if self.order.closed:
+            if not self.in_turn(session):
+                return False
+            busy = upstream.overloaded
+        if not busy:
             if not self._replies.slow:
                 return True
             # Replies that the client does not read must not pile up in the proxy. With a dedicated
@@ -155,6 +167,19 @@ class Route:
         if not self._queued:
             self._queued = True
             pool.wait(session)
+        return False
+
+    def in_turn(self, session: Session) -> bool:
+        """Returns whether it is the session's turn, while commands of its tenant wait.
+
+        If not, a gate is closed until it is.
+        """
+        order = self.order
+        if order.passes(session):
+            return True
+        order.wait(session, session.scanner.buffered)
+        if session.expects_dedicated:
+            session.backend.prepare(session.tenant, session.protocol)
         return False
 
     @property
@@ -181,7 +206,10 @@ class Route:
         upstream = None if self.pool is None else self.pool.upstream
         if isinstance(upstream, Unavailable) and not upstream.busy:
             return session.refuse_waiting(upstream.error)
-        return session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
+        session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
+        if session.step is not None:
+            self.order.begin(session)
+        return None
 
     def _acquire(self, session: Session, then: Callable[[Dedicated | Unavailable], None]) -> None:
         session.backend.acquire(session.tenant, session.protocol, session.suspend(Until.DEDICATED, then))
@@ -190,6 +218,7 @@ class Route:
         if isinstance(result, Unavailable):
             session.refuse_waiting(result.error)
         elif self._may_use(session, result):
+            self.order.connected()
             self.use(session, result)
             then()
 

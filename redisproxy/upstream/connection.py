@@ -28,6 +28,7 @@ from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
+from .order import TenantOrder
 
 
 class UpstreamError(messages.MessageError):
@@ -120,6 +121,8 @@ class RedisConnection(RespReceiver):
         self._user: User | None = None
         # Whether it was half closed: see `finish`.
         self._finished = False
+        #: the order of its tenant's commands; None while it is not lent
+        self.order: TenantOrder | None = None
         #: the limit of its tenant
         self.tenant_limit: TenantLimit = UNLIMITED_TENANT
 
@@ -272,6 +275,8 @@ class RedisConnection(RespReceiver):
             if TYPE_CHECKING:
                 assert self._pending is not None, "it is lent to the session"
             self._pending.batches.append(batch)
+        if self.order is not None and self.order.unflushed:
+            self.order.flush()
         self.write(data)
 
     def withdraw(self, batch: ReplyBatch) -> None:

@@ -1,0 +1,191 @@
+"""The order in which one tenant's commands reach Redis: that in which the proxy read them.
+
+A command that needs a dedicated connection may have to wait for it. Until it was sent, commands
+that the tenant's other sessions send later wait in a queue. Owns this queue, and its time limit.
+Other tenants never wait. `session.ports.Order` is the interface.
+
+An entry of the queue is a part of what one client sent, in the order of arrival. Only the first
+entry's session reads commands; if one of them waits for a connection, the queue waits with it. So
+there is no circle: a session waits only for entries before its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from .. import bounds, probes
+from ..session.ports import OrderedSession
+from ..session.state import Gate
+
+
+class _TenantPool(Protocol):
+    """A tenant's multiplexed connections, in one protocol version."""
+
+    def order_changed(self) -> None:
+        """The queue is not empty any more, or is empty again."""
+
+
+class _Unflushed(Protocol):
+    """A multiplexed connection with commands that wait for the end of the turn."""
+
+    def flush(self) -> None:
+        """Writes these commands now."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """What one client sent. size: bytes; since: when it came, in seconds of the clock; waits:
+    whether the session waits for a connection.
+    """
+
+    session: OrderedSession
+    size: int
+    since: float
+    waits: bool = False
+
+
+class TenantOrder:
+    """The queue of one tenant. clock: measures how long commands wait."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        #: whether commands wait, so that each session has to ask `passes`
+        self.closed = False
+        #: the multiplexed connections of the tenant, in both protocol versions
+        self.pools: set[_TenantPool] = set()
+        #: its multiplexed connections with commands that were read before, and not written yet
+        self.unflushed: set[_Unflushed] = set()
+        self._clock = clock
+        self._entries: deque[_Entry] = deque()
+        # How many entries each session has.
+        self._counts: Counter[OrderedSession] = Counter()
+        self._passing: OrderedSession | None = None
+        self._running = False
+        # Whether a command has waited too long, and no connection was acquired since.
+        self._late = False
+        self._timer: IDelayedCall | None = None
+
+    def __repr__(self) -> str:
+        return f"<order entries={len(self._entries)}{' late' * self._late}>"
+
+    def flush(self) -> None:
+        """Writes what waits for the end of the turn, because a later command is written at once."""
+        for upstream in list(self.unflushed):
+            upstream.flush()
+
+    # For sessions: see `session.ports.Order`.
+
+    def passes(self, session: OrderedSession) -> bool:
+        """See `session.ports.Order`."""
+        return session is self._passing
+
+    def begin(self, session: OrderedSession) -> None:
+        """See `session.ports.Order`.
+
+        Does nothing while connections cannot be had in time: then commands would only wait.
+        """
+        first = self._entries[0] if self._entries else None
+        if self._late or (first is not None and first.session is session and first.waits):
+            return
+        if self._passing is session or first is None:
+            entry = _Entry(session, 0, self._clock.seconds(), waits=True)
+            self._entries.appendleft(entry)
+            self._counts[session] += 1
+            session.close_gate(Gate.ORDER)
+            self._changed()
+
+    def wait(self, session: OrderedSession, size: int) -> None:
+        """See `session.ports.Order`."""
+        probes.reached("command waits for one that was read before it")
+        self._entries.append(_Entry(session, size, self._clock.seconds()))
+        self._counts[session] += 1
+        session.close_gate(Gate.ORDER)
+        self._changed()
+
+    def more(self, session: OrderedSession, size: int) -> None:
+        """See `session.ports.Order`."""
+        if not self._counts[session]:
+            return
+        newest = self._entries[-1]
+        if newest.session is session:
+            newest.size += size
+        else:
+            self.wait(session, size)
+
+    def settled(self, session: OrderedSession) -> None:
+        """See `session.ports.Order`."""
+        if self._entries and (first := self._entries[0]).session is session and first.waits:
+            first.waits = False
+            self._run()
+
+    def connected(self) -> None:
+        """See `session.ports.Order`."""
+        self._late = False
+
+    def leave(self, session: OrderedSession) -> None:
+        """See `session.ports.Order`."""
+        if self._counts.pop(session, 0):
+            self._entries = deque(entry for entry in self._entries if entry.session is not session)
+            self._run()
+
+    # The queue.
+
+    def _run(self) -> None:
+        """Lets sessions run their commands, until one of these waits for a connection."""
+        if self._running:
+            return  # called by a session whose turn it is: the loop below goes on
+        self._running = True
+        try:
+            while self._entries and not self._entries[0].waits:
+                self._pass(self._entries.popleft())
+        finally:
+            self._running = False
+            self._passing = None
+            self._changed()
+
+    def _pass(self, entry: _Entry) -> None:
+        session = entry.session
+        self._counts[session] -= 1
+        later = 0
+        if self._counts[session]:
+            later = sum(other.size for other in self._entries if other.session is session)
+        else:
+            del self._counts[session]
+        self._passing = session
+        session.turn_came(later)
+        self._passing = None
+        if session in self._counts:
+            session.close_gate(Gate.ORDER)
+        elif later:
+            session.turn_came(0)  # it has left the queue, and goes on with the rest
+
+    def _changed(self) -> None:
+        closed = bool(self._entries)
+        if closed != self.closed:
+            self.closed = closed
+            for pool in list(self.pools):
+                pool.order_changed()
+        if len(self._entries) < 2:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._timer is None:
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        due = self._entries[1].since + bounds.ORDER_SECONDS - self._clock.seconds()
+        self._timer = self._clock.callLater(max(0.0, due), self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        # The first entry has a command that waits; the second one waits longest for it.
+        if self._entries[1].since + bounds.ORDER_SECONDS > self._clock.seconds():
+            self._start_timer()
+            return
+        probes.reached("order of arrival is given up: no connection in time")
+        self._late = True
+        self._entries[0].waits = False
+        self._run()
