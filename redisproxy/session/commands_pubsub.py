@@ -97,7 +97,7 @@ def _send(session: Session, subscriptions: names.Subscriptions, name: bytes, upd
     subscriptions.ask(update)
     count = max(1, len(update.channels))
     batch = ReplyBatch(session.replies, count, CONFIRMATIONS, subscription=(subscriptions, update))
-    session.expect(encode([name, *update.channels]), batch)
+    session.expect_at_once(encode([name, *update.channels]), batch, always=update.joins)
 
 
 # PUBSUB: about the tenant's channels, by the names that the tenant uses.

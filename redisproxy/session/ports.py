@@ -152,6 +152,9 @@ class Dedicated(Upstream, Protocol):
     def carry_session(self, session: DedicatedUser) -> None:
         """Carries this session's commands from now on."""
 
+    def expect(self, batch: ReplyBatch) -> None:
+        """Expects the replies to commands that are sent next."""
+
     def withdraw(self, batch: ReplyBatch) -> None:
         """Expects the newest batch no more: Redis did not get its command whole."""
 
@@ -250,6 +253,13 @@ class Order(Protocol):
     def settled(self, session: OrderedSession) -> None:
         """That command was sent, or answered with an error."""
 
+    def fence(self, session: OrderedSession, always: bool) -> ReplyBatch | None:
+        """Returns the batch of a PING to send before the session's next command, if one is needed.
+
+        Commands that other sessions send later wait for its reply. always: False: only if the
+        command has waited for a connection.
+        """
+
     def connected(self) -> None:
         """A session got the dedicated connection that it waited for."""
 
@@ -277,6 +287,10 @@ class _Unordered:
 
     def settled(self, session: OrderedSession) -> None:
         """See Order."""
+
+    def fence(self, session: OrderedSession, always: bool) -> ReplyBatch | None:
+        """See Order."""
+        return None
 
     def connected(self) -> None:
         """See Order."""

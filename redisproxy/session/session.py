@@ -47,6 +47,8 @@ TLS_HANDSHAKE = b"\x16"
 
 _OPEN, _DRAINING = Phase.OPEN, Phase.DRAINING
 
+_PING = encode([b"PING"])
+
 Result = TypeVar("Result")
 
 
@@ -493,7 +495,20 @@ class Session:
         """Sends a command that may block over the dedicated connection."""
         batch = ReplyBatch(self.replies, 1, BLOCKING, discard=int(not self.replies.heard()))
         self._newest_blocking = batch
-        self.expect(encode(words), batch)
+        # $: what comes from now on
+        self.expect_at_once(encode(words), batch, always=b"$" in words)
+
+    def expect_at_once(self, data: bytes, batch: ReplyBatch, always: bool = True) -> None:
+        """Sends a command over the dedicated connection that other sessions' must not overtake.
+
+        always: False: only if it has waited for the connection.
+        """
+        dedicated = self.route.dedicated
+        fence = None if dedicated is None or self.multi else self.route.order.fence(self, always)
+        if fence is not None and dedicated is not None:
+            dedicated.expect(fence)
+            data = _PING + data
+        self.expect(data, batch)
 
     def expect_hello(self, words: list[bytes], protocol: int) -> None:
         """Sends a HELLO over the dedicated connection, and suspends the session until its reply.

@@ -279,6 +279,12 @@ class RedisConnection(RespReceiver):
             self.order.flush()
         self.write(data)
 
+    def expect(self, batch: ReplyBatch) -> None:
+        """See `session.ports.Dedicated`."""
+        if TYPE_CHECKING:
+            assert self._pending is not None, "it is lent to the session"
+        self._pending.batches.append(batch)
+
     def withdraw(self, batch: ReplyBatch) -> None:
         """See `session.ports.Dedicated`."""
         if TYPE_CHECKING:

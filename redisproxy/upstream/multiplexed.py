@@ -300,6 +300,12 @@ class TenantPool:
         """The connection in use; None if there is none."""
         return None if isinstance(self.upstream, Unavailable) else self.upstream
 
+    @property
+    def pending(self) -> bool:
+        """Whether replies are pending on the connection in use."""
+        upstream = self.open
+        return upstream is not None and upstream.newest() is not None
+
     def enter(self) -> None:
         """Adds a session. A connection must be open."""
         self._users += 1
