@@ -120,10 +120,11 @@ class Route:
             self.move(NONE, NOWHERE, clean)
         self.leave_pool()
 
-    def leave_order(self, session: Session) -> None:
-        """Has no command of the session wait for its turn any more, and none of others for it."""
-        order, self.order = self.order, UNORDERED
-        order.leave(session)
+    def use_order(self, session: Session, order: Order = UNORDERED) -> None:
+        """Takes part in this order of commands from now on. Without one: the session sends none."""
+        former, self.order = self.order, order
+        if former is not order:
+            former.leave(session)
 
     # Over multiplexed connections.
 

@@ -411,7 +411,7 @@ class Session:
         step, self.step = self.step, None
         if step is not None:
             step.abandon()
-        self.route.leave_order(self)
+        self.route.use_order(self)
         login, self.pending_login = self.pending_login, None
         if login is not None:
             login.abandon()

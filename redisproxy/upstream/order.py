@@ -190,10 +190,12 @@ class TenantOrder:
 
     def leave(self, session: OrderedSession) -> None:
         """See `session.ports.Order`."""
-        self._counts.pop(session, None)
+        waited = self._counts.pop(session, 0)
         if self._entries:
             self._entries = deque(entry for entry in self._entries if entry.session is not session)
             self._run()
+        if waited:
+            session.turn_came(0)
 
     # The queue.
 

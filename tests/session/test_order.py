@@ -8,12 +8,12 @@ from twisted.internet import task
 
 from redisproxy import bounds
 from redisproxy.resp.framing import encode
-from redisproxy.session.ports import Unavailable
+from redisproxy.session.ports import UNORDERED, Order, Unavailable
 from redisproxy.session.state import Step
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.order import TenantOrder
 
-from ..support.conversations import RecordingPool, RecordingUpstream, SharedConversation
+from ..support.conversations import BLUE, RecordingPool, RecordingUpstream, SharedConversation
 
 PING = encode([b"PING"])
 
@@ -57,17 +57,23 @@ class OrderedConversation(SharedConversation):
         self.case = case
         self.name = name
         self.prepared = 0
+        self.joins_at_once = True
         super().__init__(upstreams_at_once=False)
 
-    def order(self, tenant: Tenant) -> TenantOrder:
-        return self.case.order_of_all
+    def order(self, tenant: Tenant) -> Order:
+        return self.case.order_of_all if tenant == BLUE.tenant else UNORDERED
 
     def prepare(self, tenant: Tenant, protocol: int) -> None:
         self.prepared += 1
 
     def join(self, tenant: Tenant, protocol: int, step: Step) -> None:
-        self.pools.append(OrderedPool(self, protocol))
-        step.finish(self.pools[-1])
+        self.step = step
+        if self.joins_at_once:
+            self.finish_join()
+
+    def finish_join(self) -> None:
+        self.pools.append(OrderedPool(self, self.asked_protocol))
+        self.finish(self.pools[-1])
 
     def open_upstream(self) -> None:
         upstream = OrderedUpstream(self, self.asked_protocol)
@@ -278,6 +284,20 @@ class EndTests(OrderCase):
         self.b.shared_redis(b"$-1\r\n")
         self.assertEqual(self.b.hears(), b"+OK\r\n$-1\r\n+RESET\r\n+OK\r\n")
         self.assertEqual([name for name, _ in self.sent], ["a", "b", "c", "b"])
+        self.assertOver()
+
+    def test_a_log_in_of_one_that_waits_as_another_tenant(self) -> None:
+        self.b.joins_at_once = False
+        self.b.says("AUTH green")
+        self.c.says("BLPOP li 0")
+        self.b.says("GET b2")
+        self.a.open_upstream()
+        self.b.shared_redis(b"$-1\r\n")
+        self.assertSent(("a", "BLPOP li 0"), ("b", "GET b"))
+        self.b.finish_join()
+        self.assertSent(("b", "GET b2"))
+        self.c.open_upstream()
+        self.assertSent(("c", "BLPOP li 0"))
         self.assertOver()
 
     def test_the_multiplexed_connection_takes_no_more(self) -> None:
