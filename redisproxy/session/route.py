@@ -14,7 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from .. import messages, probes
-from .ports import UNORDERED, Dedicated, Multiplexed, Order, TenantPool, Unavailable, Upstream
+from .order import UNORDERED, Order
+from .ports import Dedicated, Multiplexed, TenantPool, Unavailable, Upstream
 from .state import BugError, Gate, Until
 
 if TYPE_CHECKING:

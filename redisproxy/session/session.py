@@ -357,7 +357,7 @@ class Session:
             self.advance()
 
     def turn_came(self, later: int) -> None:
-        """See `ports.OrderedSession`."""
+        """See `order.OrderedSession`."""
         scanner = self.scanner
         # A session that drains runs all of it now, because afterwards it ends.
         rest = scanner.hold_back(later) if later and self.ending.phase is _OPEN else b""

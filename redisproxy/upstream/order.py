@@ -2,7 +2,7 @@
 
 A command that needs a dedicated connection may have to wait for it. Until it was sent, commands
 that the tenant's other sessions send later wait in a queue. Owns this queue, and its time limit.
-Other tenants never wait. `session.ports.Order` is the interface.
+Other tenants never wait. `session.order.Order` is the interface.
 
 An entry of the queue is a part of what one client sent, in the order of arrival. Only the first
 entry's session reads commands; if one of them waits for a connection, the queue waits with it. So
@@ -24,8 +24,8 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from .. import bounds, probes
+from ..session.order import OrderedSession
 from ..session.pending import ReplyBatch
-from ..session.ports import OrderedSession
 from ..session.state import Gate
 
 
@@ -104,10 +104,10 @@ class TenantOrder:
         for upstream in list(self.unflushed):
             upstream.flush()
 
-    # For sessions: see `session.ports.Order`.
+    # For sessions: see `session.order.Order`.
 
     def passes(self, session: OrderedSession) -> bool:
-        """See `session.ports.Order`."""
+        """See `session.order.Order`."""
         return session is self._passing or self._fenced_by(session)
 
     def _fenced_by(self, session: OrderedSession) -> bool:
@@ -115,7 +115,7 @@ class TenantOrder:
         return len(self._entries) == 1 and self._entries[0].fence is not None and self._entries[0].session is session
 
     def begin(self, session: OrderedSession) -> None:
-        """See `session.ports.Order`.
+        """See `session.order.Order`.
 
         Does nothing while connections cannot be had in time: then commands would only wait.
         """
@@ -135,7 +135,7 @@ class TenantOrder:
         return first is not None and first.session is session and first.waits and first.fence is None
 
     def fence(self, session: OrderedSession, always: bool) -> ReplyBatch | None:
-        """See `session.ports.Order`."""
+        """See `session.order.Order`."""
         begun = self._begun(session)
         if self._late or not (begun or always) or not any(pool.pending for pool in self.pools):
             return None
@@ -161,7 +161,7 @@ class TenantOrder:
         return None
 
     def wait(self, session: OrderedSession, size: int) -> None:
-        """See `session.ports.Order`."""
+        """See `session.order.Order`."""
         probes.reached("command waits for one that was read before it")
         self._entries.append(_Entry(session, size, self._clock.seconds()))
         self._counts[session] += 1
@@ -169,7 +169,7 @@ class TenantOrder:
         self._changed()
 
     def more(self, session: OrderedSession, size: int) -> None:
-        """See `session.ports.Order`."""
+        """See `session.order.Order`."""
         if not self._counts[session]:
             return
         newest = self._entries[-1]
@@ -179,17 +179,17 @@ class TenantOrder:
             self.wait(session, size)
 
     def settled(self, session: OrderedSession) -> None:
-        """See `session.ports.Order`."""
+        """See `session.order.Order`."""
         if self._begun(session):
             self._entries[0].waits = False
             self._run()
 
     def connected(self) -> None:
-        """See `session.ports.Order`."""
+        """See `session.order.Order`."""
         self._late = False
 
     def leave(self, session: OrderedSession) -> None:
-        """See `session.ports.Order`."""
+        """See `session.order.Order`."""
         waited = self._counts.pop(session, 0)
         if self._entries:
             self._entries = deque(entry for entry in self._entries if entry.session is not session)

@@ -21,6 +21,7 @@ from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..resp.value import Answer
 from ..session import ports
+from ..session.order import Order
 from ..session.ports import Dedicated, Unavailable
 from ..session.scripts import Scripts
 from ..session.state import Step
@@ -90,7 +91,7 @@ class SessionBackend:
         if upstream is not None:
             opened(upstream)
             return
-        work = self._spares.take((tenant, protocol))
+        work = self._spares.claim((tenant, protocol))
         if work is None:
             work = defer.Deferred.fromCoroutine(self._pool.acquire(tenant, protocol))
         step.cancel = work.cancel
@@ -101,7 +102,7 @@ class SessionBackend:
         """See `session.ports.Backend`."""
         self._spares.open((tenant, protocol))
 
-    def order(self, tenant: Tenant) -> ports.Order:
+    def order(self, tenant: Tenant) -> Order:
         """See `session.ports.Backend`."""
         return self._pool.order(tenant)
 

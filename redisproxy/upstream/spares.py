@@ -45,7 +45,7 @@ class Spares:
         self._pool = pool
         self._openings: dict[Key, list[defer.Deferred[RedisConnection]]] = {}
 
-    def take(self, key: Key) -> defer.Deferred[RedisConnection] | None:
+    def claim(self, key: Key) -> defer.Deferred[RedisConnection] | None:
         """Returns the oldest opening, for the caller alone; None if there is none."""
         openings = self._openings.get(key)
         if not openings:
@@ -73,7 +73,7 @@ class Spares:
     ) -> RedisConnection | Failure | None:
         openings = self._openings.get(key, [])
         if work not in openings:
-            return result  # somebody took it
+            return result  # it was claimed
         openings.remove(work)
         if not openings:
             del self._openings[key]

@@ -8,7 +8,8 @@ from twisted.internet import task
 
 from redisproxy import bounds
 from redisproxy.resp.framing import encode
-from redisproxy.session.ports import UNORDERED, Order, Unavailable
+from redisproxy.session.order import UNORDERED, Order
+from redisproxy.session.ports import Unavailable
 from redisproxy.session.state import Step
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.order import TenantOrder

@@ -13,8 +13,9 @@ from redisproxy.policy.policy import Policy, make_policy
 from redisproxy.resp.framing import encode
 from redisproxy.session.errors import OK
 from redisproxy.session.info import CLIENT_STATS
+from redisproxy.session.order import UNORDERED
 from redisproxy.session.pending import PendingReplies, ReplyBatch
-from redisproxy.session.ports import UNORDERED, Unavailable
+from redisproxy.session.ports import Unavailable
 from redisproxy.session.scripts import Scripts
 from redisproxy.session.session import Session
 from redisproxy.session.state import Step
