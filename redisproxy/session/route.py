@@ -146,7 +146,10 @@ class Route:
                 return False
             self.move(MULTIPLEXED, upstream)
         if isinstance(upstream, Unavailable) and not upstream.busy:
-            probes.reached("commands fail at once: Redis is away")
+            if upstream.closes:
+                session.not_held(upstream)
+                return False
+            probes.reached("commands fail at once: Redis refuses connections")
             return True
         busy = upstream.busy
         if self.order.closed:
@@ -207,7 +210,7 @@ class Route:
             return then()
         upstream = None if self.pool is None else self.pool.upstream
         if isinstance(upstream, Unavailable) and not upstream.busy:
-            return session.refuse_waiting(upstream.error)
+            return session.not_held(upstream)
         session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
         if session.step is not None:
             self.order.begin(session)
@@ -218,7 +221,7 @@ class Route:
 
     def _acquired(self, session: Session, then: Callable[[], None], result: Dedicated | Unavailable) -> None:
         if isinstance(result, Unavailable):
-            session.refuse_waiting(result.error)
+            session.not_held(result)
         elif self._may_use(session, result):
             self.order.connected()
             self.use(session, result)

@@ -6,8 +6,6 @@ many (`multiplexed`). `pool` decides who gets which connection.
 
 from __future__ import annotations
 
-import os
-import socket
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +18,7 @@ from twisted.python.failure import Failure
 
 from .. import bounds, messages
 from ..net.addresses import shown_address
+from ..net.keepalive import probe_idle_connection
 from ..net.protocol import PauseReason, Pressure, RespReceiver
 from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
@@ -28,28 +27,37 @@ from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
+from .hold import is_lasting
 from .order import TenantOrder
 
 
 class UpstreamError(messages.MessageError):
-    """An upstream connection is not available. client_reply: for the client."""
+    """An upstream connection is not available.
 
-    def __init__(self, reason: messages.Text, client_reply: str) -> None:
+    client_reply: for the client; passing: whether a later attempt may succeed, see `hold`.
+    """
+
+    def __init__(self, reason: messages.Text, client_reply: str, passing: bool = False) -> None:
         super().__init__(reason)
         self.client_reply = client_reply
+        self.passing = passing
 
 
 class RedisUnreachable(UpstreamError):
     """Redis takes no connections, or does not answer in time. This is so for all tenants."""
 
     def __init__(self, reason: messages.Text) -> None:
-        super().__init__(reason, messages.UNREACHABLE.text)
+        super().__init__(reason, messages.UNREACHABLE.text, passing=True)
 
 
 class UserUnknown(UpstreamError):
     """Redis does not know the tenant's ACL user, or knows another password. It must be provisioned
     again.
     """
+
+
+#: The answers to PING of a Redis that does not serve yet.
+_NOT_YET = (b"-LOADING ", b"-MASTERDOWN ")
 
 
 def _error(answer: bytes) -> messages.Text:
@@ -132,10 +140,7 @@ class RedisConnection(RespReceiver):
     def connectionMade(self) -> None:
         super().connectionMade()
         if not isinstance(self.transport.getHost(), UNIXAddress):
-            # The handle of a TLS transport is no socket.
-            with socket.socket(fileno=os.dup(self.transport.fileno())) as connection:
-                for option, value in _KEEPALIVE:
-                    connection.setsockopt(socket.IPPROTO_TCP, option, value)
+            probe_idle_connection(self.transport.fileno())
 
     @property
     def key(self) -> tuple[Tenant, int] | None:
@@ -163,7 +168,9 @@ class RedisConnection(RespReceiver):
         who = [address.username.encode()] if address.username else []
         answer = await self._ask(b"AUTH", *who, address.password)
         if answer != b"+OK":
-            raise UpstreamError(messages.REDIS_ANSWERED_AUTH(error=_error(answer)), messages.LOGIN_REFUSED.text)
+            raise UpstreamError(
+                messages.REDIS_ANSWERED_AUTH(error=_error(answer)), messages.LOGIN_REFUSED.text, not is_lasting(answer)
+            )
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
         """SELECTs the tenant's database, logs in as its ACL user, and sends HELLO for another
@@ -173,21 +180,35 @@ class RedisConnection(RespReceiver):
         connection keeps the master's rights. protocol: 2 or 3. Raises UpstreamError, or
         UserUnknown.
         """
-        answer = await self._ask(b"SELECT", b"%d" % tenant.index)
+        selected = self._ask(b"SELECT", b"%d" % tenant.index)
+        # A Redis that loads its data takes SELECT and AUTH, and refuses what tenants send.
+        pinged = self._ask(b"PING")
+        try:
+            answer = await selected
+        except BaseException:
+            pinged.addErrback(lambda _: None)  # it fails with the other
+            raise
         if answer != b"+OK":
             shown = shown_error(answer)
             raise UpstreamError(
                 messages.REDIS_ANSWERED_SELECT(index=tenant.index, error=messages.redis_error(shown)),
                 messages.SELECT_REFUSED(index=tenant.index, error=shown.lstrip("-")),
+                not is_lasting(answer),
             )
+        answer = await pinged
+        if answer.startswith(_NOT_YET):
+            raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text, passing=True)
         if login is not None:
             answer = await self._ask(b"AUTH", *login)
             if answer.startswith(b"-WRONGPASS"):
-                raise UserUnknown(messages.REDIS_USER_UNKNOWN(namespace=tenant.namespace), messages.UNREACHABLE.text)
+                raise UserUnknown(
+                    messages.REDIS_USER_UNKNOWN(namespace=tenant.namespace), messages.UNREACHABLE.text, passing=True
+                )
             if answer != b"+OK":
                 raise UpstreamError(
                     messages.REDIS_ANSWERED_TENANT_AUTH(namespace=tenant.namespace, error=_error(answer)),
                     messages.LOGIN_REFUSED.text,
+                    not is_lasting(answer),
                 )
             self.has_acl_user = True
         if protocol != self.protocol:
@@ -195,7 +216,9 @@ class RedisConnection(RespReceiver):
             if answer[:1] not in b"%*":
                 shown = shown_error(answer)
                 raise UpstreamError(
-                    messages.REDIS_ANSWERED_HELLO(protocol=protocol, error=messages.redis_error(shown)), shown.lstrip("-")
+                    messages.REDIS_ANSWERED_HELLO(protocol=protocol, error=messages.redis_error(shown)),
+                    shown.lstrip("-"),
+                    not is_lasting(answer),
                 )
             self.protocol = protocol
         self.tenant = tenant
@@ -204,7 +227,7 @@ class RedisConnection(RespReceiver):
         """Sends PING, to find out whether the connection still works. Raises UpstreamError."""
         answer = await self._ask(b"PING")
         if answer != b"+PONG":
-            raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text)
+            raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text, passing=True)
 
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:
@@ -388,17 +411,3 @@ class RedisConnection(RespReceiver):
 
 def _discard(_: bytes) -> None:
     """Writes nothing."""
-
-
-def _keepalive() -> list[tuple[int, int]]:
-    wanted = {
-        "TCP_KEEPIDLE": bounds.KEEPALIVE_SECONDS,
-        "TCP_KEEPINTVL": bounds.KEEPALIVE_SECONDS,
-        "TCP_KEEPCNT": bounds.UNACKNOWLEDGED_SECONDS // bounds.KEEPALIVE_SECONDS,
-        "TCP_USER_TIMEOUT": bounds.UNACKNOWLEDGED_SECONDS * 1000,
-    }
-    return [(getattr(socket, name), value) for name, value in wanted.items() if hasattr(socket, name)]
-
-
-#: Socket options and values, as far as the system has them.
-_KEEPALIVE = _keepalive()

@@ -72,7 +72,7 @@ class _FenceReply:
         if ended:
             self._answered(batch)
 
-    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
+    def upstream_lost(self, batch: ReplyBatch) -> None:
         """See `session.ports.ReplyReceiver`. The connection's session has left the queue."""
 
 

@@ -18,6 +18,7 @@ from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.client import ControlError
 from redisproxy.upstream.connection import RedisUnreachable
+from redisproxy.upstream.hold import HeldWork
 from redisproxy.upstream.session_backend import SessionBackend
 
 BLUE = Tenant("blue", 3)
@@ -76,6 +77,7 @@ class BackendCase(unittest.SynchronousTestCase):
             tenant_pool=lambda *_: self.tenant_pool,
             has_idle=lambda *_: self.has_idle,
             refused=False,
+            hold=HeldWork(task.Clock(), 0.0, lambda: None),
         )
         self.has_idle = True
         self.backend = SessionBackend(
