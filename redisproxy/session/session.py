@@ -496,7 +496,9 @@ class Session:
         always: False: only if it has waited for the connection.
         """
         dedicated = self.route.dedicated
-        fence = None if dedicated is None or self.multi else self.route.order.fence(self, always)
+        # The reply of a client that does not read is not read from Redis either.
+        needless = dedicated is None or self.multi or self.replies.slow
+        fence = None if needless else self.route.order.fence(self, always)
         if fence is not None and dedicated is not None:
             dedicated.expect(fence)
             data = _PING + data

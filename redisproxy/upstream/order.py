@@ -77,9 +77,12 @@ class _FenceReply:
 
 
 class TenantOrder:
-    """The queue of one tenant. clock: measures how long commands wait."""
+    """The queue of one tenant.
 
-    def __init__(self, clock: IReactorTime) -> None:
+    clock: measures how long commands wait; refused: whether Redis takes no connections now.
+    """
+
+    def __init__(self, clock: IReactorTime, refused: Callable[[], bool] = lambda: False) -> None:
         #: whether commands wait, so that each session has to ask `passes`
         self.closed = False
         #: the multiplexed connections of the tenant, in both protocol versions
@@ -87,6 +90,7 @@ class TenantOrder:
         #: its multiplexed connections with commands that were read before, and not written yet
         self.unflushed: set[_Unflushed] = set()
         self._clock = clock
+        self._refused = refused
         self._entries: deque[_Entry] = deque()
         # How many entries each session has.
         self._counts: Counter[OrderedSession] = Counter()
@@ -120,7 +124,7 @@ class TenantOrder:
         Does nothing while connections cannot be had in time: then commands would only wait.
         """
         first = self._entries[0] if self._entries else None
-        if self._late or self._begun(session):
+        if self._late or self._refused() or self._begun(session):
             return
         if self.passes(session) or first is None:
             entry = _Entry(session, 0, self._clock.seconds(), waits=True)

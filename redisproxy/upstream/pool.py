@@ -274,7 +274,7 @@ class ConnectionPool(service.Service):
         """Returns the order of the tenant's commands."""
         order = self._orders.get(tenant)
         if order is None:
-            order = self._orders[tenant] = TenantOrder(self._reactor)
+            order = self._orders[tenant] = TenantOrder(self._reactor, lambda: self.refused)
         return order
 
     def has_idle(self, tenant: Tenant, protocol: int) -> bool:

@@ -89,7 +89,8 @@ class OrderedConversation(SharedConversation):
 class OrderCase(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
-        self.order_of_all = TenantOrder(self.clock)
+        self.refused = False
+        self.order_of_all = TenantOrder(self.clock, lambda: self.refused)
         #: whether replies are pending on the multiplexed connection
         self.loaded = False
         self.sent: list[tuple[str, bytes]] = []
@@ -134,6 +135,13 @@ class WaitTests(OrderCase):
         self.a.open_upstream()
         self.b.says("GET b")
         self.assertSent(("a", "BLPOP li 0"), ("b", "GET b"))
+        self.assertOver()
+
+    def test_nobody_waits_while_redis_takes_no_connections(self) -> None:
+        self.refused = True
+        self.a.says("BLPOP li 0")
+        self.b.says("GET b")
+        self.assertSent(("b", "GET b"))
         self.assertOver()
 
     def test_what_stands_behind_it_goes_before_that_of_others(self) -> None:
@@ -343,6 +351,14 @@ class FenceTests(OrderCase):
         self.loaded = False
         self.a.says("XREAD BLOCK 0 STREAMS st $")
         self.assertSent(("a", "XREAD BLOCK 0 STREAMS st $"))
+
+    def test_not_for_a_client_that_does_not_read(self) -> None:
+        self.a.says("SUBSCRIBE one")
+        self.a.redis(b"+PONG\r\n*3\r\n$9\r\nsubscribe\r\n$8\r\nblue:one\r\n:1\r\n")
+        self.sent.clear()
+        self.a.session.client_slow(True)
+        self.a.says("SUBSCRIBE two")
+        self.assertNotIn(PING, self.sent[0][1])
 
     def test_what_had_to_wait_has_one(self) -> None:
         self.a.upstreams_at_once = False
