@@ -49,7 +49,7 @@ help:
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian; PLATFORM=linux/arm64)"
 	@echo "make bench         compare the proxy with HAProxy, twemproxy and Redis alone, for 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
 	@echo "make soak          run mixed load with rotations, a Redis restart and an API outage (MINUTES=$(MINUTES))"
-	@echo "make sim           simulate the whole proxy from seeds, until interrupted (SEEDS=1:1000 SIM='--hard all')"
+	@echo "make sim           simulate the whole proxy from seeds, until interrupted (SEEDS=1:1000 SIM='--faults all')"
 	@echo "make docs          write the generated parts of docs/: settings, command, troubleshoot"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove everything that the other targets made"
