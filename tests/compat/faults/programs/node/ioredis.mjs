@@ -1,0 +1,28 @@
+// Clients of ioredis with its own settings. Each has one connection.
+import { readFileSync } from "node:fs";
+
+import { Redis } from "ioredis";
+
+import { adds, commands, consumes, endsWithInput, event, master, sentinels, where } from "./program.mjs";
+
+function connect() {
+  const { password, db } = where;
+  const client = new Redis(sentinels.length ? { sentinels, name: master, password, db } : where);
+  client.on("error", () => {}); // the promise that fails reports it
+  return client;
+}
+
+const { version } = JSON.parse(readFileSync(new URL("node_modules/ioredis/package.json", import.meta.url)));
+event("command", 0, "note", `ioredis ${version}`);
+endsWithInput();
+for (let number = 0; number < 12; number += 1) commands(number, connect());
+const [publisher, producer] = [connect(), connect()];
+adds("publisher", "published", (number) => publisher.publish("news", number));
+adds("producer", "added", (number) => producer.rpush("queue", number));
+for (const number of [0, 1]) {
+  const consumer = connect();
+  consumes(number, async () => (await consumer.blpop("queue", 2))?.[1] ?? null);
+  const subscriber = connect();
+  subscriber.on("message", (_, item) => event("subscriber", number, "heard", item));
+  subscriber.subscribe("news").catch((problem) => event("subscriber", number, "error", problem.message));
+}
