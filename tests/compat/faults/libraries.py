@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -53,6 +54,10 @@ def _changed(folder: Path, *files: Path) -> str:
     return "" if stamp.exists() and stamp.read_text() == digest else digest
 
 
+def _version(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
 def python(folder: Path) -> list[str]:
     """Makes an environment with the packages of requirements.txt. Returns the interpreter."""
     requirements = PROGRAMS / "python" / "requirements.txt"
@@ -84,9 +89,13 @@ def node(folder: Path) -> list[str]:
 
 
 def go(folder: Path) -> list[str]:
-    """Builds the program."""
+    """Builds the program. Skips if Go is older than go.mod asks for."""
     needs("go", package="golang-go")
     files = sorted((PROGRAMS / "go").iterdir())
+    wanted = re.search(r"(?m)^go ([\d.]+)$", (PROGRAMS / "go" / "go.mod").read_text())[1]
+    have = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, check=True, text=True).stdout.strip()
+    if _version(have) < _version(wanted):
+        raise SkipTest(f"{have} is older than {wanted}")
     if digest := _changed(folder, *files):
         for file in files:
             shutil.copy(file, folder)
