@@ -56,7 +56,7 @@ class TableTests(unittest.TestCase):
 
     def test_plain(self) -> None:
         lines = plain(rows(self.results, ["ioredis"], ["restart"])).splitlines()
-        self.assertEqual(lines[1], f"ioredis  restart  {'0 of 2':18}1 of 3 until 0.5 s")
+        self.assertEqual(lines[1], f"ioredis  restart  {'0 of 2':19}1 of 3 until 0.5 s")
 
     def test_the_last_result_of_a_cell_counts(self) -> None:
         with tempfile.TemporaryDirectory(prefix="redisproxy-test-") as directory:
