@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import venv
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -37,6 +38,10 @@ PERSISTENT = ("appendonly yes", "enable-debug-command yes")
 #: Seconds that an ending proxy serves on, until the balancer has noticed; and seconds for its
 #: drain.
 DRAIN = ("--drain-delay", "1.5", "--drain-seconds", "5")
+
+#: Only one thread at a time starts a proxy: the first one starts the process that the others are
+#: copies of.
+_starting = threading.Lock()
 
 
 class Deployment:
@@ -109,7 +114,8 @@ class Through(Deployment):
         """Starts another proxy. checkout: of another version, with an environment of its own."""
         where = {} if checkout is None else {"directory": checkout, "python": str(checkout / ".venv" / "bin" / "python")}
         ours = shlex.split(os.environ.get("PROXY_OPTIONS", "")) if checkout is None else []
-        proxy = ProxyProcess("--manifests", str(self._manifests.path), *options, *ours, listen=listen, **where)
+        with _starting:
+            proxy = ProxyProcess("--manifests", str(self._manifests.path), *options, *ours, listen=listen, **where)
         self._stack.callback(self._end, proxy)
         return proxy.ready()
 
