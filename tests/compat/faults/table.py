@@ -12,7 +12,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 WAYS = ("straight", "through")
-HEAD = ("library", "fault", "straight to Redis", "through the proxy")
+HEAD = ("library", "fault", "straight to Redis", "through the proxy", "worse in")
+#: By field: through the proxy a result is worse if it is more than the straight one times a factor,
+#: and something. A connection that is lost may cost one item, and what is in flight is a matter of
+#: chance. Where no command fails straight, none may fail through the proxy.
+MARGINS = {
+    "failed": (1.2, 0),
+    "longest_wait": (1.2, 1.5),
+    "lost": (1.5, 2),
+    "twice": (1.5, 4),
+    "missed": (1.5, 20),
+    "dead": (1, 0),
+}
 
 
 def write(path: Path, result: dict) -> None:
@@ -61,15 +72,35 @@ def _together(dead: Sequence[str]) -> list[str]:
     return [f"{count} {role}" for role, count in roles.items()]
 
 
+def worse(straight: dict | None, through: dict | None) -> list[str]:
+    """Returns what is worse through the proxy. Nothing if a way was not measured."""
+    if straight is None or through is None or "skipped" in straight or "skipped" in through:
+        return []
+
+    def number(result: dict, name: str) -> float:
+        return len(result[name]) if name == "dead" else result[name]
+
+    found = [
+        _WORDS.get(name, name)
+        for name, (factor, more) in MARGINS.items()
+        if number(through, name) > factor * number(straight, name) + more
+    ]
+    return [*found, *(["trouble"] if through.get("trouble") and not straight.get("trouble") else [])]
+
+
+_WORDS = {"longest_wait": "waits"}
+
+
 def rows(results: Iterable[dict], libraries: Sequence[str], faults: Sequence[str]) -> list[tuple[str, ...]]:
     """Returns a row for each library and fault that has a result, in the order of the two lists."""
     by_cell = {(result["library"], result["fault"], result["way"]): result for result in results}
-    return [
-        (library, fault, *(cell(by_cell.get((library, fault, way))) for way in WAYS))
-        for library in libraries
-        for fault in faults
-        if any((library, fault, way) in by_cell for way in WAYS)
-    ]
+    found = []
+    for library in libraries:
+        for fault in faults:
+            ways = [by_cell.get((library, fault, way)) for way in WAYS]
+            if any(ways):
+                found.append((library, fault, *map(cell, ways), ", ".join(worse(*ways))))
+    return found
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ import unittest
 from pathlib import Path
 
 from .events import Outcome
-from .table import cell, markdown, plain, read, rows, write
+from .table import cell, markdown, plain, read, rows, worse, write
 
 
 def result(library: str = "ioredis", fault: str = "restart", way: str = "straight", **more: object) -> dict:
@@ -37,6 +37,32 @@ class CellTests(unittest.TestCase):
         self.assertEqual(cell({"skipped": "ruby is not installed"}), "not run: ruby is not installed")
 
 
+class WorseTests(unittest.TestCase):
+    def test_where_nothing_fails_straight_one_failure_is_worse(self) -> None:
+        self.assertEqual(worse(result(), result(failed=1)), ["failed"])
+        self.assertEqual(worse(result(failed=100), result(failed=120)), [])
+
+    def test_chance_is_not_worse(self) -> None:
+        self.assertEqual(worse(result(), result(longest_wait=1.5, lost=2, twice=4, missed=20)), [])
+        self.assertEqual(
+            worse(result(), result(longest_wait=1.6, lost=3, twice=5, missed=21)), ["waits", "lost", "twice", "missed"]
+        )
+
+    def test_a_dead_client_and_trouble(self) -> None:
+        self.assertEqual(worse(result(), result(dead=["worker 0"], trouble="ended")), ["dead", "trouble"])
+        self.assertEqual(worse(result(dead=["worker 1"], trouble="ended"), result(dead=["worker 0"], trouble="ended")), [])
+
+    def test_what_was_not_measured_is_not_compared(self) -> None:
+        skipped = {"skipped": "x"}
+        for straight, through in (
+            (None, result(failed=1)),
+            (result(), None),
+            (skipped, result(failed=1)),
+            (result(), skipped),
+        ):
+            self.assertEqual(worse(straight, through), [])
+
+
 class TableTests(unittest.TestCase):
     results = (
         result(way="through", tried=3, failed=1, last_error=0.5),
@@ -47,16 +73,17 @@ class TableTests(unittest.TestCase):
     def test_rows_have_both_ways_in_the_order_that_was_asked_for(self) -> None:
         found = rows(self.results, ["rq", "node-redis", "ioredis"], ["stop", "restart"])
         self.assertEqual(
-            found, [("rq", "restart", "", "0 of 0; a|b"), ("ioredis", "restart", "0 of 2", "1 of 3 until 0.5 s")]
+            found,
+            [("rq", "restart", "", "0 of 0; a|b", ""), ("ioredis", "restart", "0 of 2", "1 of 3 until 0.5 s", "failed")],
         )
 
     def test_markdown(self) -> None:
         lines = markdown(rows(self.results, ["rq"], ["restart"])).splitlines()
-        self.assertEqual(lines[1:], ["| --- | --- | --- | --- |", "| rq | restart |  | 0 of 0; a\\|b |"])
+        self.assertEqual(lines[1:], ["| --- | --- | --- | --- | --- |", "| rq | restart |  | 0 of 0; a\\|b |  |"])
 
     def test_plain(self) -> None:
         lines = plain(rows(self.results, ["ioredis"], ["restart"])).splitlines()
-        self.assertEqual(lines[1], f"ioredis  restart  {'0 of 2':19}1 of 3 until 0.5 s")
+        self.assertEqual(lines[1], f"ioredis  restart  {'0 of 2':19}{'1 of 3 until 0.5 s':20}failed")
 
     def test_the_last_result_of_a_cell_counts(self) -> None:
         with tempfile.TemporaryDirectory(prefix="redisproxy-test-") as directory:
