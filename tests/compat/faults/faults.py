@@ -107,12 +107,12 @@ def _stop(deployment: Deployment) -> None:
 
 def _maxclients(deployment: Deployment) -> None:
     """Everybody has to connect again, while Redis accepts no connection."""
-    admin = deployment.admin()
-    before = admin.config_get("maxclients")["maxclients"]
-    admin.config_set("maxclients", 1)
-    _close(admin)
-    time.sleep(GONE)
-    admin.config_set("maxclients", before)
+    with contextlib.closing(deployment.admin()) as admin:
+        before = admin.config_get("maxclients")["maxclients"]
+        admin.config_set("maxclients", 1)
+        _close(admin)
+        time.sleep(GONE)
+        admin.config_set("maxclients", before)
 
 
 def _close(admin: redis.Redis) -> None:
@@ -121,11 +121,11 @@ def _close(admin: redis.Redis) -> None:
 
 
 def _close_half(deployment: Deployment) -> None:
-    admin = deployment.admin()
-    numbers = [client["id"] for kind in ("normal", "pubsub") for client in admin.client_list(_type=kind)]
-    for number in numbers[::2]:
-        if int(number) != admin.client_id():
-            admin.client_kill_filter(_id=number)
+    with contextlib.closing(deployment.admin()) as admin:
+        numbers = [client["id"] for kind in ("normal", "pubsub") for client in admin.client_list(_type=kind)]
+        for number in numbers[::2]:
+            if int(number) != admin.client_id():
+                admin.client_kill_filter(_id=number)
 
 
 def _roll(deployment: Deployment) -> None:

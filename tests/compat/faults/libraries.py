@@ -34,8 +34,9 @@ PROGRAMS = Path(__file__).resolve().parent / "programs"
 START_LIMIT = 60
 #: Seconds until a program has ended after its standard input.
 END_LIMIT = 25
-#: The clients of a program that uses a client library itself.
-CLIENTS = {"command": 12, "publisher": 1, "subscriber": 2, "producer": 1, "consumer": 2}
+#: The clients of a program that uses a client library itself. `events` says what waiting means for
+#: the role `command`.
+CLIENTS = {"command": 12, "large": 1, "transaction": 1, "publisher": 1, "subscriber": 2, "producer": 1, "consumer": 2}
 #: The same of one that uses a job queue.
 QUEUE = {"producer": 1, "worker": 2}
 
@@ -112,7 +113,14 @@ def java(folder: Path) -> list[str]:
     if digest := _changed(folder, *files):
         for file in files:
             shutil.copy(file, folder)
-        mvn = ["mvn", "-q", "-B", "dependency:build-classpath", f"-Dmdep.outputFile={folder / 'classpath'}"]
+        mvn = [
+            "mvn",
+            "-q",
+            "-B",
+            "-Dstyle.color=never",
+            "dependency:build-classpath",
+            f"-Dmdep.outputFile={folder / 'classpath'}",
+        ]
         subprocess.run(mvn, cwd=folder, check=True, stdout=sys.stderr)
         classpath = (folder / "classpath").read_text().strip()
         sources = [file.name for file in files if file.suffix == ".java"]

@@ -25,6 +25,7 @@ const (
 var (
 	background = context.Background()
 	ended      atomic.Bool
+	large      = strings.Repeat("x", 100_000)
 )
 
 func event(role string, client int, kind string, rest any) {
@@ -67,12 +68,13 @@ func commands(client *redis.Client, number int) {
 	}
 }
 
-func adds(role, done string, add func(number int) error) {
+// repeats calls the action with rising numbers. The event has what it returns.
+func repeats(role, done string, action func(number int) (any, error)) {
 	for number := 1; !ended.Load(); number++ {
-		if err := add(number); err != nil {
+		if found, err := action(number); err != nil {
 			event(role, 0, "error", err)
 		} else {
-			event(role, 0, done, number)
+			event(role, 0, done, found)
 		}
 		time.Sleep(slowPause)
 	}
@@ -106,8 +108,22 @@ func main() {
 	for number := 0; number < 12; number++ {
 		go commands(client, number)
 	}
-	go adds("publisher", "published", func(number int) error { return client.Publish(background, "news", number).Err() })
-	go adds("producer", "added", func(number int) error { return client.RPush(background, "queue", number).Err() })
+	go repeats("publisher", "published", func(number int) (any, error) {
+		return number, client.Publish(background, "news", number).Err()
+	})
+	go repeats("producer", "added", func(number int) (any, error) {
+		return number, client.RPush(background, "queue", number).Err()
+	})
+	go repeats("large", "ok", func(int) (any, error) { return "", client.Set(background, "large", large, 0).Err() })
+	go repeats("transaction", "ok", func(int) (any, error) {
+		var found *redis.IntCmd
+		_, err := client.TxPipelined(background, func(pipe redis.Pipeliner) error {
+			found = pipe.Incr(background, "transaction")
+			pipe.Get(background, "transaction")
+			return nil
+		})
+		return found.Val(), err
+	})
 	for number := 0; number < 2; number++ {
 		go consumes(client, number)
 		go subscribes(client, number)

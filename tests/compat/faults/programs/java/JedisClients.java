@@ -1,11 +1,13 @@
 import java.util.stream.Collectors;
 
+import redis.clients.jedis.AbstractTransaction;
 import redis.clients.jedis.ConnectionPoolConfig;
 import redis.clients.jedis.DefaultJedisClientConfig;
 import redis.clients.jedis.HostAndPort;
 import redis.clients.jedis.JedisPubSub;
 import redis.clients.jedis.RedisClient;
 import redis.clients.jedis.RedisSentinelClient;
+import redis.clients.jedis.Response;
 import redis.clients.jedis.UnifiedJedis;
 
 /**
@@ -55,8 +57,26 @@ public final class JedisClients {
         for (int number = 0; number < 12; number++) {
             Program.commands(number, n -> client.incr("count:" + n), n -> client.get("count:" + n));
         }
-        Program.adds("publisher", "published", n -> client.publish("news", String.valueOf(n)));
-        Program.adds("producer", "added", n -> client.rpush("queue", String.valueOf(n)));
+        Program.repeats("publisher", "published", n -> {
+            client.publish("news", String.valueOf(n));
+            return n;
+        });
+        Program.repeats("producer", "added", n -> {
+            client.rpush("queue", String.valueOf(n));
+            return n;
+        });
+        Program.repeats("large", "ok", n -> {
+            client.set("large", Program.LARGE);
+            return "";
+        });
+        Program.repeats("transaction", "ok", n -> {
+            try (AbstractTransaction transaction = client.multi()) {
+                Response<Long> found = transaction.incr("transaction");
+                transaction.get("transaction");
+                transaction.exec();
+                return found.get();
+            }
+        });
         for (int number = 0; number < 2; number++) {
             int which = number;
             Program.consumes(which, () -> {

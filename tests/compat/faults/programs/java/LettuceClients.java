@@ -1,5 +1,6 @@
 import io.lettuce.core.RedisClient;
 import io.lettuce.core.RedisURI;
+import io.lettuce.core.api.StatefulRedisConnection;
 import io.lettuce.core.api.sync.RedisCommands;
 import io.lettuce.core.pubsub.RedisPubSubAdapter;
 import io.lettuce.core.pubsub.StatefulRedisPubSubConnection;
@@ -23,6 +24,23 @@ public final class LettuceClients {
         return found.withPassword(Program.PASSWORD.toCharArray()).withDatabase(Program.INDEX).build();
     }
 
+    /** An application that got an error within a transaction gives it up. */
+    static Object transact(RedisCommands<String, String> commands) {
+        try {
+            commands.multi();
+            commands.incr("transaction");
+            commands.get("transaction");
+            return commands.exec().get(0);
+        } catch (RuntimeException problem) {
+            try {
+                commands.discard();
+            } catch (RuntimeException second) {
+                // there was no transaction any more
+            }
+            throw problem;
+        }
+    }
+
     public static void main(String[] arguments) throws Exception {
         Program.event("command", 0, "note", "Lettuce " + RedisClient.class.getPackage().getImplementationVersion());
         RedisClient client = RedisClient.create(where());
@@ -32,8 +50,21 @@ public final class LettuceClients {
         }
         RedisCommands<String, String> publisher = client.connect().sync();
         RedisCommands<String, String> producer = client.connect().sync();
-        Program.adds("publisher", "published", n -> publisher.publish("news", String.valueOf(n)));
-        Program.adds("producer", "added", n -> producer.rpush("queue", String.valueOf(n)));
+        Program.repeats("publisher", "published", n -> {
+            publisher.publish("news", String.valueOf(n));
+            return n;
+        });
+        Program.repeats("producer", "added", n -> {
+            producer.rpush("queue", String.valueOf(n));
+            return n;
+        });
+        RedisCommands<String, String> setter = client.connect().sync();
+        Program.repeats("large", "ok", n -> {
+            setter.set("large", Program.LARGE);
+            return "";
+        });
+        StatefulRedisConnection<String, String> transacting = client.connect();
+        Program.repeats("transaction", "ok", n -> transact(transacting.sync()));
         for (int number = 0; number < 2; number++) {
             int which = number;
             RedisCommands<String, String> consumer = client.connect().sync();

@@ -18,6 +18,7 @@ final class Program {
             System.getenv("REDIS_SENTINELS") == null ? List.of() : Arrays.asList(System.getenv("REDIS_SENTINELS").split(","));
     /** Milliseconds between two commands of a client, and of a publisher or a producer. */
     private static final long PAUSE = 20, SLOW_PAUSE = 50;
+    static final String LARGE = "x".repeat(100_000);
     /** Milliseconds that consumers go on after the standard input has ended. */
     private static final long REST = 2500;
 
@@ -80,12 +81,12 @@ final class Program {
         });
     }
 
-    static void adds(String role, String done, Call<?> add) {
+    /** Calls the action with rising numbers. The event has what it returns. */
+    static void repeats(String role, String done, Call<?> action) {
         start(() -> {
             for (int number = 1; !ended; number++) {
                 try {
-                    add.call(number);
-                    event(role, 0, done, number);
+                    event(role, 0, done, action.call(number));
                 } catch (Exception problem) {
                     error(role, 0, problem);
                 }

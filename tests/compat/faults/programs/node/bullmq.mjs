@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 
 import { Queue, Worker } from "bullmq";
 
-import { adds, endsWithInput, event, master, sentinels, where } from "./program.mjs";
+import { endsWithInput, event, master, repeats, sentinels, where } from "./program.mjs";
 
 const { password, db } = where;
 const connection = sentinels.length ? { sentinels, name: master, password, db } : where;
@@ -16,4 +16,8 @@ for (const number of [0, 1]) {
   const worker = new Worker("jobs", async (job) => event("worker", number, "did", job.data.number), { connection });
   worker.on("error", (problem) => event("worker", number, "note", problem.message));
 }
-adds("producer", "added", (number) => queue.add("job", { number }), 100);
+const produces = async (number) => {
+  await queue.add("job", { number });
+  return number;
+};
+repeats("producer", "added", produces, 100);

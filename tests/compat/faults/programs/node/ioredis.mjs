@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 
 import { Redis } from "ioredis";
 
-import { adds, commands, consumes, endsWithInput, event, master, sentinels, where } from "./program.mjs";
+import { commands, consumes, endsWithInput, event, large, master, repeats, sentinels, where } from "./program.mjs";
 
 function connect() {
   const { password, db } = where;
@@ -16,9 +16,24 @@ const { version } = JSON.parse(readFileSync(new URL("node_modules/ioredis/packag
 event("command", 0, "note", `ioredis ${version}`);
 endsWithInput();
 for (let number = 0; number < 12; number += 1) commands(number, connect());
-const [publisher, producer] = [connect(), connect()];
-adds("publisher", "published", (number) => publisher.publish("news", number));
-adds("producer", "added", (number) => producer.rpush("queue", number));
+const [publisher, producer, setter, transacting] = [connect(), connect(), connect(), connect()];
+repeats("publisher", "published", async (number) => {
+  await publisher.publish("news", number);
+  return number;
+});
+repeats("producer", "added", async (number) => {
+  await producer.rpush("queue", number);
+  return number;
+});
+repeats("large", "ok", async () => {
+  await setter.set("large", large);
+  return "";
+});
+repeats("transaction", "ok", async () => {
+  const [[problem, found]] = await transacting.multi().incr("transaction").get("transaction").exec();
+  if (problem) throw problem;
+  return found;
+});
 for (const number of [0, 1]) {
   const consumer = connect();
   consumes(number, async () => (await consumer.blpop("queue", 2))?.[1] ?? null);

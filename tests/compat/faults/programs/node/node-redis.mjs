@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 
 import { createClient, createSentinel } from "redis";
 
-import { adds, commands, consumes, endsWithInput, event, master, sentinels, where } from "./program.mjs";
+import { commands, consumes, endsWithInput, event, large, master, repeats, sentinels, where } from "./program.mjs";
 
 async function connect() {
   const { host, port, password, db: database } = where;
@@ -20,9 +20,23 @@ const { version } = JSON.parse(readFileSync(new URL("node_modules/redis/package.
 event("command", 0, "note", `node-redis ${version}`);
 endsWithInput();
 for (let number = 0; number < 12; number += 1) commands(number, await connect());
-const [publisher, producer] = [await connect(), await connect()];
-adds("publisher", "published", (number) => publisher.publish("news", String(number)));
-adds("producer", "added", (number) => producer.rPush("queue", String(number)));
+const publisher = await connect();
+repeats("publisher", "published", async (number) => {
+  await publisher.publish("news", String(number));
+  return number;
+});
+const producer = await connect();
+repeats("producer", "added", async (number) => {
+  await producer.rPush("queue", String(number));
+  return number;
+});
+const setter = await connect();
+repeats("large", "ok", async () => {
+  await setter.set("large", large);
+  return "";
+});
+const transacting = await connect();
+repeats("transaction", "ok", async () => (await transacting.multi().incr("transaction").get("transaction").exec())[0]);
 for (const number of [0, 1]) {
   const consumer = await connect();
   consumes(number, async () => (await consumer.blPop("queue", 2))?.element ?? null);

@@ -18,6 +18,7 @@ export const sentinels = (process.env.REDIS_SENTINELS ?? "")
 // Milliseconds between two commands of a client, and of a publisher or a producer.
 const PAUSE = 20;
 export const SLOW_PAUSE = 50;
+export const large = "x".repeat(100_000);
 // Milliseconds that consumers go on after the standard input has ended.
 const REST = 2500;
 
@@ -56,11 +57,11 @@ export async function commands(number, client) {
   }
 }
 
-export async function adds(role, done, add, pause = SLOW_PAUSE) {
+// Calls the action with rising numbers. The event has what it returns.
+export async function repeats(role, done, action, pause = SLOW_PAUSE) {
   for (let number = 1; !ended; number += 1) {
     try {
-      await add(number);
-      event(role, 0, done, number);
+      event(role, 0, done, await action(number));
     } catch (problem) {
       error(role, 0, problem);
     }

@@ -15,6 +15,8 @@ SENTINELS = [
 URL = f"redis://:{PASSWORD}@127.0.0.1:{PORT}/{INDEX}"
 #: Seconds between two commands of a client, and of a publisher or a producer.
 PAUSE, SLOW_PAUSE = 0.02, 0.05
+#: Bytes of a large value.
+LARGE = 100_000
 #: Seconds that consumers go on after the standard input has ended.
 REST = 2.5
 

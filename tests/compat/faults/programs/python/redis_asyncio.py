@@ -11,7 +11,21 @@ import os
 import sys
 
 import redis
-from program import INDEX, MASTER, PASSWORD, PAUSE, PORT, REST, SENTINELS, SLOW_PAUSE, ended, error, event, wait_for_the_end
+from program import (
+    INDEX,
+    LARGE,
+    MASTER,
+    PASSWORD,
+    PAUSE,
+    PORT,
+    REST,
+    SENTINELS,
+    SLOW_PAUSE,
+    ended,
+    error,
+    event,
+    wait_for_the_end,
+)
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -40,17 +54,38 @@ async def commands(client: Redis, number: int) -> None:
             await asyncio.sleep(PAUSE)
 
 
-async def adds(role: str, done: str, add) -> None:
+async def repeats(client: Redis, role: str, done: str, action) -> None:
+    """Calls the action with rising numbers. The event has what it returns."""
     number = 0
     while not ended.is_set():
         number += 1
         try:
-            await add(number)
+            found = await action(client, number)
         except Exception as problem:
             error(role, 0, problem)
         else:
-            event(role, 0, done, number)
+            event(role, 0, done, found)
         await asyncio.sleep(SLOW_PAUSE)
+
+
+async def adds(client: Redis, number: int) -> int:
+    await client.rpush("queue", number)
+    return number
+
+
+async def publishes(client: Redis, number: int) -> int:
+    await client.publish("news", number)
+    return number
+
+
+async def sets(client: Redis, _: int) -> str:
+    await client.set("large", "x" * LARGE)
+    return ""
+
+
+async def transacts(client: Redis, _: int) -> int:
+    async with client.pipeline() as pipe:
+        return (await pipe.incr("transaction").get("transaction").execute())[0]
 
 
 async def consumes(client: Redis, number: int) -> None:
@@ -93,8 +128,10 @@ async def main() -> None:
     client = connect()
     tasks = [
         *(commands(client, number) for number in range(12)),
-        adds("publisher", "published", lambda number: client.publish("news", number)),
-        adds("producer", "added", lambda number: client.rpush("queue", number)),
+        repeats(client, "publisher", "published", publishes),
+        repeats(client, "producer", "added", adds),
+        repeats(client, "large", "ok", sets),
+        repeats(client, "transaction", "ok", transacts),
         *(consumes(client, number) for number in range(2)),
         subscribes_again(),
         subscribes(),

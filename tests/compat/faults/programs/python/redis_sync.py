@@ -12,7 +12,21 @@ import threading
 import time
 
 import redis
-from program import INDEX, MASTER, PASSWORD, PAUSE, PORT, REST, SENTINELS, SLOW_PAUSE, ended, error, event, wait_for_the_end
+from program import (
+    INDEX,
+    LARGE,
+    MASTER,
+    PASSWORD,
+    PAUSE,
+    PORT,
+    REST,
+    SENTINELS,
+    SLOW_PAUSE,
+    ended,
+    error,
+    event,
+    wait_for_the_end,
+)
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -43,17 +57,38 @@ def commands(number: int) -> None:
             time.sleep(PAUSE)
 
 
-def adds(role: str, done: str, add) -> None:
+def repeats(role: str, done: str, action) -> None:
+    """Calls the action with rising numbers. The event has what it returns."""
     number = 0
     while not ended.is_set():
         number += 1
         try:
-            add(number)
+            found = action(number)
         except Exception as problem:
             error(role, 0, problem)
         else:
-            event(role, 0, done, number)
+            event(role, 0, done, found)
         time.sleep(SLOW_PAUSE)
+
+
+def adds(number: int) -> int:
+    client.rpush("queue", number)
+    return number
+
+
+def publishes(number: int) -> int:
+    client.publish("news", number)
+    return number
+
+
+def sets(_: int) -> str:
+    client.set("large", "x" * LARGE)
+    return ""
+
+
+def transacts(_: int) -> int:
+    with client.pipeline() as pipe:
+        return pipe.incr("transaction").get("transaction").execute()[0]
 
 
 def consumes(number: int) -> None:
@@ -92,8 +127,10 @@ threading.excepthook = lambda problem: error("subscriber", 1, problem.exc_value)
 event("command", 0, "note", f"redis-py {redis.__version__}")
 threads = [
     *(lambda number=number: commands(number) for number in range(12)),
-    lambda: adds("publisher", "published", lambda number: client.publish("news", number)),
-    lambda: adds("producer", "added", lambda number: client.rpush("queue", number)),
+    lambda: repeats("publisher", "published", publishes),
+    lambda: repeats("producer", "added", adds),
+    lambda: repeats("large", "ok", sets),
+    lambda: repeats("transaction", "ok", transacts),
     *(lambda number=number: consumes(number) for number in range(2)),
     subscribes_again,
     subscribes,
