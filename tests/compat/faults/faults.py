@@ -40,6 +40,8 @@ class Fault:
     prepare: Callable[[Deployment], None] = lambda deployment: None
     with_sentinels: bool = False
     with_replicas: bool = False
+    #: Seconds for which clients work after it.
+    after: float = 6
     #: The two proxies are of an older version at first.
     older: bool = False
 
@@ -148,7 +150,8 @@ FAULTS = {
     "none": Fault("nothing", _nothing),
     "restart": Fault("Redis is killed and starts again after 2 s", _restart),
     "loading": Fault("Redis is killed, starts again and loads its data for 4 s", _loading, _fill),
-    "failover": Fault("the master is killed, and sentinels promote its replica", _failover, with_sentinels=True),
+    # node-redis asks the sentinels each 10 s.
+    "failover": Fault("the master is killed, and sentinels promote its replica", _failover, with_sentinels=True, after=12),
     "stop": Fault("Redis stands still for 7 s (SIGSTOP)", _stop),
     "maxclients": Fault("Redis closes all connections and accepts none for 2 s", _maxclients),
     "rolling": Fault("both proxies are replaced; directly: Redis closes all connections", _roll, with_replicas=True),

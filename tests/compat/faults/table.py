@@ -15,9 +15,10 @@ WAYS = ("straight", "through")
 HEAD = ("library", "fault", "straight to Redis", "through the proxy", "worse in")
 #: By field: through the proxy a result is worse if it is more than the straight one times a factor,
 #: and something. A connection that is lost may cost one item, and what is in flight is a matter of
-#: chance. Where no command fails straight, none may fail through the proxy.
+#: chance: a program has some 20 connections. Where no command fails straight, none may fail through
+#: the proxy.
 MARGINS = {
-    "failed": (1.2, 0),
+    "failed": (1.2, 20),
     "longest_wait": (1.2, 1.5),
     "lost": (1.5, 2),
     "twice": (1.5, 4),
@@ -84,6 +85,7 @@ def worse(straight: dict | None, through: dict | None) -> list[str]:
         _WORDS.get(name, name)
         for name, (factor, more) in MARGINS.items()
         if number(through, name) > factor * number(straight, name) + more
+        or (name == "failed" and through["failed"] and not straight["failed"])
     ]
     return [*found, *(["trouble"] if through.get("trouble") and not straight.get("trouble") else [])]
 

@@ -40,7 +40,8 @@ class CellTests(unittest.TestCase):
 class WorseTests(unittest.TestCase):
     def test_where_nothing_fails_straight_one_failure_is_worse(self) -> None:
         self.assertEqual(worse(result(), result(failed=1)), ["failed"])
-        self.assertEqual(worse(result(failed=100), result(failed=120)), [])
+        self.assertEqual(worse(result(failed=1), result(failed=21)), [])
+        self.assertEqual(worse(result(failed=100), result(failed=141)), ["failed"])
 
     def test_chance_is_not_worse(self) -> None:
         self.assertEqual(worse(result(), result(longest_wait=1.5, lost=2, twice=4, missed=20)), [])
