@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 #: Seconds. A client without a success in so long a time before the end is dead.
-DEAD_AFTER = 3.0
+DEAD_AFTER = 4.0
 #: Events that show that a client works.
 SUCCESSES = frozenset(["ok", "added", "did", "published", "heard"])
 _LINE = re.compile(r"(\d+\.\d+) ([a-z]+) (\d+) (ok|error|added|did|published|heard|note)(?: (.*))?", re.DOTALL)

@@ -13,8 +13,9 @@ import rq
 from program import INDEX, MASTER, PASSWORD, SENTINELS, URL, ended, error, event, wait_for_the_end
 from redis.sentinel import Sentinel
 
-#: Seconds between two jobs, and for the workers to finish. A worker forks for each job.
-PAUSE, REST = 0.25, 6
+#: Seconds between two jobs, and for the workers to finish. A worker forks for each job. It survives
+#: the loss of its connection only while it waits for a job, so there are few.
+PAUSE, REST = 1.0, 6
 HERE = Path(__file__).resolve().parent
 
 
