@@ -28,6 +28,8 @@ from typing import NamedTuple
 
 #: Seconds. A client without a success in so long a time before the end is dead.
 DEAD_AFTER = 4.0
+#: The number of lost items that a result names.
+SHOWN = 10
 #: Events that show that a client works.
 SUCCESSES = frozenset(["ok", "added", "did", "published", "heard"])
 _LINE = re.compile(r"(\d+\.\d+) ([a-z]+) (\d+) (ok|error|added|did|published|heard|note)(?: (.*))?", re.DOTALL)
@@ -76,6 +78,8 @@ class Outcome:
     missed: int = 0
     #: Clients that did not work any more at the end, as ``role number``.
     dead: list[str] = field(default_factory=list)
+    #: The first of the lost items: when each was confirmed, in seconds from the begin of the fault.
+    lost_items: dict[str, float] = field(default_factory=dict)
     #: By role and text: how many errors.
     errors: dict[str, int] = field(default_factory=dict)
 
@@ -115,7 +119,7 @@ def outcome(events: Iterable[Event], clients: Iterable[tuple[str, int]], began: 
     found.longest_wait = round(found.longest_wait, 1)
     found.errors = dict(errors.most_common())
     _counters(events, found)
-    _items(events, found)
+    _items(events, began, found)
     _messages(events, clients, found)
     return found
 
@@ -139,11 +143,13 @@ def _counters(events: list[Event], found: Outcome) -> None:
         found.twice += max(0, last - confirmed[client] - failed[client])
 
 
-def _items(events: list[Event], found: Outcome) -> None:
+def _items(events: list[Event], began: float, found: Outcome) -> None:
     """Compares the items that were added with those that consumers got: a program has one queue."""
-    added = {event.rest for event in events if event.kind == "added"}
+    added = {event.rest: event.time for event in events if event.kind == "added"}
     did = Counter(event.rest for event in events if event.kind == "did")
-    found.lost += len(added - did.keys())
+    lost = [item for item in added if item not in did]
+    found.lost += len(lost)
+    found.lost_items = {item: round(added[item] - began, 1) for item in lost[:SHOWN]}
     found.twice += sum(count - 1 for count in did.values())
 
 

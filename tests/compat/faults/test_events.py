@@ -87,7 +87,7 @@ class OutcomeTests(unittest.TestCase):
             "9.0 producer 0 added 1\n9.1 producer 0 added 2\n9.2 producer 0 error A\n9.3 worker 0 did 1\n9.4 worker 1 did 1"
         )
         found = seen(text + "\n9.5 worker 0 did 3")  # 3 was added, although its producer saw an error
-        self.assertEqual((found.lost, found.twice), (1, 1))
+        self.assertEqual((found.lost, found.twice, found.lost_items), (1, 1, {"2": -0.9}))
 
     def test_an_item_that_is_done_after_the_end_is_not_lost(self) -> None:
         self.assertEqual(seen("19.0 producer 0 added 1\n22.0 worker 0 did 1").lost, 0)
