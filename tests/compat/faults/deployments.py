@@ -166,7 +166,10 @@ class Replicas(Through):
         return proxy
 
     def _serving(self) -> set[int]:
-        states = self._balancer.states()
+        try:
+            states = self._balancer.states()
+        except OSError:  # its management socket may come later than its port
+            return set()
         return {slot for slot in range(self.SLOTS) if states["redis", str(slot)][0].startswith("UP")}
 
     def replace(self, old: int, new: int) -> None:
