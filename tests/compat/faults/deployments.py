@@ -55,6 +55,8 @@ class Deployment:
     def __init__(self, binary: Callable[[], str], with_sentinels: bool = False) -> None:
         self._stack = ExitStack()
         self.trouble = ""
+        #: What the proxies logged, after `stop`.
+        self.logs: list[str] = []
         self.sentinels: Sentinels | None = None
         try:
             if with_sentinels:
@@ -121,6 +123,7 @@ class Through(Deployment):
 
     def _end(self, proxy: ProxyProcess) -> None:
         proxy.stop(signal.SIGKILL)  # a drain would take seconds
+        self.logs += ["the log of a proxy:", *proxy.lines]
         if "Traceback" in proxy.log:
             self.trouble = "the proxy logged a traceback"
             print(proxy.log, file=sys.stderr)

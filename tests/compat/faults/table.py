@@ -13,6 +13,8 @@ from pathlib import Path
 
 WAYS = ("straight", "through")
 HEAD = ("library", "fault", "straight to Redis", "through the proxy", "worse in")
+#: Seconds that a failover takes at most, if the sentinels agree at once.
+USUAL_FAILOVER = 4.0
 #: By field: through the proxy a result is worse if it is more than the straight one times a factor,
 #: and something. A connection that is lost may cost one item, and what is in flight is a matter of
 #: chance: a program has some 20 connections. Where no command fails straight, none may fail through
@@ -57,11 +59,20 @@ def cell(result: dict | None) -> str:
     if result["longest_wait"] >= 0.5:
         words.append(f"waits {result['longest_wait']:.1f} s")
     words += [f"{result[name]} {name}" for name in ("lost", "twice", "missed") if result[name]]
+    if _slow_failover(result):
+        words.append(f"the failover took {result['fault_seconds']:.1f} s")
     if result["dead"]:
         words.append("dead: " + ", ".join(_together(result["dead"])))
     if result.get("trouble"):
         words.append(result["trouble"])
     return "; ".join(words)
+
+
+def _slow_failover(result: dict) -> float:
+    """Returns how much longer the sentinels took than usual, in seconds: sometimes they have to vote
+    again.
+    """
+    return max(0.0, result["fault_seconds"] - USUAL_FAILOVER) if result["fault"] == "failover" else 0.0
 
 
 def _together(dead: Sequence[str]) -> list[str]:
@@ -79,6 +90,8 @@ def worse(straight: dict | None, through: dict | None) -> list[str]:
         return []
 
     def number(result: dict, name: str) -> float:
+        if name == "longest_wait":
+            return result[name] - _slow_failover(result)
         return len(result[name]) if name == "dead" else result[name]
 
     found = [

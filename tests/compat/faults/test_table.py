@@ -14,7 +14,15 @@ from .table import cell, markdown, plain, read, rows, worse, write
 def result(library: str = "ioredis", fault: str = "restart", way: str = "straight", **more: object) -> dict:
     fields = {name: value for name, value in more.items() if name in Outcome.__dataclass_fields__}
     rest = {name: value for name, value in more.items() if name not in fields}
-    return {"library": library, "fault": fault, "way": way, **dataclasses.asdict(Outcome(**fields)), "trouble": "", **rest}
+    return {
+        "library": library,
+        "fault": fault,
+        "way": way,
+        **dataclasses.asdict(Outcome(**fields)),
+        "trouble": "",
+        "fault_seconds": 2.0,
+        **rest,
+    }
 
 
 class CellTests(unittest.TestCase):
@@ -48,6 +56,12 @@ class WorseTests(unittest.TestCase):
         self.assertEqual(
             worse(result(), result(longest_wait=1.6, lost=3, twice=5, missed=21)), ["waits", "lost", "twice", "missed"]
         )
+
+    def test_a_failover_that_took_longer_is_not_worse(self) -> None:
+        straight = result(fault="failover", longest_wait=3.0, fault_seconds=2.5)
+        self.assertEqual(worse(straight, result(fault="failover", longest_wait=9.0, fault_seconds=8.0)), [])
+        self.assertEqual(worse(straight, result(fault="failover", longest_wait=9.0, fault_seconds=3.0)), ["waits"])
+        self.assertIn("the failover took 8.0 s", cell(result(fault="failover", fault_seconds=8.0)))
 
     def test_a_dead_client_and_trouble(self) -> None:
         self.assertEqual(worse(result(), result(dead=["worker 0"], trouble="ended")), ["dead", "trouble"])
