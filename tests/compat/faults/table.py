@@ -69,7 +69,7 @@ def cell(result: dict | None) -> str:
 
 
 def _slow_failover(result: dict) -> float:
-    """Returns how much longer the sentinels took than usual, in seconds: sometimes they have to vote
+    """Returns how many seconds longer than usual the sentinels took: sometimes they vote
     again.
     """
     return max(0.0, result["fault_seconds"] - USUAL_FAILOVER) if result["fault"] == "failover" else 0.0
