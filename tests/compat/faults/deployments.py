@@ -126,7 +126,7 @@ class Through(Deployment):
         self.logs += ["the log of a proxy:", *proxy.lines]
         if "Traceback" in proxy.log:
             self.trouble = "the proxy logged a traceback"
-            print(proxy.log, file=sys.stderr)
+            print(proxy.log.partition("Traceback")[2][:2000], file=sys.stderr)  # --keep writes all of it
 
     def environ(self) -> dict[str, str]:
         return self._at(self.port, PASSWORD)
