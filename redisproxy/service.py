@@ -98,6 +98,8 @@ class ProxyService(service.MultiService):
         self._log_file = log_file
         self._start_failed = start_failed
         self._ending = False
+        # Whether the ports listen: from the first snapshot on.
+        self._listens = False
         # Seconds that the proxy still serves after a signal to end.
         self._delay = 0.0
         self._settings = settings
@@ -113,7 +115,7 @@ class ProxyService(service.MultiService):
         embedded = self._embedded = None
         if settings.embedded:
             try:
-                embedded = self._embedded = EmbeddedRedis(died=self._embedded_died)
+                embedded = self._embedded = EmbeddedRedis(died=self._fail)
             except EmbeddedError as error:
                 raise SettingsError(str(error)) from None
             embedded.setServiceParent(self)
@@ -136,7 +138,7 @@ class ProxyService(service.MultiService):
             self.serving = Workers(
                 reactor, settings.processes, options or {}, self.reading.use_databases, settings.drain_seconds
             )
-        self.reading.listeners.append(self.serving.use_snapshot)
+        self.reading.listeners.append(self._use_snapshot)
         self.reading.on_read.append(self.serving.take_read)
         if self._is_quick_start:
             self.serving.on_snapshot.append(self._first_snapshot)
@@ -212,8 +214,8 @@ class ProxyService(service.MultiService):
     # Starting.
 
     def privilegedStartService(self) -> None:
-        """Listens, as the user that twistd was started as, before anything else runs. Raises
-        StartError.
+        """Binds the ports, as the user that twistd was started as, before anything else runs. The
+        status endpoint also listens. Raises StartError.
         """
         # First of all, because an early signal must not end the process. Also, process 1 of a
         # container is not even sent a SIGTERM for which it has no handler.
@@ -224,7 +226,7 @@ class ProxyService(service.MultiService):
         super().privilegedStartService()
         self._show_certificates()
         try:
-            self.serving.listen(self.listening)
+            self.serving.bind(self.listening)
             if self.status is not None:
                 self.status.privilegedStartService()
         except ListenError as error:
@@ -263,8 +265,6 @@ class ProxyService(service.MultiService):
         if self.status is not None:
             self.status.startService()
             self.serving.collect_stats()
-        for address in self.listening.addresses:
-            self._log.write(messages.LISTENING, address=shown_address(address))
         if self._settings.client_ca is not None:
             for endpoint in self._settings.listen:
                 if plain_kind(endpoint) != "ssl":
@@ -272,6 +272,30 @@ class ProxyService(service.MultiService):
         for network in self._settings.trust_proxy:
             if network.prefixlen == 0:
                 self._log.write(messages.TRUST_ANYBODY, network=str(network))
+
+    def _use_snapshot(self, snapshot: Snapshot) -> None:
+        """Puts a snapshot in force. The ports listen from the first one on, whether Redis answers
+        or not.
+        """
+        if self._listens or self._listen():
+            self.serving.use_snapshot(snapshot)
+
+    def _listen(self) -> bool:
+        """Listens, and returns True. Returns False if the proxy ends, or has to end because a port
+        cannot listen.
+        """
+        if self._ending:
+            return False
+        try:
+            self.listening.listen()
+        except ListenError as error:
+            self._log.write(messages.CANNOT_LISTEN, error=str(error))
+            self._fail()
+            return False
+        self._listens = True
+        for address in self.listening.addresses:
+            self._log.write(messages.LISTENING, address=shown_address(address))
+        return True
 
     def _on_signal(self, call: Callable[[], object], number: int, frame: object) -> None:
         self._reactor.callFromThread(call)
@@ -341,7 +365,8 @@ class ProxyService(service.MultiService):
     def _not_ready(self) -> messages.Text | None:
         return messages.DRAINING() if self.draining else self.serving.not_ready()
 
-    def _embedded_died(self) -> None:
+    def _fail(self) -> None:
+        """Ends the proxy with status 1."""
         end_with(1)
         self._stop_reactor()
 
