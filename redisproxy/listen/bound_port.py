@@ -10,7 +10,9 @@ a Unix socket are Twisted's, and so is the way to accept.
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet import tcp, unix
@@ -63,19 +65,31 @@ class BoundUnixPort(BoundPort, unix.Port):
 
 
 class BindingReactor:
-    """A reactor whose TCP ports and Unix sockets are only bound, while `binds` is True."""
+    """A reactor that can be asked to bind only: see `binding`."""
 
     def __init__(self, reactor: IReactorFDSet) -> None:
         self._reactor: Any = reactor
-        self.binds = False
+        # None: ports listen at once.
+        self._bound: list[BoundPort] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
+    @contextlib.contextmanager
+    def binding(self) -> Iterator[list[BoundPort]]:
+        """While this context lasts, ports of TCP and Unix sockets are only bound. Gives a list that
+        has them all in the end.
+        """
+        bound = self._bound = []
+        try:
+            yield bound
+        finally:
+            self._bound = None
+
     def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
         """See IReactorTCP."""
-        if self.binds:
-            return _bound(BoundPort(port, factory, backlog, interface, self._reactor))
+        if self._bound is not None:
+            return self._bind(BoundPort(port, factory, backlog, interface, self._reactor), self._bound)
         listening: IListeningPort = self._reactor.listenTCP(port, factory, backlog, interface)
         return listening
 
@@ -83,12 +97,12 @@ class BindingReactor:
         self, address: bytes, factory: IProtocolFactory, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
     ) -> IListeningPort:
         """See IReactorUNIX."""
-        if self.binds:
-            return _bound(BoundUnixPort(address, factory, backlog, mode, self._reactor, wantPID))
+        if self._bound is not None:
+            return self._bind(BoundUnixPort(address, factory, backlog, mode, self._reactor, wantPID), self._bound)
         listening: IListeningPort = self._reactor.listenUNIX(address, factory, backlog, mode, wantPID)
         return listening
 
-
-def _bound(port: BoundPort) -> IListeningPort:
-    port.startListening()
-    return port
+    def _bind(self, port: BoundPort, bound: list[BoundPort]) -> IListeningPort:
+        port.startListening()
+        bound.append(port)
+        return port

@@ -145,17 +145,19 @@ class Listening:
     def bind(self, factory: IProtocolFactory) -> None:
         """Binds the ports, which refuse connections until `listen`. Raises ListenError.
 
-        A socket of `systemd:` listens already: its clients wait. Twisted has endpoints of other
-        kinds (`stdio:`), which have no such socket and accept at once.
+        A socket of `systemd:` listens already: its clients wait. Endpoints without a socket
+        (`stdio:`) accept at once.
         """
-        self._reactor.binds = True
         for description, endpoint in zip(self._descriptions, self._endpoints, strict=True):
             before = len(self.ports)
-            self._open_one(description, endpoint, factory)
+            with self._reactor.binding() as bound:
+                self._open_one(description, endpoint, factory)
+            waiting: list[FileDescriptor] = [*bound]
             for port in self.ports[before:]:
-                if isinstance(port, FileDescriptor):
+                if isinstance(port, FileDescriptor) and not isinstance(port, BoundPort):
                     port.stopReading()
-                    self._waiting.append((description, port))
+                    waiting.append(port)
+            self._waiting += [(description, port) for port in waiting]
 
     def hold(self) -> list[int]:
         """Binds the ports like `bind`, and accepts nothing also after `listen`. Returns their
