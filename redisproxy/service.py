@@ -26,12 +26,12 @@ from .listen.endpoints import PROXIED, EndpointError, ListenError, Listening, pl
 from .listen.tls import CertificateError
 from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
-from .net.addresses import shown_address
 from .net.reactor import IProxyReactor, is_monotonic
 from .ops.bugs import bug
 from .ops.logs import Log, observer
 from .ops.stats import Stats
 from .printable import printable
+from .processes.opening import Opening
 from .processes.os_process import end_with, prepare, quiet_libraries
 from .processes.ports import ServingPort
 from .processes.single import Serving
@@ -98,8 +98,6 @@ class ProxyService(service.MultiService):
         self._log_file = log_file
         self._start_failed = start_failed
         self._ending = False
-        # Whether the ports listen: from the first snapshot on.
-        self._listens = False
         # Seconds that the proxy still serves after a signal to end.
         self._delay = 0.0
         self._settings = settings
@@ -109,6 +107,7 @@ class ProxyService(service.MultiService):
             self.listening = Listening(reactor, settings.listen, client_ca=settings.client_ca, trusted=settings.trust_proxy)
         except EndpointError as error:
             raise SettingsError(f"--listen is {error}") from None
+        self._opening = Opening(self.listening)
         if settings.trust_proxy and not any(endpoint.startswith(PROXIED) for endpoint in settings.listen):
             raise SettingsError("--trust-proxy needs a haproxy: endpoint, and --listen has none")
         self.source = source_of(settings)
@@ -275,27 +274,15 @@ class ProxyService(service.MultiService):
 
     def _use_snapshot(self, snapshot: Snapshot) -> None:
         """Puts a snapshot in force. The ports listen from the first one on, whether Redis answers
-        or not.
+        or not. If they cannot, the proxy ends with status 1.
         """
-        if self._listens or self._listen():
-            self.serving.use_snapshot(snapshot)
-
-    def _listen(self) -> bool:
-        """Listens, and returns True. Returns False if the proxy ends, or has to end because a port
-        cannot listen.
-        """
-        if self._ending:
-            return False
-        try:
-            self.listening.listen()
-        except ListenError as error:
-            self._log.write(messages.CANNOT_LISTEN, error=str(error))
-            self._fail()
-            return False
-        self._listens = True
-        for address in self.listening.addresses:
-            self._log.write(messages.LISTENING, address=shown_address(address))
-        return True
+        if not self._opening.listens:
+            if self._ending:
+                return
+            if not self._opening.listen():
+                self._fail()
+                return
+        self.serving.use_snapshot(snapshot)
 
     def _on_signal(self, call: Callable[[], object], number: int, frame: object) -> None:
         self._reactor.callFromThread(call)

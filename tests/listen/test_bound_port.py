@@ -7,6 +7,7 @@ import socket
 import ssl
 import stat
 import tempfile
+from ipaddress import ip_network
 from pathlib import Path
 
 from twisted.internet import defer, endpoints, protocol, reactor, task
@@ -20,7 +21,9 @@ from ..support.certificates import Authority
 from ..support.proxy_headers import LOCAL
 from ..support.servers import free_port
 from ..support.waiting import LIMIT
-from .test_proxy_protocol import LOOPBACK
+
+#: Whose PROXY headers are believed.
+LOOPBACK = (ip_network("127.0.0.1"),)
 
 
 class Greeter(protocol.Protocol):
