@@ -493,7 +493,7 @@ REDIS_CLOSES = Reason(
     "at one end only.",
 )
 REDIS_MOVED = Reason("redis-elsewhere", "Redis moved while a connection was opened")
-REDIS_AWAY = Reason("redis-away", "Redis was not reachable a moment ago")
+REDIS_AWAY = Reason("redis-refused-a-moment-ago", "Redis refused a connection a moment ago")
 REDIS_UNKNOWN = Reason("redis-no-backend", "no backend is known", "Create the master secret.")
 REDIS_MASTER_RIGHTS = Reason("redis-master-rights", "a connection with the master's rights")
 REDIS_UNREACHABLE = Reason("redis-unreachable", "{address} cannot be reached: {reason}", runbook="RedisUnreachable")
@@ -553,7 +553,7 @@ STOPPING = Reason("redis-proxy-stops", "the proxy is stopping")
 
 REDIS_HUNG = Reason(
     "redis-hung",
-    "Redis has not answered a PING for more than {seconds:g} s: commands wait, and log-ins fail",
+    "Redis has not answered a PING for more than {seconds:g} s: commands wait",
     "Check the state of Redis's process. T: somebody stopped it. D: it waits for its disk. R: it runs one long command or "
     "script, or forks.",
     runbook="RedisHung",
@@ -999,7 +999,19 @@ REVOKED = CloseReason(
     "passed on replies to commands that had run, for 10 s at most.",
     "Give the application the current secret.",
 )
-REDIS_LOST = CloseReason("redis-lost", "The session's own connection to Redis broke.", see="#redis")
+REDIS_LOST = CloseReason(
+    "redis-lost",
+    "The connection to Redis broke while the client had commands in flight, a transaction, or subscriptions there.",
+    see="#redis",
+)
+NOT_HELD = CloseReason(
+    "redis-away",
+    "Commands or a log-in waited for Redis, and Redis was not back within --hold-seconds.",
+    see="#redis",
+)
+NOT_LOGGED_IN = CloseReason(
+    "redis-refused-login", "Redis refused the connection of this client's tenant. The client got the error.", see="#redis"
+)
 MOVED_WITHIN_A_MESSAGE = CloseReason(
     "moved-within-a-message", "The connection to Redis broke within a large reply.", see="#redis"
 )
@@ -1305,7 +1317,7 @@ NOT_ALLOWED = ClientError(
 UNREACHABLE = ClientError(
     "error-unreachable",
     "ERR Redis cannot be reached from the proxy right now, try again",
-    "Redis is not reachable. The command was not run, and an AUTH or HELLO did not log in.",
+    "Redis is not reachable. The command was not run.",
     "#redis",
 )
 UNANSWERED = ClientError(
@@ -1327,11 +1339,6 @@ REPLACED = ClientError(
     "error-replaced",
     "ERR Redis was replaced while this command waited, try again",
     "There was a failover. The command was not run.",
-)
-LOST = ClientError(
-    "error-lost",
-    "ERR the connection to Redis was lost: Redis may have run this command, or not",
-    "The connection broke while the command waited for its reply.",
 )
 REPLY_TOO_LARGE = ClientError(
     "error-reply-too-large",

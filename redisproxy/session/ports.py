@@ -269,11 +269,8 @@ class ReplyReceiver(Protocol):
     def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         """Takes the next bytes of the batch's replies. ended: how many replies end in them."""
 
-    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
-        """The multiplexed connection is gone: this batch and all later ones get no more replies.
-
-        partial: the receiver got a part of a reply, and the rest will not come.
-        """
+    def upstream_lost(self, batch: ReplyBatch) -> None:
+        """The multiplexed connection is gone: this batch and all later ones get no more replies."""
 
 
 class Subscriber(Protocol):
@@ -299,14 +296,16 @@ class Unavailable:
     """The result where there is no connection to Redis, or no answer of Redis.
 
     As an Upstream, it answers each command with its error. error: an error reply without ``-``.
-    busy: a connection is being opened, so commands wait instead of failing.
+    busy: a connection is being opened, so commands wait instead of failing. closes: the time to
+    wait is over, so clients are closed instead of answered, as Redis would close them.
     """
 
-    __slots__ = ("busy", "error")
+    __slots__ = ("busy", "closes", "error")
 
-    def __init__(self, error: str = messages.UNREACHABLE.text, busy: bool = False) -> None:
+    def __init__(self, error: str = messages.UNREACHABLE.text, busy: bool = False, closes: bool = False) -> None:
         self.error = error
         self.busy = busy
+        self.closes = closes
 
     def __repr__(self) -> str:
         return f"<Unavailable: {self.error}>"

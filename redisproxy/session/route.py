@@ -137,7 +137,10 @@ class Route:
                 return False
             self.move(MULTIPLEXED, upstream)
         if isinstance(upstream, Unavailable) and not upstream.busy:
-            probes.reached("commands fail at once: Redis is away")
+            if upstream.closes:
+                session.not_held(upstream)
+                return False
+            probes.reached("commands fail at once: Redis refuses connections")
             return True
         if not upstream.busy:
             if not self._replies.slow:
@@ -180,7 +183,7 @@ class Route:
             return then()
         upstream = None if self.pool is None else self.pool.upstream
         if isinstance(upstream, Unavailable) and not upstream.busy:
-            return session.refuse_waiting(upstream.error)
+            return session.not_held(upstream)
         return session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
 
     def _acquire(self, session: Session, then: Callable[[Dedicated | Unavailable], None]) -> None:
@@ -188,7 +191,7 @@ class Route:
 
     def _acquired(self, session: Session, then: Callable[[], None], result: Dedicated | Unavailable) -> None:
         if isinstance(result, Unavailable):
-            session.refuse_waiting(result.error)
+            session.not_held(result)
         elif self._may_use(session, result):
             self.use(session, result)
             then()

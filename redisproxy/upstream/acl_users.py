@@ -41,7 +41,7 @@ class AclUserError(messages.MessageError):
 
 def _refused(error: messages.Text) -> ControlError:
     """What a client is answered, whose patterns Redis is not told of."""
-    return ControlError(error, error)
+    return ControlError(error, error, passing=False)
 
 
 class _Patterns:
@@ -154,7 +154,8 @@ class AclUsers:
         except ControlError as error:
             self.user_refused()
             raise AclUserError(
-                messages.REDIS_NO_USER(namespace=tenant.namespace, error=error.reason), passing=True
+                messages.REDIS_NO_USER(namespace=tenant.namespace, error=error.reason),
+                passing=error.passing,
             ) from None
         return name.encode(), secret
 

@@ -38,6 +38,8 @@ from .pool import ConnectionPool
 from .queries import ControlQueries
 from .session_backend import SessionBackend
 
+#: Reasons that pass by themselves. Until the time to hold work is over, they are none.
+_HELD = {messages.REDIS_NO_ANSWER.code, messages.REDIS_NOT_PROBED.code, messages.REDIS_REFUSES_CONNECTIONS.code}
 #: Seconds until the proxy asks again to update a user's rights, after an attempt that failed.
 _AGAIN = 1.0
 
@@ -92,6 +94,7 @@ class Backend(service.MultiService):
             settings.redis_ca,
             counts,
             tenant_limits,
+            settings.hold_seconds,
         )
         #: asks INFO, PUBSUB and CONFIG GET for tenants
         self.queries = ControlQueries(reactor, self._query_client)
@@ -125,6 +128,8 @@ class Backend(service.MultiService):
         sampler = Sampler(reactor, lambda: self.pool.multiplexed, self.latency.observe, self._observe_tenant)
         for part in (self.pool, self.control, self.master, self.health, sampler):
             part.setServiceParent(self)
+        # When this process was ready last, in the reactor's seconds; None: it never was.
+        self._ready_at: float | None = None
         # All tenants of the latest snapshot.
         self._tenants: Collection[Tenant] = ()
         # What Redis was at the latest probe; and the update of its users after it changed.
@@ -185,12 +190,25 @@ class Backend(service.MultiService):
     # For probes, metrics and the status page.
 
     def not_ready(self) -> messages.Text | None:
-        """Why this process should get no clients; None: there is no reason."""
+        """Why this process should get no clients; None: there is no reason.
+
+        While work is held, there is none either: new clients wait as well.
+        """
+        reason = self._unready()
+        now = self._reactor.seconds()
+        if reason is None:
+            self._ready_at = now
+        elif reason.code in _HELD and self._ready_at is not None:
+            away = self.health.unanswered if self.health.state is Answers.HUNG else now - self._ready_at
+            if away < self._settings.hold_seconds:
+                return None
+        return reason
+
+    def _unready(self) -> messages.Text | None:
         if not self.master.follows:
             return messages.NO_MASTER()
         if self.health.state is Answers.HUNG:
-            if self.health.unanswered >= bounds.HUNG_UNREADY_SECONDS:
-                return messages.REDIS_NO_ANSWER()
+            return messages.REDIS_NO_ANSWER()
         elif not self.control.connected:
             return messages.REDIS_NOT_PROBED() if self.control.asking else messages.REDIS_NO_ANSWER()
         if self.control.users_refused:
@@ -206,7 +224,7 @@ class Backend(service.MultiService):
         server = self.control.server
         address = self.master.address
         state = self.health.state
-        fault = self._fault if self.not_ready() or self.health.fault else None
+        fault = self._fault if self._unready() or self.health.fault else None
         answers = state.value if self.control.connected or state is Answers.HUNG else "down"
         return {
             "connected": answers not in ("hung", "down"),

@@ -28,27 +28,36 @@ from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
+from .hold import is_lasting
 
 
 class UpstreamError(messages.MessageError):
-    """An upstream connection is not available. client_reply: for the client."""
+    """An upstream connection is not available.
 
-    def __init__(self, reason: messages.Text, client_reply: str) -> None:
+    client_reply: for the client; passing: whether a later attempt may succeed, see `hold`.
+    """
+
+    def __init__(self, reason: messages.Text, client_reply: str, passing: bool = False) -> None:
         super().__init__(reason)
         self.client_reply = client_reply
+        self.passing = passing
 
 
 class RedisUnreachable(UpstreamError):
     """Redis takes no connections, or does not answer in time. This is so for all tenants."""
 
     def __init__(self, reason: messages.Text) -> None:
-        super().__init__(reason, messages.UNREACHABLE.text)
+        super().__init__(reason, messages.UNREACHABLE.text, passing=True)
 
 
 class UserUnknown(UpstreamError):
     """Redis does not know the tenant's ACL user, or knows another password. It must be provisioned
     again.
     """
+
+
+#: The answers to PING of a Redis that does not serve yet.
+_NOT_YET = (b"-LOADING ", b"-MASTERDOWN ")
 
 
 def _error(answer: bytes) -> messages.Text:
@@ -160,7 +169,9 @@ class RedisConnection(RespReceiver):
         who = [address.username.encode()] if address.username else []
         answer = await self._ask(b"AUTH", *who, address.password)
         if answer != b"+OK":
-            raise UpstreamError(messages.REDIS_ANSWERED_AUTH(error=_error(answer)), messages.LOGIN_REFUSED.text)
+            raise UpstreamError(
+                messages.REDIS_ANSWERED_AUTH(error=_error(answer)), messages.LOGIN_REFUSED.text, not is_lasting(answer)
+            )
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
         """SELECTs the tenant's database, logs in as its ACL user, and sends HELLO for another
@@ -170,21 +181,35 @@ class RedisConnection(RespReceiver):
         connection keeps the master's rights. protocol: 2 or 3. Raises UpstreamError, or
         UserUnknown.
         """
-        answer = await self._ask(b"SELECT", b"%d" % tenant.index)
+        selected = self._ask(b"SELECT", b"%d" % tenant.index)
+        # A Redis that loads its data takes SELECT and AUTH, and refuses what tenants send.
+        pinged = self._ask(b"PING")
+        try:
+            answer = await selected
+        except BaseException:
+            pinged.addErrback(lambda _: None)  # it fails with the other
+            raise
         if answer != b"+OK":
             shown = shown_error(answer)
             raise UpstreamError(
                 messages.REDIS_ANSWERED_SELECT(index=tenant.index, error=messages.redis_error(shown)),
                 messages.SELECT_REFUSED(index=tenant.index, error=shown.lstrip("-")),
+                not is_lasting(answer),
             )
+        answer = await pinged
+        if answer.startswith(_NOT_YET):
+            raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text, passing=True)
         if login is not None:
             answer = await self._ask(b"AUTH", *login)
             if answer.startswith(b"-WRONGPASS"):
-                raise UserUnknown(messages.REDIS_USER_UNKNOWN(namespace=tenant.namespace), messages.UNREACHABLE.text)
+                raise UserUnknown(
+                    messages.REDIS_USER_UNKNOWN(namespace=tenant.namespace), messages.UNREACHABLE.text, passing=True
+                )
             if answer != b"+OK":
                 raise UpstreamError(
                     messages.REDIS_ANSWERED_TENANT_AUTH(namespace=tenant.namespace, error=_error(answer)),
                     messages.LOGIN_REFUSED.text,
+                    not is_lasting(answer),
                 )
             self.has_acl_user = True
         if protocol != self.protocol:
@@ -192,7 +217,9 @@ class RedisConnection(RespReceiver):
             if answer[:1] not in b"%*":
                 shown = shown_error(answer)
                 raise UpstreamError(
-                    messages.REDIS_ANSWERED_HELLO(protocol=protocol, error=messages.redis_error(shown)), shown.lstrip("-")
+                    messages.REDIS_ANSWERED_HELLO(protocol=protocol, error=messages.redis_error(shown)),
+                    shown.lstrip("-"),
+                    not is_lasting(answer),
                 )
             self.protocol = protocol
         self.tenant = tenant
@@ -201,7 +228,7 @@ class RedisConnection(RespReceiver):
         """Sends PING, to find out whether the connection still works. Raises UpstreamError."""
         answer = await self._ask(b"PING")
         if answer != b"+PONG":
-            raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text)
+            raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text, passing=True)
 
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:

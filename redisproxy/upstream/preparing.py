@@ -73,7 +73,9 @@ class Preparation:
                 raise
             self._faults.of_one(error.reason)
             raise UpstreamError(
-                error.reason, messages.UNREACHABLE.text if error.passing else messages.LOGIN_REFUSED.text
+                error.reason,
+                messages.UNREACHABLE.text if error.passing else messages.LOGIN_REFUSED.text,
+                error.passing,
             ) from None
         return await self._after(upstream, upstream.bind(tenant, login, protocol))
 

@@ -17,6 +17,7 @@ from ..printable import shown_error
 from ..resp.value import Answer, ErrorReply
 from ..tenants.model import BackendAddress, Tenant
 from .client import ControlError, RedisClient, TooLargeError
+from .hold import is_lasting
 
 TOO_LARGE = messages.REPLY_TOO_LARGE(most=bounds.QUERY_REPLY_BYTES)
 #: Seconds. A slower answer may have kept Redis busy, which does nothing else meanwhile.
@@ -126,7 +127,7 @@ class ControlQueries:
             asked = defer.Deferred.fromCoroutine(connection.ask_all(commands))
             return await asked.addTimeout(bounds.QUERY_SECONDS, self._reactor)
         except TooLargeError as error:
-            raise ControlError(error.reason, TOO_LARGE) from None
+            raise ControlError(error.reason, TOO_LARGE, passing=False) from None
         except defer.TimeoutError:
             probes.reached("control query timed out")
             # Other tenants may wait behind this query, with their own time limits. The connection
@@ -170,7 +171,6 @@ def _value(answer: Answer | ErrorReply) -> Answer:
     if not isinstance(answer, ErrorReply):
         return answer
     reason = messages.redis_error(shown_error(answer.text))
-    # All other errors may pass.
-    if answer.text.casefold().startswith(("noperm", "err unknown")):
-        raise ControlError(reason, messages.NOT_ALLOWED.text)
+    if is_lasting(answer.text.encode()):
+        raise ControlError(reason, messages.NOT_ALLOWED.text, passing=False)
     raise ControlError(reason)

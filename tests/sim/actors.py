@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 #: Returns whether a reply is right.
 Check = Callable[[object], bool]
 OK = Status(b"OK")
-#: Errors that say that the connection to Redis was lost or is impossible.
-_OF_REDIS = (b"ERR Redis cannot be reached", b"ERR the connection to Redis was lost", b"ERR Redis was replaced")
+#: Errors that say that there is no connection to Redis.
+_OF_REDIS = (b"ERR Redis cannot be reached", b"ERR Redis was replaced")
 
 
 def equals(expected: object) -> Check:

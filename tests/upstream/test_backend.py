@@ -138,12 +138,13 @@ class FaultTests(unittest.SynchronousTestCase):
         self.assertEqual(self.backend.state()["fault"], "")
 
     def test_a_redis_that_hangs_is_waited_for_before_the_proxy_is_not_ready(self) -> None:
-        """The proxy stays ready until Redis has hung for HUNG_UNREADY_SECONDS: until then clients
-        just wait.
+        """The proxy stays ready until Redis has hung for --hold-seconds: until then clients just
+        wait.
         """
         backend, clock = self.backend, task.Clock()
         backend.health._clock = clock
         backend.control._connection = object()
+        self.patch(backend, "_ready_at", clock.seconds())
         backend.health._since = clock.seconds()
         for seconds, answers, ready in ((5.9, "up", True), (0.1, "hung", True), (8.9, "hung", True), (0.1, "hung", False)):
             clock.advance(seconds)
@@ -162,7 +163,7 @@ class FaultTests(unittest.SynchronousTestCase):
 
     def test_of_a_redis_that_is_used_none_is_told(self) -> None:
         self.backend.pool._faults.reason = messages.REDIS_SILENT(address="redis://redis:6379")
-        self.patch(self.backend, "not_ready", lambda: None)
+        self.patch(self.backend, "_unready", lambda: None)
         self.assertEqual(self.backend.state()["fault"], "")
 
     def test_latency_is_kept_of_those_who_are_tenants(self) -> None:
