@@ -495,7 +495,10 @@ REDIS_CLOSES = Reason(
 REDIS_MOVED = Reason("redis-elsewhere", "Redis moved while a connection was opened")
 REDIS_AWAY = Reason("redis-refused-a-moment-ago", "Redis refused a connection a moment ago")
 REDIS_UNKNOWN = Reason("redis-no-backend", "no backend is known", "Create the master secret.")
-REDIS_MASTER_RIGHTS = Reason("redis-master-rights", "a connection with the master's rights")
+REDIS_MASTER_RIGHTS = Reason(
+    "redis-master-rights",
+    "a connection has the master's rights, and the tenant needs one with its ACL user: the proxy closed that connection",
+)
 REDIS_UNREACHABLE = Reason("redis-unreachable", "{address} cannot be reached: {reason}", runbook="RedisUnreachable")
 REDIS_SILENT = Reason(
     "redis-silent",
@@ -819,7 +822,9 @@ REDIS_AT = LogLine("redis-at", "Redis is at {address}")
 REDIS_VERSION = LogLine("redis-version", "Redis is {version}, with {databases} databases")
 REDIS_USABLE_AGAIN = LogLine("redis-usable-again", "Redis at {address} can be used again")
 REDIS_NO_CONNECTION = LogLine("redis-no-connection", "no connection to Redis: {reason}", level="error")
-REDIS_NO_CONTROL = LogLine("redis-no-control-connection", "no control connection to {address}: {reason}")
+REDIS_NO_CONTROL = LogLine(
+    "redis-no-control-connection", "no control connection to {address}: {reason}", "The proxy tries again by itself."
+)
 REDIS_STATE = LogLine("redis-state", "Redis at {address} {state}", level="warn")
 REDIS_WRONG_ANSWER = LogLine(
     "redis-wrong-answer",
@@ -900,7 +905,10 @@ MASTER_LOST = LogLine(
 )
 MASTER_BACK = LogLine("redis-promoted", "{address} reports that it is a master")
 MASTER_MOVED = LogLine(
-    "redis-moved", "{address} now reaches a master: the proxy opens all its connections again", level="warn"
+    "redis-moved",
+    "{address} now reaches a master: the proxy opens all its connections again",
+    "The proxy needs nothing. Check the old master.",
+    level="warn",
 )
 EMBEDDED_ENDED = LogLine(
     "embedded-ended",
@@ -1103,8 +1111,8 @@ CLIENT_CA_WITHOUT_TLS = LogLine(
 TRUST_ANYBODY = LogLine(
     "process-trust-anybody",
     "--trust-proxy has {network}: any client can claim any address",
-    "Name only the addresses of the load balancers.",
-    "load-balancers.md",
+    "Name only the addresses of the load balancers, or let nobody else reach the port.",
+    "load-balancers.md#who-is-believed",
     level="warn",
 )
 
@@ -1120,9 +1128,9 @@ CANNOT_LISTEN = LogLine(
 STATUS_AT = LogLine("process-status-at", "the status page is at {address}")
 STATUS_PROBES_ONLY = LogLine(
     "process-status-probes-only",
-    "at that address the proxy answers only probes: the page and the metrics need --status-token-file",
-    "Set --status-token-file, or listen on loopback.",
-    "install.md#did-it-work",
+    "other machines get only probes there, because --status-token-file is not set",
+    "Nothing, if you open the page by kubectl port-forward. For Prometheus, set --status-token-file.",
+    "operate.md#see-what-goes-on",
 )
 FRAMING_COMPILED = LogLine("process-framing-compiled", "the framing is compiled")
 FRAMING_INTERPRETED = LogLine(
