@@ -162,6 +162,7 @@ test-compat: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/python tests/compat/run-redis-py
 	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-node ioredis
 	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-node --straight bull
+	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-node --straight bullmq
 	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-go-redis
 
 # The lower bounds of pyproject.toml, as exact versions.

@@ -823,7 +823,10 @@ REDIS_VERSION = LogLine("redis-version", "Redis is {version}, with {databases} d
 REDIS_USABLE_AGAIN = LogLine("redis-usable-again", "Redis at {address} can be used again")
 REDIS_NO_CONNECTION = LogLine("redis-no-connection", "no connection to Redis: {reason}", level="error")
 REDIS_NO_CONTROL = LogLine(
-    "redis-no-control-connection", "no control connection to {address}: {reason}", "The proxy tries again by itself."
+    "redis-no-control-connection",
+    "no control connection to {address}: {reason}",
+    "The proxy tries again by itself.",
+    level="warn",
 )
 REDIS_STATE = LogLine("redis-state", "Redis at {address} {state}", level="warn")
 REDIS_WRONG_ANSWER = LogLine(

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from .. import messages, probes
+from .order import UNORDERED, Order
 from .ports import Dedicated, Multiplexed, TenantPool, Unavailable, Upstream
 from .state import BugError, Gate, Until
 
@@ -53,7 +54,7 @@ NOWHERE = Unavailable(messages.NOAUTH.text)
 class Route:
     """The route of one session's commands to Redis."""
 
-    __slots__ = ("_backlog_at", "_queued", "_replies", "clean", "pool", "state", "upstream")
+    __slots__ = ("_backlog_at", "_queued", "_replies", "clean", "order", "pool", "state", "upstream")
 
     def __init__(self, replies: ReplyQueue) -> None:
         self._replies = replies
@@ -62,6 +63,8 @@ class Route:
         self.upstream: Upstream = NOWHERE
         #: the tenant's multiplexed connections, if the session uses them or may go back to them
         self.pool: TenantPool | None = None
+        #: the order of the tenant's commands; set by the log-in
+        self.order: Order = UNORDERED
         #: False once a command may have left a state on the dedicated connection that nothing else
         #: here records
         self.clean = True
@@ -118,6 +121,12 @@ class Route:
             self.move(NONE, NOWHERE, clean)
         self.leave_pool()
 
+    def use_order(self, session: Session, order: Order = UNORDERED) -> None:
+        """Takes part in this order of commands from now on. Without one: the session sends none."""
+        former, self.order = self.order, order
+        if former is not order:
+            former.leave(session)
+
     # Over multiplexed connections.
 
     def ready(self, session: Session) -> bool:
@@ -142,7 +151,12 @@ class Route:
                 return False
             probes.reached("commands fail at once: Redis refuses connections")
             return True
-        if not upstream.busy:
+        busy = upstream.busy
+        if self.order.closed:
+            if not self.in_turn(session):
+                return False
+            busy = upstream.overloaded
+        if not busy:
             if not self._replies.slow:
                 return True
             # Replies that the client does not read must not pile up in the proxy. With a dedicated
@@ -158,6 +172,19 @@ class Route:
         if not self._queued:
             self._queued = True
             pool.wait(session)
+        return False
+
+    def in_turn(self, session: Session) -> bool:
+        """Returns whether it is the session's turn, while commands of its tenant wait.
+
+        If not, a gate is closed until it is.
+        """
+        order = self.order
+        if order.passes(session):
+            return True
+        order.wait(session, session.scanner.buffered)
+        if session.expects_dedicated:
+            session.backend.prepare(session.tenant, session.protocol)
         return False
 
     @property
@@ -184,7 +211,10 @@ class Route:
         upstream = None if self.pool is None else self.pool.upstream
         if isinstance(upstream, Unavailable) and not upstream.busy:
             return session.not_held(upstream)
-        return session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
+        session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
+        if session.step is not None:
+            self.order.begin(session)
+        return None
 
     def _acquire(self, session: Session, then: Callable[[Dedicated | Unavailable], None]) -> None:
         session.backend.acquire(session.tenant, session.protocol, session.suspend(Until.DEDICATED, then))
@@ -193,6 +223,7 @@ class Route:
         if isinstance(result, Unavailable):
             session.not_held(result)
         elif self._may_use(session, result):
+            self.order.connected()
             self.use(session, result)
             then()
 

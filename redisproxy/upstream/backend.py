@@ -72,12 +72,12 @@ class Backend(service.MultiService):
         #: have the rights of that policy
         self.policy_changed: Callable[[Policy, bool], object] = lambda *_: None
         #: called at each probe with the number of databases; None if Redis does not say
-        self.databases_told: Callable[[int | None], object] = lambda _: None
+        self.databases_reported: Callable[[int | None], object] = lambda _: None
         self.control = ControlService(
             reactor,
             settings.connect_timeout,
             settings.redis_ca,
-            self._server_told,
+            self._server_probed,
             settings.acl != "off",
             lambda server: needed(settings.policy(server)),
         )
@@ -285,7 +285,7 @@ class Backend(service.MultiService):
 
     # What Redis is, and what tenants may do there.
 
-    def _server_told(self, server: Server) -> None:
+    def _server_probed(self, server: Server) -> None:
         """Redis was probed: at a new control connection, or because more has become known."""
         before, self._server = self._server, server
         address = self.master.address
@@ -302,7 +302,7 @@ class Backend(service.MultiService):
         self.acl_users.use(server, policy)
         if self.acl_maintenance is not None:
             self.acl_maintenance.use(address.password if self.acl_users.enforced_by(server) else None)
-        self.pool.redis_told(policy.needs_acl_users)
+        self.pool.redis_probed(policy.needs_acl_users)
         now, then = set(self.policy.forwarded), set(policy.forwarded)
         known = before is not None and _same_users(before, server)
         if not known or not then > now:
@@ -313,7 +313,7 @@ class Backend(service.MultiService):
             self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy, address.password))
             self._renewing.addErrback(bug(self._log, "updating the rights of the ACL users", defer.CancelledError))
         self.master.on_server(server)
-        self.databases_told(server.databases)
+        self.databases_reported(server.databases)
 
     def _use_policy(self, policy: Policy, everywhere: bool) -> None:
         self.policy = policy

@@ -34,6 +34,7 @@ from .hold import HeldWork
 from .idle import IdleConnections
 from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
+from .order import TenantOrder
 from .preparing import Preparation
 from .turns import Turns
 
@@ -74,6 +75,7 @@ class ConnectionPool(service.Service):
         #: whether tenants may do something, such as scripts, that only an ACL user can restrict
         self._needs_acl_users = False
         self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
+        self._orders: dict[Tenant, TenantOrder] = {}
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._faults = Faults(reactor)
         self._preparation = Preparation(acl_users, self._idle, self._faults, self._open, self._answered)
@@ -189,6 +191,8 @@ class ConnectionPool(service.Service):
                 del self._tenant_pools[key]  # its last sessions keep it, and no new ones come
                 for multiplexed in list(tenant_pool.upstreams):
                     multiplexed.give_up()
+        for gone in self._orders.keys() - set(tenants):
+            del self._orders[gone]  # its last sessions keep it
         owned = {tenant.index for tenant in tenants}
         former = [
             upstream
@@ -241,7 +245,7 @@ class ConnectionPool(service.Service):
         for tenant_pool in list(self._tenant_pools.values()):
             tenant_pool.renew()
 
-    def redis_told(self, needs_acl_users: bool) -> None:
+    def redis_probed(self, needs_acl_users: bool) -> None:
         """Redis was probed, and may be another one than before.
 
         needs_acl_users: no connection with the master's rights may be used from now on.
@@ -261,8 +265,21 @@ class ConnectionPool(service.Service):
         """Returns the tenant's multiplexed connections in this protocol."""
         tenant_pool = self._tenant_pools.get((tenant, protocol))
         if tenant_pool is None:
-            tenant_pool = self._tenant_pools[tenant, protocol] = TenantPool(self, self._reactor, tenant, protocol)
+            tenant_pool = self._tenant_pools[tenant, protocol] = TenantPool(
+                self, self._reactor, tenant, protocol, self.order(tenant)
+            )
         return tenant_pool
+
+    def order(self, tenant: Tenant) -> TenantOrder:
+        """Returns the order of the tenant's commands."""
+        order = self._orders.get(tenant)
+        if order is None:
+            order = self._orders[tenant] = TenantOrder(self._reactor, lambda: self.refused)
+        return order
+
+    def has_idle(self, tenant: Tenant, protocol: int) -> bool:
+        """Whether the tenant has an idle connection in this protocol."""
+        return self._idle.newest((tenant, protocol)) is not None
 
     def forget(self, tenant_pool: TenantPool) -> None:
         """See `multiplexed.Pool`."""
@@ -282,6 +299,7 @@ class ConnectionPool(service.Service):
             return None
         self._idle.remove(upstream)
         upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
+        upstream.order = self.order(tenant)
         return upstream
 
     async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
@@ -313,6 +331,7 @@ class ConnectionPool(service.Service):
                 upstream.drop()
                 raise UpstreamError(messages.REDIS_MASTER_RIGHTS(), messages.UNREACHABLE.text, passing=True)
             upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
+            upstream.order = self.order(tenant)
             return upstream
         except RedisUnreachable as error:
             # If another caller reached Redis in the same time, only this one failed.

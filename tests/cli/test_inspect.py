@@ -541,7 +541,7 @@ class SameRulesTests(FindingsCase):
             await operator.find_redis(BackendAddress("127.0.0.1"))
             proxy.serving.use_snapshot(Snapshot(BackendAddress("127.0.0.1"), []))
             for server in self.SERVERS:
-                proxy.serving.backend._server_told(server)
+                proxy.serving.backend._server_probed(server)
                 policy = proxy.serving.clients.policy
                 self.assertEqual(rights[0](server), needed(policy), (acl, server.before_7, server.sealed))
                 self.assertEqual(rights[0](server), proxy.serving.backend.control._rights(server))

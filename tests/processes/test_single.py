@@ -43,7 +43,7 @@ class RightsTests(unittest.SynchronousTestCase):
         )
 
     def sealed(self, sealed: bool | None) -> None:
-        self.serving.backend._server_told(Server("a Redis", 64, builtin(), True, False, sealed=sealed, run_id="run"))
+        self.serving.backend._server_probed(Server("a Redis", 64, builtin(), True, False, sealed=sealed, run_id="run"))
 
     def log_in(self, *tenants: Tenant) -> None:
         for tenant in tenants:

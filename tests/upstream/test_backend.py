@@ -37,7 +37,7 @@ class TwoBackendsTests(unittest.TestCase):
         self.first, self.second = Backend(settings, reactor), Backend(settings, reactor)
         self.databases: dict[Backend, list[int | None]] = {self.first: [], self.second: []}
         for backend, server, tenant in ((self.first, self.servers[0], BLUE), (self.second, self.servers[1], GREEN)):
-            backend.databases_told = self.databases[backend].append
+            backend.databases_reported = self.databases[backend].append
             self.assertEqual(backend.not_ready(), "the master secret, which says where Redis is, has not been read yet")
             backend.startService()
             self.addCleanup(backend.stopService)
@@ -197,7 +197,7 @@ class RightsTests(unittest.SynchronousTestCase):
     def told(self, commands: set[bytes]) -> None:
         """The same run of Redis reports the built-in commands, without these."""
         had = {name: command for name, command in builtin().items() if name not in commands}
-        self.backend._server_told(Server("a Redis", 64, had, True, False, run_id="a run"))
+        self.backend._server_probed(Server("a Redis", 64, had, True, False, run_id="a run"))
 
     def test_they_are_tried_again_until_redis_is_elsewhere(self) -> None:
         self.told({b"GET"})
