@@ -103,6 +103,8 @@ class Actor:
         self._gathers = False
         self._rate = 0
         self._resting: Event | None = None
+        # When it began to read slowly, and when it last read some of that.
+        self._slow = (0.0, 0.0)
         # How often it changed to new keys, because a lost command may still run.
         self._epoch = 0
         self._values: dict[bytes, bytes] = {}
@@ -199,6 +201,7 @@ class Actor:
 
     def _rested(self) -> None:
         self._resting = None
+        self._slow = self._slow[0], self.world.now
         self._read()
 
     def _lost(self, how: str) -> None:
@@ -214,9 +217,17 @@ class Actor:
                 kind = "closed-log-in"
             elif not (short or self._subscribed) and self.simulation.multiplexed:
                 kind = "closed-idle"
-            self.simulation.wrong(kind, f"{self} was {how}, {short} replies short: {names}", self.tenant)
+            self.simulation.wrong(kind, f"{self} was {how}, {short} replies short: {names}", self.tenant, self._learnt)
         self._forget()
         self.world.after(self.rng.uniform(0, 0.5), self.open)
+
+    @property
+    def _learnt(self) -> float:
+        """When it may have been closed that it learns now: a client that reads slowly reads all
+        replies first.
+        """
+        began, last = self._slow
+        return began if self.world.now - last < 1.0 else self.world.now
 
     def _forget(self) -> None:
         """Forgets the connection and its pending replies."""
@@ -635,6 +646,7 @@ class Actor:
         self._set(self._key(b"slow"), b"y" * 200_000)
         self._get(self._key(b"slow"))
         self._rate = 40_000
+        self._slow = self.world.now, self.world.now
 
 
 class Pinger(Actor):

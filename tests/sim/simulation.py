@@ -312,17 +312,16 @@ class Simulation:
         self._counted[counter][0] += surely
         self._counted[counter][1] += perhaps
 
-    def wrong(self, kind: str, text: str, tenant: str | None) -> None:
+    def wrong(self, kind: str, text: str, tenant: str | None, since: float | None = None) -> None:
         """Reports something that must not happen, unless a fault of Redis or a change of the
-        tenant's credential allows it now.
+        tenant's credential allows it now. since: or allowed it then, or later.
         """
+        since = self.world.now if since is None else since
         of_redis = kind in ("closed", "replaced", "half-reply", "message-lost", "stuck")
         of_credentials = of_redis or kind in ("refused", "closed-idle", "closed-log-in")
         if kind == "closed-log-in" and self._was_away_for_long():
             return
-        if (of_redis and self.world.now < self._forgiven[None]) or (
-            of_credentials and self.world.now < self._forgiven[tenant]
-        ):
+        if (of_redis and since < self._forgiven[None]) or (of_credentials and since < self._forgiven[tenant]):
             return
         self.found.append(Wrong(kind, f"t={self.world.now:.3f} {text}"))
         if len(self.found) >= 50:
