@@ -44,6 +44,8 @@ class Ending:
         if _ORDER[phase] < _ORDER[self.phase]:
             raise BugError(f"no session goes from {self.phase} to {phase}")
         self.phase = phase
+        if phase in (Phase.CLOSING, Phase.CLOSED):
+            self._session.discard_kept()
         if phase is Phase.CLOSING:
             self._session.close_gate(Gate.CLOSING)
         elif phase is Phase.CLOSED:
@@ -144,7 +146,8 @@ class Ending:
         if self.phase is Phase.OPEN:
             self._enter(Phase.DRAINING)
         self._drain_from = None
-        if self._session.blocked or not self._session.gates:
+        session = self._session
+        if session.blocked or not (session.gates or session.kept):
             self._client_left()
 
     def _client_left(self) -> None:
@@ -183,7 +186,7 @@ class Ending:
                 self._client_left()
         elif session.gates or session.multi or session.watching or scanner.within:
             return
-        elif scanner.buffered <= session.connection.bytes_received - self._drain_from:
+        elif session.buffered <= session.connection.bytes_received - self._drain_from:
             self.begin(messages.SHUTDOWN.code)
 
     # Revocation.

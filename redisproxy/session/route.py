@@ -54,7 +54,7 @@ NOWHERE = Unavailable(messages.NOAUTH.text)
 class Route:
     """The route of one session's commands to Redis."""
 
-    __slots__ = ("_backlog_at", "_queued", "_replies", "clean", "order", "pool", "state", "upstream")
+    __slots__ = ("_backlog_at", "_queued", "_replies", "clean", "full", "order", "pool", "prepared", "state", "upstream")
 
     def __init__(self, replies: ReplyQueue) -> None:
         self._replies = replies
@@ -68,6 +68,10 @@ class Route:
         #: False once a command may have left a state on the dedicated connection that nothing else
         #: here records
         self.clean = True
+        #: whether Redis reads too slowly from the dedicated connection
+        self.full = False
+        #: whether a dedicated connection was prepared for the session, since it moved
+        self.prepared = False
         # The multiplexed connection that counts the replies that the client has not read.
         self._backlog_at: Multiplexed | None = None
         # Whether the session waits in the pool's queue.
@@ -96,6 +100,7 @@ class Route:
             raise BugError(f"a session moves to {to} while replies are pending")
         former = self.dedicated
         self.state, self.upstream, self.clean = to, upstream, True
+        self.full = self.prepared = False
         if former is not None and clean is not None:
             former.release(clean)
 
@@ -184,8 +189,9 @@ class Route:
         order = self.order
         if order.passes(session):
             return True
-        order.wait(session, session.scanner.buffered)
-        if session.expects_dedicated:
+        order.wait(session, session.buffered)
+        if session.expects_dedicated and not self.prepared:
+            self.prepared = True  # one for each session: it may send MULTI again and again, and not use it
             session.backend.prepare(session.tenant, session.protocol)
         return False
 

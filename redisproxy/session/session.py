@@ -35,6 +35,7 @@ from .ending import Ending
 from .errors import SPOILER
 from .login import Login
 from .pending import BLOCKING, HELLO, ReplyBatch
+from .pieces import Pieces
 from .ports import Accounts, Backend, ClientConnection, Dedicated, Unavailable
 from .pubsub import Subscriptions
 from .replies import ReplyQueue
@@ -64,9 +65,9 @@ class Session:
 
     __slots__ = (
         "_advancing",
-        "_behind",
-        "_behind_size",
         "_client_library",
+        "_kept",
+        "_later",
         "_newest_blocking",
         "accounts",
         "backend",
@@ -103,9 +104,10 @@ class Session:
         self.scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, INSPECT, publishes)
         #: closed gates, as a sum of `Gate` values; while it is not 0, no command is read
         self.gates = 0
-        # Bytes behind those in the scanner: see `_keep`.
-        self._behind: list[bytes] = []
-        self._behind_size = 0
+        # Bytes behind those in the scanner, which takes them piece by piece; None: none are kept.
+        self._kept: Pieces | None = None
+        # How many of these, the newest, have to wait for another turn: see `turn_came`.
+        self._later = 0
         self.ending = Ending(self)
         #: what the session waits for, if anything; `state.Until` says which result it gets
         self.step: Step[Any] | None = None
@@ -159,7 +161,12 @@ class Session:
     @property
     def buffered(self) -> int:
         """Bytes that the client sent and the session has not passed on yet."""
-        return self.scanner.buffered + self._behind_size
+        return self.scanner.buffered + self.kept
+
+    @property
+    def kept(self) -> int:
+        """Those of these bytes that stand behind the scanner's."""
+        return 0 if self._kept is None else self._kept.size
 
     @property
     def wants_replies(self) -> bool:
@@ -173,8 +180,8 @@ class Session:
 
     @property
     def at_rest(self) -> bool:
-        """Whether no reply is pending and no gate is closed."""
-        return not self.gates and self.replies.drained
+        """Whether no reply is pending, no gate is closed, and nothing waits for Redis to read."""
+        return not (self.gates or self.kept) and self.replies.drained
 
     @property
     def blocked(self) -> bool:
@@ -225,27 +232,29 @@ class Session:
             return
         if self.credential is None and not self._may_send_unauthenticated(data):
             return
-        if self._behind:
-            self._behind.append(data)
-            self._behind_size += len(data)
-        else:
+        if self._kept is None and not (self.gates and self.scanner.buffered > bounds.BUFFERED_BYTES):
             self.scanner.feed(data)
+        else:
+            self._keep().add(data)
         if not self.gates:
             self.advance()
         elif self.gates & Gate.ORDER:
             self.route.order.more(self, len(data))
-        if self.gates and self.scanner.buffered > bounds.BUFFERED_BYTES:
-            self._keep()
+        if self.gates and self.buffered > bounds.BUFFERED_BYTES:
+            self._waits_with_much()
 
-    def _keep(self) -> None:
-        """Keeps many bytes that the client sent while the session waits.
+    def _keep(self) -> Pieces:
+        """Keeps bytes behind those in the scanner, which would join them each time."""
+        if self._kept is None:
+            self._kept = Pieces()
+        return self._kept
 
-        The client is not read any more, unless a command of the client is blocked. Then only a read
-        shows that the client left. Its further bytes are not given to the scanner, which would join
-        them each time.
+    def _waits_with_much(self) -> None:
+        """The client sent much while the session waits: charges it, and does not read the client.
+
+        If a command of the client is blocked, the client is read. Then only a read shows that the
+        client left.
         """
-        if not self._behind:
-            self._behind.append(b"")
         self.usage.commands(self.buffered)
         if self.blocked and not self.usage.stopped:
             probes.reached("client with a blocked command sends much behind it")
@@ -253,12 +262,24 @@ class Session:
             probes.reached("client is not read from: it sent much while it waits")
             self.connection.pause_reading()
 
-    def _take_kept(self) -> None:
-        """Gives the scanner the bytes that were kept, because no gate is closed any more."""
-        behind, self._behind = self._behind, []
-        self._behind_size = 0
+    def _take_kept(self) -> bool:
+        """Gives the scanner the next bytes that were kept. Returns whether some may run now.
+
+        None may while Redis reads too slowly: the dedicated connection would keep all of them.
+        """
+        kept = self._kept
+        if kept is None or kept.size <= self._later or self.route.full:
+            return False
+        self.scanner.feed(kept.next(kept.size - self._later))
+        if not kept.size:
+            self._kept = None
+        self.usage.commands(kept.size)
+        return True
+
+    def discard_kept(self) -> None:
+        """The session runs no more commands: drops the bytes that were kept for it."""
+        self._kept = None
         self.usage.commands(0)
-        self.scanner.feed(b"".join(behind))
 
     def _may_send_unauthenticated(self, data: bytes) -> bool:
         if not self.sent_unauthenticated and data.startswith(TLS_HANDSHAKE):
@@ -304,7 +325,10 @@ class Session:
 
     def upstream_full(self, full: bool) -> None:
         """Redis reads commands too slowly (full is True), or fast enough again (False)."""
+        self.route.full = full
         self.connection.upstream_full(full)
+        if self._kept is not None and not (full or self.gates):
+            self.advance()
 
     def upstream_lost(self) -> None:
         """The connection to Redis is gone, and with it pending replies, or state of the session.
@@ -403,8 +427,8 @@ class Session:
     def close_gate(self, gate: int) -> None:
         """Closes a gate: the session reads no next command. Called by the gate's owner."""
         self.gates |= gate
-        if self.scanner.buffered > bounds.BUFFERED_BYTES and not gate & Gate.CLOSING:
-            self._keep()
+        if self.buffered > bounds.BUFFERED_BYTES and not gate & Gate.CLOSING:
+            self._waits_with_much()
 
     def open_gate(self, gate: int) -> None:
         """Opens a gate whose reason is gone. Called by the gate's owner."""
@@ -414,21 +438,23 @@ class Session:
 
     def _advance_unless_gated(self) -> None:
         if not self.gates:
-            if self._behind:
-                self._take_kept()
+            if self.usage.size:
+                self.usage.commands(self.kept)  # the others are run now
             self.connection.resume_reading()
             self.advance()
 
     def turn_came(self, later: int) -> None:
         """See `order.OrderedSession`."""
-        scanner = self.scanner
-        if self._behind:
-            self._take_kept()
+        self.gates &= ~Gate.ORDER
+        before = self._later  # this may be called within the session's turn
         # A session that drains runs all of it now, because afterwards it ends.
-        rest = scanner.hold_back(later) if later and self.ending.phase is _OPEN else b""
-        self.open_gate(Gate.ORDER)
-        if rest:
-            scanner.feed(rest)
+        if later and self.ending.phase is _OPEN:
+            kept = self._keep()
+            if kept.size < later:
+                kept.put_back(self.scanner.hold_back(later - kept.size))
+            self._later = later
+        self._advance_unless_gated()
+        self._later = before
 
     def suspend(self, until: Until, then: Callable[[Result], None], deadline: float | None = None) -> Step[Result]:
         """Suspends the session until the returned Step finishes.
@@ -517,7 +543,10 @@ class Session:
             except ProtocolError as error:
                 return self._malformed(error)
             if found is None:
-                if ending.phase is _DRAINING:
+                if self.kept:
+                    if self._take_kept():
+                        continue
+                elif ending.phase is _DRAINING:
                     ending.drained(True)
                 return None
             kind, what, count = found
@@ -526,7 +555,7 @@ class Session:
                     assert isinstance(what, bytes)
                 self.commands += count
                 self.forward(what, count)
-                if not scanner.buffered and ending.phase is _OPEN:
+                if not scanner.buffered and self._kept is None and ending.phase is _OPEN:
                     return None
             elif kind == STREAM and not count:
                 if TYPE_CHECKING:

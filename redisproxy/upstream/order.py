@@ -92,8 +92,9 @@ class TenantOrder:
         self._clock = clock
         self._refused = refused
         self._entries: deque[_Entry] = deque()
-        # How many entries each session has.
+        # How many entries each session has, and their bytes.
         self._counts: Counter[OrderedSession] = Counter()
+        self._sizes: Counter[OrderedSession] = Counter()
         self._passing: OrderedSession | None = None
         self._running = False
         # Whether a command has waited too long, and no connection was acquired since.
@@ -169,6 +170,7 @@ class TenantOrder:
         probes.reached("command waits for one that was read before it")
         self._entries.append(_Entry(session, size, self._clock.seconds()))
         self._counts[session] += 1
+        self._sizes[session] += size
         session.close_gate(Gate.ORDER)
         self._changed()
 
@@ -179,6 +181,7 @@ class TenantOrder:
         newest = self._entries[-1]
         if newest.session is session:
             newest.size += size
+            self._sizes[session] += size
         else:
             self.wait(session, size)
 
@@ -195,6 +198,7 @@ class TenantOrder:
     def leave(self, session: OrderedSession) -> None:
         """See `session.order.Order`."""
         waited = self._counts.pop(session, 0)
+        self._sizes.pop(session, None)
         if self._entries:
             self._entries = deque(entry for entry in self._entries if entry.session is not session)
             self._run()
@@ -221,11 +225,10 @@ class TenantOrder:
     def _pass(self, entry: _Entry) -> None:
         session = entry.session
         self._counts[session] -= 1
-        later = 0
-        if self._counts[session]:
-            later = sum(other.size for other in self._entries if other.session is session)  # fences have no size
-        else:
-            del self._counts[session]
+        self._sizes[session] -= entry.size
+        later = self._sizes[session]
+        if not self._counts[session]:
+            del self._counts[session], self._sizes[session]
         self._passing = session
         session.turn_came(later)
         self._passing = None

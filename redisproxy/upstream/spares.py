@@ -2,7 +2,8 @@
 
 Owns their openings. A tenant that uses dedicated connections has one more, idle, so that the next
 command does not wait. If commands wait for their turn that will probably need one, one is opened
-for each. A spare connection is idle like any other: it is closed after the idle timeout.
+for each of their sessions. A spare connection is idle like any other: it is closed after the idle
+timeout.
 """
 
 from __future__ import annotations

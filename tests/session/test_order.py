@@ -320,6 +320,43 @@ class EndTests(OrderCase):
         self.a.open_upstream()
         self.assertEqual(self.b.hears(), b"+OK\r\n-ERR away\r\n")
 
+    def test_a_client_with_a_blocked_command_that_sends_much_is_read(self) -> None:
+        """What it sends is charged, runs in its turns, and is given back."""
+        self.a.open_upstream()
+        self.b.says("BLPOP li 0")
+        self.b.shared_redis(b"$-1\r\n")
+        self.b.open_upstream()
+        memory = self.b.has_memory(1 << 20)
+        self.sent.clear()
+        self.c.says("BLPOP li 0")
+        values = [f"{number}" * 50_000 for number in range(8)]
+        for value in values:
+            self.b.says(f"SET b {value}")
+            self.a.says("GET a")
+        self.assertEqual((self.b.held, memory.of("blue") // 100_000), (False, 4))
+        self.c.open_upstream()
+        expected = [("c", "BLPOP li 0")]
+        for value in values:
+            expected += [("b", f"SET b {value}"), ("a", "GET a")]
+        self.assertSent(*expected)
+        self.assertEqual(memory.size, 0)
+        self.assertOver()
+
+    def test_one_that_waits_with_much_ends(self) -> None:
+        memory = self.b.has_memory(1 << 20)
+        self.b.client(b"x" * 4 * bounds.BUFFERED_BYTES)
+        self.assertGreater(memory.size, 4 * bounds.BUFFERED_BYTES)
+        self.b.session.ending.begin("revoked")
+        self.assertEqual(memory.size, 0)
+
+    def test_no_two_connections_are_prepared_for_one_session(self) -> None:
+        self.c.says("MULTI", "GET c", "EXEC")
+        self.a.open_upstream()
+        d = self.client("d")
+        d.says("BLPOP li 0")
+        self.c.says("MULTI", "GET c", "EXEC")
+        self.assertEqual((d.prepared, self.c.prepared), (0, 1))
+
     def test_a_client_that_sends_much_is_not_read(self) -> None:
         self.b.client(b"x" * bounds.BUFFERED_BYTES)
         self.assertTrue(self.b.held)

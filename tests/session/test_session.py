@@ -15,6 +15,7 @@ from redisproxy.session.errors import NOAUTH, OK, SPOILER, SYNTAX
 from redisproxy.session.info import SECTIONS
 from redisproxy.session.pending import ReplyBatch
 from redisproxy.session.ports import Unavailable
+from redisproxy.tenants.memory import Memory
 from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot, Tenant, digest
 
 from ..support.conversations import BLUE, DIRECTORY, GREEN, Conversation, ConversationCase, logged_in
@@ -1245,6 +1246,67 @@ class BoundsTests(ConversationCase):
         conversation.redis(b"*-1\r\n")
         self.assertEqual((conversation.held, conversation.waits, memory.size), (False, False, 0))
         self.assertTrue(conversation.gets().endswith(encode([b"GET", b"late"])))
+
+    def with_much_behind_a_blocked_command(self, size: int) -> tuple[Conversation, Memory, bytes]:
+        """Returns a session that waits, its memory, and what the client sent behind."""
+        conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"AUTH", b"blue")
+        memory = conversation.has_memory(2 * size)
+        commands = [encode([b"SET", b"%d" % number, b"x" * 30_000]) for number in range(size // 30_000)]
+        for command in commands:
+            conversation.client(command)
+        self.assertEqual(memory.of("blue"), len(b"".join(commands)))
+        self.assertLess(conversation.session.scanner.buffered, 2 * bounds.BUFFERED_BYTES)
+        return conversation, memory, b"".join(commands)
+
+    def test_what_was_kept_is_sent_as_redis_reads_it(self) -> None:
+        """Else all of it would be copied several times at once, and charged to nobody."""
+        conversation, memory, commands = self.with_much_behind_a_blocked_command(3_000_000)
+        upstream, session = conversation.upstream, conversation.session
+        send = upstream.send
+
+        def send_slowly(data: bytes, batch: ReplyBatch | None = None) -> None:
+            send(data, batch)
+            session.upstream_full(True)
+
+        upstream.send = send_slowly
+        conversation.upstream_full = lambda _: None
+        conversation.gets()
+        conversation.redis(b"*-1\r\n")
+        sent = conversation.gets()
+        while session.kept:
+            self.assertEqual(memory.of("blue"), session.kept)
+            session.upstream_full(False)
+            part = conversation.gets()
+            self.assertTrue(0 < len(part) < 4 * bounds.BUFFERED_BYTES)
+            sent += part
+        self.assertEqual(sent, commands)
+        self.assertEqual(memory.size, 0)
+
+    def test_an_end_of_file_behind_what_redis_has_not_read(self) -> None:
+        conversation, memory, commands = self.with_much_behind_a_blocked_command(600_000)
+        session = conversation.session
+        conversation.upstream_full = lambda _: None
+        conversation.gets()
+        session.upstream_full(True)
+        conversation.redis(b"*-1\r\n")
+        self.assertLess(len(conversation.gets()), len(commands) / 2)
+        session.ending.half_closed()
+        session.upstream_full(False)
+        self.assertEqual((session.outstanding, memory.size), (commands.count(b"SET"), 0))
+        self.assertIsNone(conversation.closed)
+        conversation.redis(b"+OK\r\n" * commands.count(b"SET"))
+        self.assertEqual(conversation.closed, "client-left")
+
+    def test_a_session_that_ends_keeps_nothing(self) -> None:
+        for end in (
+            lambda session: session.ending.begin("quit"),
+            lambda session: session.ending.at_once(),
+            lambda session: session.upstream_lost(),
+            lambda session: session.not_held(Unavailable("ERR away", closes=True)),
+        ):
+            conversation, memory, _ = self.with_much_behind_a_blocked_command(300_000)
+            end(conversation.session)
+            self.assertEqual((memory.size, conversation.session.kept), (0, 0))
 
     def test_a_reset_gives_no_more_to_send_without_a_login(self) -> None:
         conversation = Conversation()
