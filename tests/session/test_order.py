@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unittest
 
 from twisted.internet import task
@@ -222,6 +223,45 @@ class WaitTests(OrderCase):
         self.a.finish(None)
         self.assertEqual([name for name, _ in self.sent], ["a", "b", "a", "b"])
         self.assertOver()
+
+
+class Sender:
+    """A session that sends again and again, and only waits."""
+
+    def close_gate(self, gate: int) -> None:
+        pass
+
+    def turn_came(self, later: int) -> None:
+        pass
+
+
+class CostTests(unittest.TestCase):
+    def calls_for_each(self, entries: int) -> float:
+        """Returns how many functions and generators run for each entry of a queue."""
+        order, first, senders = TenantOrder(task.Clock()), Sender(), (Sender(), Sender())
+        order.begin(first)
+        for sender in senders:
+            order.wait(sender, 1)
+        for number in range(entries - 2):
+            order.more(senders[number % 2], 1)
+        count = 0
+
+        def called(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        before = sys.getprofile()
+        sys.setprofile(called)
+        try:
+            order.settled(first)
+        finally:
+            sys.setprofile(before)
+        self.assertFalse(order.closed)
+        return count / entries
+
+    def test_a_turn_costs_the_same_however_many_wait(self) -> None:
+        """20,000 small reads of two clients kept the whole process for 8 s."""
+        self.assertLess(self.calls_for_each(2000), 1.5 * self.calls_for_each(20))
 
 
 class EndTests(OrderCase):
