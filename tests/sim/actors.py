@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from redisproxy import bounds
@@ -103,8 +104,8 @@ class Actor:
         self._gathers = False
         self._rate = 0
         self._resting: Event | None = None
-        # When it began to read slowly, and when it last read some of that.
-        self._slow = (0.0, 0.0)
+        # From when on it reads late, and until when: see `_learnt`.
+        self._late = (0.0, 0.0)
         # How often it changed to new keys, because a lost command may still run.
         self._epoch = 0
         self._values: dict[bytes, bytes] = {}
@@ -201,14 +202,15 @@ class Actor:
 
     def _rested(self) -> None:
         self._resting = None
-        self._slow = self._slow[0], self.world.now
         self._read()
 
     def _lost(self, how: str) -> None:
         """Called when the other side ended the connection."""
         gave_up = self._shut_at is not None and self.world.now - self._shut_at >= bounds.HALF_CLOSED_SECONDS
         if self._incoming and not gave_up:
-            self.simulation.wrong("half-reply", f"{self} was {how} within {bytes(self._incoming[:60])!r}", self.tenant)
+            self.simulation.wrong(
+                "half-reply", f"{self} was {how} within {bytes(self._incoming[:60])!r}", self.tenant, self._learnt
+            )
         short = len(self.expected)
         if not (gave_up or self._given_up or (self._closing and not short)):
             names = b" ".join(each.name for each in list(self.expected)[:4]).decode()
@@ -223,11 +225,11 @@ class Actor:
 
     @property
     def _learnt(self) -> float:
-        """When it may have been closed that it learns now: a client that reads slowly reads all
-        replies first.
+        """Since when it may be closed, if it learns that now: a client that reads slowly, or writes
+        first, reads all replies before.
         """
-        began, last = self._slow
-        return began if self.world.now - last < 1.0 else self.world.now
+        began, until = self._late
+        return began if self.world.now < until else self.world.now
 
     def _forget(self) -> None:
         """Forgets the connection and its pending replies."""
@@ -322,6 +324,7 @@ class Actor:
         if end is not self.end or self.expected or self.done:
             return
         self._rate = 0
+        self._late = self._late[0], min(self._late[1], self.world.now + 1.0)
         if self._resting is not None:
             self._resting.cancel()
             self._resting = None
@@ -634,6 +637,7 @@ class Actor:
         """Writes a whole pipeline before it reads any reply."""
         value = b"x" * self.rng.choice([100, 4096])
         self._writes_first = self._gathers = True
+        self._late = self.world.now, inf
         self._set(self._key(b"big"), value)
         for _ in range(self.rng.choice([20, 300])):
             self._set(self._key(b"next"), value)
@@ -646,7 +650,7 @@ class Actor:
         self._set(self._key(b"slow"), b"y" * 200_000)
         self._get(self._key(b"slow"))
         self._rate = 40_000
-        self._slow = self.world.now, self.world.now
+        self._late = self.world.now, inf
 
 
 class Pinger(Actor):
