@@ -237,7 +237,7 @@ class ClientProtocol(RespReceiver):
         probes.reached("client that is not read from has left")
         self._read_closed = True
         self._leaves(0)
-        if self.session.blocked:
+        if self.session.blocked or self.session.held:
             self.session.ending.half_closed()
 
     @property
@@ -520,6 +520,17 @@ class ClientProtocol(RespReceiver):
             self.session.ending.drain()
         else:
             self.close(messages.SHUTDOWN.code)
+
+    def unblock(self) -> Dedicated | None:
+        """Returns the dedicated connection, if the session only waits for a blocked command there.
+
+        The client does not get the error of that command.
+        """
+        session = self.session
+        upstream = session.dedicated
+        if upstream is None or not (upstream.waits and session.blocked and session.ending.expect_unblocking()):
+            return None
+        return upstream
 
     def hurry(self) -> Dedicated | None:
         """The end is near: sends no more commands to Redis.

@@ -94,12 +94,14 @@ class Ending:
         """
         self.begin(messages.CUT_OFF.code)
 
-    def expect_unblocking(self) -> None:
-        """Redis is asked to unblock the blocked command, after `hurry`.
+    def expect_unblocking(self) -> bool:
+        """After `drain` or `hurry`: drops the error of the blocked command, which Redis is asked to
+        unblock.
 
-        See `ReplyQueue.expect_unblocking`.
+        Returns False if other commands of the client still have to run, or have replies pending:
+        these would be in the wrong place. See `ReplyQueue.expect_unblocking`.
         """
-        self._session.replies.expect_unblocking()
+        return self.phase is Phase.CLOSING and self._session.replies.expect_unblocking()
 
     # To CLOSED, even while replies are pending.
 
@@ -141,13 +143,14 @@ class Ending:
         """The client sent its end of file. It sends no more, but it may still read its replies.
 
         As in Redis, a blocked command is given up at once, and what stands behind it is not run.
-        That holds even if the session had ended before and only waited for that command.
+        That holds even if the session had ended before and only waited for that command. What waits
+        until Redis is back is not run either: the client sends it again elsewhere.
         """
         if self.phase is Phase.OPEN:
             self._enter(Phase.DRAINING)
         self._drain_from = None
         session = self._session
-        if session.blocked or not (session.gates or session.kept):
+        if session.blocked or session.held or not (session.gates or session.kept):
             self._client_left()
 
     def _client_left(self) -> None:

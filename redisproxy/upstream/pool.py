@@ -15,6 +15,7 @@ from pathlib import Path
 
 from twisted.application import service
 from twisted.internet import defer
+from twisted.internet.error import ConnectionDone, ConnectionLost
 
 from .. import bounds, messages, probes
 from ..net.rate_limit import TenantLimits
@@ -86,7 +87,8 @@ class ConnectionPool(service.Service):
         self._turns = Turns(bounds.ACQUIRING)
         # How often Redis was reached: a log-in succeeded, or an idle connection answered a PING.
         self._reached = 0
-        #: whether the latest attempt to open a connection failed, or its log-in was refused
+        #: whether the latest attempt to open a connection failed, or its log-in was refused, or a
+        #: connection was not ready in time
         self.refused = False
         self._empty: Waiters[None] = Waiters()
         self._like_replica: set[RedisConnection] = set()
@@ -308,7 +310,7 @@ class ConnectionPool(service.Service):
         While Redis takes no connections, loads its data or fails over, the caller waits: see
         `hold`. The caller may cancel this: no other caller notices, and nothing is logged.
         """
-        return await self.hold.keep_trying(partial(self._acquire, tenant, protocol))
+        return await self.hold.keep_trying(tenant, partial(self._acquire, tenant, protocol))
 
     async def _acquire(self, tenant: Tenant, protocol: int) -> RedisConnection:
         """Makes one attempt.
@@ -375,9 +377,9 @@ class ConnectionPool(service.Service):
             # The tenant's other idle connections would take as long.
             self._idle.close(lambda upstream: upstream.key == (tenant, protocol))
             reason = messages.REDIS_SILENT(address=address.shown if address else "Redis")
-            if address == self._address:
-                self._faults.of_all(reason)
-                self.hold.away()
+            if address is not None:
+                # The base tries again: perhaps nobody else notices that Redis is back.
+                self._not_opened(address, reason)
             raise RedisUnreachable(reason) from None
 
     def _answered(self) -> None:
@@ -429,6 +431,9 @@ class ConnectionPool(service.Service):
         self._connections.add(upstream)
         try:
             await upstream.log_in()
+        except (ConnectionDone, ConnectionLost):
+            probes.reached("Redis closes connections before they are ready")
+            raise RedisUnreachable(messages.REDIS_CLOSES(address=address.shown)) from None
         except BaseException:
             upstream.drop()
             raise
