@@ -262,11 +262,30 @@ class Route:
         It needs one while replies are pending, while it has state there, while its client does not
         read, or while a command is sent in part.
         """
+        if not self._replies.slow and self._may_return(session):
+            self._return(session, session.leaves_nothing)
+
+    def lost(self, session: Session) -> bool:
+        """The dedicated connection is lost. Goes back likewise, also if the client does not read.
+
+        Returns False if replies, or state of the session, went with it.
+        """
+        if not self._may_return(session):
+            return False
+        probes.reached("connection of a client that does not read is lost")
+        self._return(session, None)
+        return True
+
+    def _may_return(self, session: Session) -> bool:
         if self.state is not DEDICATED or self.pool is None or session.ended:
-            return
-        if self._replies.drained and not (session.stateful or self._replies.slow or session.midway):
-            self.move(MULTIPLEXED, self.pool.upstream, session.leaves_nothing)
-            session.use_policy()
+            return False
+        return self._replies.drained and not (session.stateful or session.midway)
+
+    def _return(self, session: Session, clean: bool | None) -> None:
+        if TYPE_CHECKING:
+            assert self.pool is not None
+        self.move(MULTIPLEXED, self.pool.upstream, clean)
+        session.use_policy()
 
     # A client that does not read.
 

@@ -344,7 +344,8 @@ class Session:
         The client is closed, as Redis would close it: only the client knows whether its commands
         can be sent again.
         """
-        self.ending.without_upstream()
+        if not self.route.lost(self):
+            self.ending.without_upstream()
 
     def upstream_ready(self) -> None:
         """A multiplexed connection takes commands again, or the attempt to open one failed."""

@@ -586,6 +586,23 @@ class BoundsTests(SharedCase):
             self.assertHome(conversation)
         self.assertEqual(before.shared_gets(), GET)
 
+    def test_the_connection_of_a_client_that_does_not_read_is_lost(self) -> None:
+        """It is closed only if replies are pending there: all others have come."""
+        for pending in (False, True):
+            conversation = logged_in()
+            conversation.session.client_slow(True)
+            conversation.client(GET)
+            if not pending:
+                conversation.redis(b"+1\r\n")
+            self.assertTrue(conversation.session.dedicated)
+            conversation.session.upstream_lost()
+            self.assertEqual(conversation.closed, "redis-lost" if pending else None)
+            if not pending:
+                conversation.session.client_slow(False)
+                conversation.client(GET)
+                self.assertIsNone(conversation.session.dedicated)
+                self.assertEqual(conversation.shared_gets(), GET)
+
     def test_a_client_without_memory_is_closed(self) -> None:
         conversation = logged_in().client(GET)
         conversation.session.close_for_memory()

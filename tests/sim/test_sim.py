@@ -87,6 +87,10 @@ class SimulationTests(unittest.TestCase):
             options = sim.Options(newer=("write_first", "read_slowly"), limits=sim.ALL_LIMITS)
             self.assertEqual(wrong(seed, options), [])
 
+    def test_a_client_that_reads_slowly_is_not_closed_while_redis_restarts(self) -> None:
+        """Its own connection to Redis is lost, on which it has nothing."""
+        self.assertEqual(wrong(223, sim.Options(newer=sim.NEWER, faults=sim.FAULTS + sim.NEWER_FAULTS)), [])
+
     def test_a_wait_beside_a_flood_is_one_number(self) -> None:
         alone, beside = sim.slowest_ping(), sim.slowest_ping(b"NOSUCHCOMMAND", seconds=0.5)
         self.assertLess(alone, 0.01)
