@@ -32,11 +32,12 @@ from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
 from ..ops.retry import Backoff
-from ..printable import shown_error
+from ..printable import printable, shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..tenants.model import BackendAddress
 from .endpoint import CaFileError, connect, connected, why
+from .redis_errors import for_client
 
 #: Seconds from a refused log-in to the next attempt. The password is wrong, so an early attempt
 #: would not help.
@@ -62,7 +63,8 @@ class ReplyError(ControlError):
     """Redis answered with an error. reply: what it answered."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(messages.redis_error(shown_error(text)))
+        client_reply = for_client(printable(text), messages.UNANSWERED.text)
+        super().__init__(messages.redis_error(shown_error(text)), client_reply)
         self.args = (text,)  # whole: what follows from an error hangs on Redis's own words
         self.reply = ErrorReply(text)
 

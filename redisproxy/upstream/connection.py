@@ -23,11 +23,12 @@ from ..net.addresses import shown_address
 from ..net.protocol import PauseReason, Pressure, RespReceiver
 from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
-from ..printable import shown_error
+from ..printable import printable, shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
+from .redis_errors import first_word, for_client, is_busy
 
 
 class UpstreamError(messages.MessageError):
@@ -45,6 +46,19 @@ class RedisUnreachable(UpstreamError):
         super().__init__(reason, messages.UNREACHABLE.text)
 
 
+class RedisBusy(UpstreamError):
+    """A script, or a function, has run for too long. Until it ends, Redis refuses most commands.
+
+    This is so for all tenants, and no fault of the connection. answer: Redis's error; hello: its
+    answer to a HELLO in the protocol that was asked for, which it does not refuse. The client gets
+    both.
+    """
+
+    def __init__(self, answer: str, hello: bytes = b"") -> None:
+        super().__init__(messages.REDIS_BUSY(), answer.lstrip("-"))
+        self.hello = hello
+
+
 class UserUnknown(UpstreamError):
     """Redis does not know the tenant's ACL user, or knows another password. It must be provisioned
     again.
@@ -53,6 +67,11 @@ class UserUnknown(UpstreamError):
 
 def _error(answer: bytes) -> messages.Text:
     return messages.redis_error(shown_error(answer))
+
+
+def _text(answer: bytes) -> str:
+    """Returns Redis's answer in one line, for a client."""
+    return printable(answer.decode("utf-8", "replace"))
 
 
 class Pool(Protocol):
@@ -160,22 +179,27 @@ class RedisConnection(RespReceiver):
         who = [address.username.encode()] if address.username else []
         answer = await self._ask(b"AUTH", *who, address.password)
         if answer != b"+OK":
-            raise UpstreamError(messages.REDIS_ANSWERED_AUTH(error=_error(answer)), messages.LOGIN_REFUSED.text)
+            text = for_client(_text(answer), messages.LOGIN_REFUSED.text)
+            raise UpstreamError(messages.REDIS_ANSWERED_AUTH(error=_error(answer)), text)
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
         """SELECTs the tenant's database, logs in as its ACL user, and sends HELLO for another
         protocol.
 
         login: user and password of a user without the right to SELECT another database; None: the
-        connection keeps the master's rights. protocol: 2 or 3. Raises UpstreamError, or
-        UserUnknown.
+        connection keeps the master's rights. protocol: 2 or 3. Raises UpstreamError, UserUnknown,
+        or RedisBusy. After RedisBusy the connection is as it was before.
         """
         answer = await self._ask(b"SELECT", b"%d" % tenant.index)
         if answer != b"+OK":
+            text = _text(answer)
+            if is_busy(text):
+                raise await self.busy_error(text, protocol)
             shown = shown_error(answer)
+            refused = messages.SELECT_REFUSED(index=tenant.index, error=shown.lstrip("-"))
             raise UpstreamError(
                 messages.REDIS_ANSWERED_SELECT(index=tenant.index, error=messages.redis_error(shown)),
-                messages.SELECT_REFUSED(index=tenant.index, error=shown.lstrip("-")),
+                refused if first_word(text) == "ERR" else text.lstrip("-"),
             )
         if login is not None:
             answer = await self._ask(b"AUTH", *login)
@@ -184,7 +208,7 @@ class RedisConnection(RespReceiver):
             if answer != b"+OK":
                 raise UpstreamError(
                     messages.REDIS_ANSWERED_TENANT_AUTH(namespace=tenant.namespace, error=_error(answer)),
-                    messages.LOGIN_REFUSED.text,
+                    for_client(_text(answer), messages.LOGIN_REFUSED.text),
                 )
             self.has_acl_user = True
         if protocol != self.protocol:
@@ -197,10 +221,24 @@ class RedisConnection(RespReceiver):
             self.protocol = protocol
         self.tenant = tenant
 
+    async def busy_error(self, answer: str, protocol: int) -> RedisBusy:
+        """Returns the error for a client, after Redis has refused a command because it is busy.
+
+        answer: Redis's error; protocol: 2 or 3. Also asks for the answer to a HELLO, because
+        clients may send one, and there is no connection that it could be passed on to.
+        """
+        hello = await self._ask(b"HELLO", b"%d" % protocol)
+        if hello[:1] in b"%*":
+            self.protocol = protocol
+        return RedisBusy(answer, hello + b"\r\n")
+
     async def check(self) -> None:
-        """Sends PING, to find out whether the connection still works. Raises UpstreamError."""
+        """Sends PING, to find out whether the connection still works. Raises UpstreamError.
+
+        It works also if Redis is busy with a script.
+        """
         answer = await self._ask(b"PING")
-        if answer != b"+PONG":
+        if answer != b"+PONG" and not is_busy(_text(answer)):
             raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text)
 
     def respReceived(self, data: bytes) -> None:

@@ -72,7 +72,7 @@ class ConnectionPool(service.Service):
         self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._faults = Faults(reactor)
-        self._preparation = Preparation(acl_users, self._idle, self._faults, self._open, self._answered)
+        self._preparation = Preparation(acl_users, self._idle, self._faults, self._open, self._answered, self._keep)
         self._base_size = base
         self._base = Base(reactor, self._base_missing, self._open, self._opened_for_base)
         self._turns = Turns(bounds.ACQUIRING)
@@ -402,8 +402,14 @@ class ConnectionPool(service.Service):
 
     def release(self, upstream: RedisConnection, clean: bool) -> None:
         """See `connection.Pool`."""
-        settled = upstream.detach()
-        if clean and settled and self.usable(upstream):
+        if upstream.detach() and clean:
+            self._keep(upstream)
+        else:
+            upstream.drop()
+
+    def _keep(self, upstream: RedisConnection) -> None:
+        """Keeps a connection for its next user."""
+        if self.usable(upstream):
             self._idle.put(upstream)
         else:
             upstream.drop()

@@ -13,10 +13,11 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from .. import bounds, messages, probes
-from ..printable import shown_error
+from ..printable import printable, shown_error
 from ..resp.value import Answer, ErrorReply
 from ..tenants.model import BackendAddress, Tenant
 from .client import ControlError, RedisClient, TooLargeError
+from .redis_errors import for_client
 
 TOO_LARGE = messages.REPLY_TOO_LARGE(most=bounds.QUERY_REPLY_BYTES)
 #: Seconds. A slower answer may have kept Redis busy, which does nothing else meanwhile.
@@ -173,4 +174,4 @@ def _value(answer: Answer | ErrorReply) -> Answer:
     # All other errors may pass.
     if answer.text.casefold().startswith(("noperm", "err unknown")):
         raise ControlError(reason, messages.NOT_ALLOWED.text)
-    raise ControlError(reason)
+    raise ControlError(reason, for_client(printable(answer.text), messages.UNANSWERED.text))

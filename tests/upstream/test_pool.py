@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
+import redis
 from twisted.internet import defer, reactor, task
 from twisted.internet.address import UNIXAddress
 from twisted.internet.protocol import Factory, Protocol
@@ -18,11 +22,12 @@ from redisproxy.ops.logs import Log
 from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
 from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
-from redisproxy.upstream.connection import RedisConnection, UpstreamError
+from redisproxy.upstream.connection import RedisBusy, RedisConnection, UpstreamError
 from redisproxy.upstream.pool import ConnectionPool
 
-from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_7
 from ..support.upstreams import ClockedReactor, Heard, Silent
+from ..support.waiting import LIMIT
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
@@ -281,6 +286,42 @@ class ConnectionPoolTests(PoolCase):
         yield self.until(lambda: len(pool) == 0)
 
     @defer.inlineCallbacks
+    def test_a_redis_that_is_busy_with_a_script(self):
+        """It refuses SELECT. The error is Redis's own, and its connection is kept for the next
+        attempt. A connection that has its database is lent as if nothing were. (Valkey 9.1 does
+        not refuse SELECT.)
+        """
+        self.server.stop()
+        self.server = RedisServer(redis_7).start()
+        self.addCleanup(self.server.stop)
+        self.address = replace(self.address, port=self.server.port)
+        pool = self.pool()
+        upstream = yield self.acquire(pool, GREEN)
+        upstream.release(clean=True)
+        client = self.server.client(socket_timeout=LIMIT)
+        client.config_set("lua-time-limit", 10)
+        script = threading.Thread(target=lambda: _run(self.server, "while true do end"))
+        script.start()
+        self.addCleanup(script.join)
+        self.addCleanup(_kill, client)
+        while not _is_busy(client):
+            pass
+        logged = []
+        self.patch(Log, "write", lambda self, message, **fields: logged.append(message))
+        for protocol, hello in ((2, b"*14\r\n"), (3, b"%7\r\n"), (2, b"*14\r\n")):
+            error = yield self.assertFailure(defer.Deferred.fromCoroutine(pool.acquire(BLUE, protocol)), RedisBusy)
+            self.assertTrue(error.client_reply.startswith("BUSY Redis is busy running a script."), error.client_reply)
+            self.assertTrue(error.client_reply.endswith("NOSAVE."), error.client_reply)
+            self.assertTrue(error.hello.startswith(hello), error.hello)
+        self.assertEqual((len(pool), pool.idle, pool.refused, logged), (2, 2, False, []))
+        self.reactor.clock.advance(bounds.FRESH_SECONDS + 1)  # it is checked
+        self.assertIs((yield self.acquire(pool, GREEN)), upstream)
+        _kill(client)
+        script.join()
+        there = yield self.acquire(pool, BLUE)
+        self.assertEqual((there.tenant, there.protocol, len(pool)), (BLUE, 2, 2))
+
+    @defer.inlineCallbacks
     def test_the_base_is_tried_again_later_and_later(self):
         self.server.kill()
         pool = self.pool(base=1)
@@ -509,3 +550,22 @@ class QueueTests(PoolCase):
             ["{upstream} sent a reply that the proxy did not expect: {reason}"] * 3,
         )
         yield self.until(lambda: len(pool) == 0)
+
+
+def _run(server: RedisServer, script: str) -> None:
+    """Runs a script until somebody ends it."""
+    with contextlib.suppress(redis.ResponseError):
+        server.client().eval(script, 0)
+
+
+def _is_busy(client: redis.Redis) -> bool:
+    try:
+        client.ping()
+    except redis.ResponseError as error:
+        return str(error).startswith("BUSY")
+    return False
+
+
+def _kill(client: redis.Redis) -> None:
+    with contextlib.suppress(redis.ResponseError):
+        client.script_kill()
