@@ -53,7 +53,7 @@ NOWHERE = Unavailable(messages.NOAUTH.text)
 class Route:
     """The route of one session's commands to Redis."""
 
-    __slots__ = ("_backlog_at", "_queued", "_replies", "clean", "pool", "state", "upstream")
+    __slots__ = ("_attempted", "_backlog_at", "_queued", "_replies", "_with_scripts", "clean", "pool", "state", "upstream")
 
     def __init__(self, replies: ReplyQueue) -> None:
         self._replies = replies
@@ -69,6 +69,10 @@ class Route:
         self._backlog_at: Multiplexed | None = None
         # Whether the session waits in the pool's queue.
         self._queued = False
+        # Whether `upstream` is the connection for scripts.
+        self._with_scripts = False
+        # Whether the attempt to acquire a connection has failed: see `attempted`.
+        self._attempted = False
 
     def __repr__(self) -> str:
         return f"<Route {self.state.value}>"
@@ -93,6 +97,7 @@ class Route:
             raise BugError(f"a session moves to {to} while replies are pending")
         former = self.dedicated
         self.state, self.upstream, self.clean = to, upstream, True
+        self._with_scripts = False
         if former is not None and clean is not None:
             former.release(clean)
 
@@ -114,8 +119,16 @@ class Route:
 
     def end(self, clean: bool | None = False) -> None:
         """Gives up all connections of the session. clean: see `move`."""
+        self.use_none(NOWHERE, clean)
+
+    def use_none(self, upstream: Unavailable, clean: bool | None) -> None:
+        """Gives up all connections of the session. `upstream` answers commands from now on.
+
+        clean: see `move`.
+        """
         if self.state is not NONE:
-            self.move(NONE, NOWHERE, clean)
+            self.move(NONE, upstream, clean)
+        self.upstream = upstream
         self.leave_pool()
 
     # Over multiplexed connections.
@@ -132,6 +145,8 @@ class Route:
         upstream = pool.upstream
         if self.upstream is not upstream:
             if not self._replies.drained:
+                if self._with_scripts and not (self.upstream.busy or self._replies.slow):
+                    return True  # behind the session's scripts, in the order in which they came
                 probes.reached("replies are awaited before another multiplexed connection is used")
                 session.close_gate(Gate.UPSTREAM)
                 return False
@@ -168,6 +183,69 @@ class Route:
     def left_queue(self) -> None:
         """The session's turn in the pool's queue has come."""
         self._queued = False
+
+    # Over the connection for scripts.
+
+    def run_scripts(self, session: Session, count: int, then: Callable[[], None]) -> None:
+        """Calls `then` when commands that run scripts may be sent to `upstream`, at once or later.
+
+        Over a multiplexed connection, the session moves to the one for scripts. It stays there
+        until it has all replies. count: the number of commands, which are answered with an error
+        instead if there is no connection to be had.
+        """
+        if self.state is not MULTIPLEXED or (self._with_scripts and not self._replies.drained):
+            return then()
+        return session.when_drained(partial(self._move_to_scripts, session, count, then))
+
+    def _move_to_scripts(self, session: Session, count: int, then: Callable[[], None]) -> None:
+        pool = self.pool
+        if pool is None:
+            raise BugError("no pool")
+        if isinstance(pool.upstream, Unavailable) and not pool.upstream.busy:
+            self.move(MULTIPLEXED, pool.upstream)
+            return then()
+        scripts = pool.scripts
+        if scripts.slow:
+            probes.reached("script takes long, and others get connections of their own")
+            return self._acquire(session, partial(self._acquired_for_scripts, session, count, then))
+        if scripts.upstream.busy:
+            probes.reached("scripts wait for their connection")
+            again = partial(self._free_for_scripts, session, count, then)
+            return scripts.wait_until_free(session.suspend(Until.SCRIPTS, again))
+        self.move(MULTIPLEXED, scripts.upstream)
+        self._with_scripts = True
+        return then()
+
+    def _free_for_scripts(self, session: Session, count: int, then: Callable[[], None], _: None) -> None:
+        self._move_to_scripts(session, count, then)
+
+    def _acquired_for_scripts(
+        self, session: Session, count: int, then: Callable[[], None], result: Dedicated | Unavailable
+    ) -> None:
+        if isinstance(result, Unavailable):
+            session.refuse_waiting(result.error, count)
+        elif self._may_use(session, result):
+            self.use(session, result)
+            then()
+
+    # Without a connection, because Redis was busy with a script at the log-in.
+
+    def attempted(self, session: Session) -> bool:
+        """Returns whether the next command must be answered without a connection.
+
+        If not, the session tries to acquire one, at once or later. It goes on by itself after that.
+        Only where connections are not multiplexed: a pool tries by itself.
+        """
+        attempted, self._attempted = self._attempted, False
+        if not attempted:
+            self._acquire(session, partial(self._acquired_at_last, session))
+        return attempted
+
+    def _acquired_at_last(self, session: Session, result: Dedicated | Unavailable) -> None:
+        if isinstance(result, Unavailable):
+            self.upstream, self._attempted = result, True
+        elif self._may_use(session, result):
+            self.use(session, result)
 
     # To a dedicated connection, and back.
 

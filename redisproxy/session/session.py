@@ -22,6 +22,7 @@ from ..policy import policy
 from ..resp.framing import (
     INSPECT,
     RUN,
+    SCRIPTS,
     STREAM,
     UNAUTHENTICATED,
     ProtocolError,
@@ -29,7 +30,7 @@ from ..resp.framing import (
     encode,
 )
 from ..tenants.model import Credential, Tenant
-from . import commands
+from . import commands, commands_scripts
 from .ending import Ending
 from .errors import LOST, SPOILER
 from .login import Login
@@ -37,7 +38,7 @@ from .pending import BLOCKING, HELLO, ReplyBatch
 from .ports import Accounts, Backend, ClientConnection, Dedicated
 from .pubsub import Subscriptions
 from .replies import ReplyQueue
-from .route import DEDICATED, MULTIPLEXED, Route
+from .route import DEDICATED, MULTIPLEXED, NONE, Route
 from .scripts import Scripts, publishes
 from .state import BugError, Gate, Phase, Step, Until, names
 
@@ -421,6 +422,8 @@ class Session:
                 detour = upstream is not pool.upstream or upstream.busy or self.replies.slow
                 if detour and scanner.buffered and not route.ready(self):
                     continue
+            elif route.state is NONE and self.credential is not None and scanner.buffered and not route.attempted(self):
+                continue
             try:
                 found = scanner.next()
             except ProtocolError as error:
@@ -441,6 +444,11 @@ class Session:
                 if TYPE_CHECKING:
                     assert isinstance(what, bytes)
                 route.upstream.send(what)
+            elif kind == SCRIPTS:
+                if TYPE_CHECKING:
+                    assert isinstance(what, bytes)
+                self.commands += count
+                commands_scripts.forward(self, what, count)
             else:
                 self.commands += 1
                 commands.receive(self, kind, what)
@@ -507,11 +515,15 @@ class Session:
         self.connection.forbidden(policy.shown(name))
         self.refuse(error or policy.refusal(name))
 
-    def refuse_waiting(self, error: str) -> None:
-        """Answers a command that waited for a connection with an error. error: without ``-``."""
+    def refuse_waiting(self, error: str, count: int = 1) -> None:
+        """Answers a command that waited for a connection with an error, or several such commands.
+
+        error: without ``-``.
+        """
         if self.scanner.forwarding:
             self.scanner.skip()
-        self.answer(b"-%b\r\n" % error.encode())
+        for _ in range(count):
+            self.answer(b"-%b\r\n" % error.encode())
 
     def when_drained(self, then: Callable[[], None]) -> None:
         """Calls `then` when no reply is pending, at once or later."""

@@ -26,7 +26,7 @@ from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import printable, shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import PendingReplies, ReplyBatch
-from ..session.ports import DedicatedUser
+from ..session.ports import DedicatedUser, Unavailable
 from ..tenants.model import BackendAddress, Tenant
 from .redis_errors import first_word, for_client, is_busy
 
@@ -57,6 +57,11 @@ class RedisBusy(UpstreamError):
     def __init__(self, answer: str, hello: bytes = b"") -> None:
         super().__init__(messages.REDIS_BUSY(), answer.lstrip("-"))
         self.hello = hello
+
+
+def unavailable(error: UpstreamError) -> Unavailable:
+    """Returns what a session gets instead of a connection."""
+    return Unavailable(error.client_reply, hello=error.hello if isinstance(error, RedisBusy) else b"")
 
 
 class UserUnknown(UpstreamError):

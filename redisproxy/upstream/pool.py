@@ -33,6 +33,7 @@ from .idle import IdleConnections
 from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
 from .preparing import Preparation
+from .script_pool import ScriptPool
 from .turns import Turns
 
 
@@ -69,7 +70,8 @@ class ConnectionPool(service.Service):
         self._openings = Openings(reactor, connect_timeout, self._connect)
         #: whether tenants may do something, such as scripts, that only an ACL user can restrict
         self._needs_acl_users = False
-        self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
+        # By tenant, protocol, and whether they are for scripts.
+        self._tenant_pools: dict[tuple[Tenant, int, bool], TenantPool] = {}
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._faults = Faults(reactor)
         self._preparation = Preparation(acl_users, self._idle, self._faults, self._open, self._answered, self._keep)
@@ -251,15 +253,21 @@ class ConnectionPool(service.Service):
 
     def tenant_pool(self, tenant: Tenant, protocol: int) -> TenantPool:
         """Returns the tenant's multiplexed connections in this protocol."""
-        tenant_pool = self._tenant_pools.get((tenant, protocol))
+        tenant_pool = self._tenant_pools.get((tenant, protocol, False))
         if tenant_pool is None:
-            tenant_pool = self._tenant_pools[tenant, protocol] = TenantPool(self, self._reactor, tenant, protocol)
+            tenant_pool = self._tenant_pools[tenant, protocol, False] = TenantPool(self, self._reactor, tenant, protocol)
         return tenant_pool
+
+    def script_pool(self, tenant: Tenant, protocol: int) -> ScriptPool:
+        """See `multiplexed.Pool`."""
+        script_pool = self._tenant_pools[tenant, protocol, True] = ScriptPool(self, self._reactor, tenant, protocol)
+        return script_pool
 
     def forget(self, tenant_pool: TenantPool) -> None:
         """See `multiplexed.Pool`."""
-        if self._tenant_pools.get((tenant_pool.tenant, tenant_pool.protocol)) is tenant_pool:
-            del self._tenant_pools[tenant_pool.tenant, tenant_pool.protocol]
+        key = tenant_pool.tenant, tenant_pool.protocol, tenant_pool.for_scripts
+        if self._tenant_pools.get(key) is tenant_pool:
+            del self._tenant_pools[key]
 
     def fresh(self, tenant: Tenant, protocol: int) -> RedisConnection | None:
         """Returns an idle connection that was used at most FRESH_SECONDS ago; None if there is

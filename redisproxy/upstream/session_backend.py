@@ -27,7 +27,7 @@ from ..session.state import Step
 from ..tenants.model import Tenant
 from .acl_users import AclUsers
 from .client import ControlError
-from .connection import RedisConnection, UpstreamError
+from .connection import RedisConnection, UpstreamError, unavailable
 from .pool import ConnectionPool
 from .queries import ControlQueries
 
@@ -115,7 +115,7 @@ class SessionBackend:
     def _not_opened(self, failure: Failure, step: Step[Unavailable]) -> None:
         failure.trap(UpstreamError, defer.CancelledError)  # CancelledError: nobody waits any more
         if isinstance(failure.value, UpstreamError):
-            step.finish(Unavailable(failure.value.client_reply))
+            step.finish(unavailable(failure.value))
 
     # Control queries.
 

@@ -261,7 +261,7 @@ class StreamedCommandTests(unittest.TestCase):
 
     def test_a_policy_that_came_meanwhile_refuses_it(self) -> None:
         texts = {"begin": LARGE_SCRIPT[:70_000], "rest": LARGE_SCRIPT[70_000:]}
-        for first in ("", "client >> GET a\nshared << GET a\n"):
+        for first in ("", "client >> GET a\nmultiplexed << GET a\n"):
             slowly(**texts).policies(stricter=make_policy(builtin(), scripts=False)).play(
                 first
                 + "client >> <begin>\n-- policy stricter\n"
