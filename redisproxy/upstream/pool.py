@@ -306,6 +306,8 @@ class ConnectionPool(service.Service):
                 upstream.drop()
                 raise UpstreamError(messages.REDIS_MASTER_RIGHTS(), messages.UNREACHABLE.text)
             upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
+            if self._faults.reason is not None:
+                self._faults.over(upstream.address.shown, ready=True)
             return upstream
         except RedisUnreachable as error:
             # If another caller reached Redis in the same time, only this one failed.
@@ -350,7 +352,7 @@ class ConnectionPool(service.Service):
             self._idle.close(lambda upstream: upstream.key == (tenant, protocol))
             reason = messages.REDIS_SILENT(address=address.shown if address else "Redis")
             if address == self._address:
-                self._faults.of_all(reason)
+                self._faults.of_all(reason, although_open=True)
             raise RedisUnreachable(reason) from None
 
     def _answered(self) -> None:
@@ -376,7 +378,7 @@ class ConnectionPool(service.Service):
             raise RedisUnreachable(reason) from None
         self._reached += 1
         self.refused = False
-        self._faults.over(address.shown)
+        self._faults.over(address.shown, ready=False)
         upstream.opened = self._reactor.seconds()
         return upstream
 

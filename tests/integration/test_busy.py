@@ -12,7 +12,7 @@ import redis
 
 from redisproxy.resp.framing import encode
 
-from ..support.proxy import Installation
+from ..support.proxy import Installation, ProxyProcess
 from ..support.raw import RawClient, raw_client
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server
 from ..support.waiting import LIMIT, until
@@ -178,6 +178,21 @@ class BusyTests(BusyCase):
         logged = [line for line in self.installation.proxy.lines[lines:] if "BUSY" in line or "busy" in line]
         self.assertEqual(len(logged), 1, logged)
         self.assertNotIn("no connection to Redis", self.installation.proxy.log)
+
+    def each_start(self, binary: Callable[[], str]) -> None:
+        """The proxy starts while Redis is busy, so it does not know yet what Redis is."""
+        installation = self.start(binary)
+        installation.proxy.stop()
+        runner, _ = self.straight(), self.straight()
+        with self.busy(runner):
+            installation.proxy = ProxyProcess("--manifests", str(installation.manifests.path), *self.options).ready()
+            installation.proxy.logged("did not report its version and settings")
+            clients = [self.through() for _ in range(10)]
+            for client in clients:
+                self.assertTrue(client.ask([b"GET", b"a"]).startswith(b"-BUSY"))
+        for client in clients:
+            until(lambda client=client: client.ask([b"EXISTS", b"a"]) == b":0\r\n", "it is over", 5.0)
+        self.assertNotIn("no connection to Redis", installation.proxy.log)
 
     def each_sent_before_the_threshold(self, binary: Callable[[], str]) -> None:
         """Redis answers BUSY at the threshold, and does not run it later."""

@@ -22,7 +22,7 @@ from redisproxy.ops.logs import Log
 from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
 from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
-from redisproxy.upstream.connection import RedisBusy, RedisConnection, UpstreamError
+from redisproxy.upstream.connection import RedisBusy, RedisConnection, RedisUnreachable, UpstreamError
 from redisproxy.upstream.pool import ConnectionPool
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_7
@@ -396,6 +396,22 @@ class Logins:
 
     def forget(self, tenant: Tenant) -> None:
         pass
+
+    @defer.inlineCallbacks
+    def test_a_fault_that_lasts_is_one_line_although_connections_can_be_opened(self):
+        login: defer.Deferred[None] = defer.Deferred()
+        pool = self.pool(acl_users=SimpleNamespace(login=lambda *_: login))
+        events: list[dict] = []
+        pool._faults._log = Log(observer=events.append)
+        for _ in range(3):
+            failed: list[UpstreamError] = []
+            self.assertFailure(self.acquire(pool), RedisUnreachable).addCallback(failed.append)
+            yield self.until(lambda failed=failed: failed, passing=0.05)
+            login = defer.Deferred()
+        login.callback(None)
+        yield self.acquire(pool)
+        shown = [event["log_format"] for event in events]
+        self.assertEqual(shown, [messages.REDIS_NO_CONNECTION.text, messages.REDIS_USABLE_AGAIN.text])
 
 
 class QueueTests(PoolCase):
