@@ -129,7 +129,7 @@ def dispatch(session: Session, words: list[bytes]) -> None:
         needs |= handler.also(session, words)
     if needs & _NO_MULTI and session.multi:
         return session.refuse(messages.MULTI_INSIDE.reply(command=name))
-    if needs & Need.SCRIPT:
+    if needs & Need.SCRIPT and not session.route.takes_scripts():
         return session.route.run_scripts(session, 1, partial(_run_later, session, name, words, handler.run))
     if needs & _DEDICATED and session.route.state is not DEDICATED:
         return session.route.acquire(session, partial(_run_later, session, name, words, handler.run))

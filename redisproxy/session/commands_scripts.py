@@ -32,7 +32,9 @@ def forward(session: Session, data: bytes, count: int) -> None:
 
     They are sent as they came, when the session has a connection where they may take long.
     """
-    session.route.run_scripts(session, count, partial(_forward, session, data, count, session.policy))
+    if session.route.takes_scripts():
+        return session.forward(data, count)
+    return session.route.run_scripts(session, count, partial(_forward, session, data, count, session.policy))
 
 
 def _forward(session: Session, data: bytes, count: int, judge: Policy) -> None:

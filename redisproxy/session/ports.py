@@ -224,6 +224,10 @@ class ScriptPool(Protocol):
     def slow(self) -> bool:
         """Whether a script takes long there. No other script should wait behind it."""
 
+    @property
+    def available(self) -> Multiplexed | None:
+        """`upstream`, if a script can be sent there now; else None."""
+
     def wait_until_free(self, step: Step[None]) -> None:
         """Finishes the Step when `upstream` is not busy any more."""
 

@@ -143,6 +143,8 @@ class Route:
         if pool is None:
             raise BugError("no pool")
         upstream = pool.upstream
+        if self._with_scripts and self._replies.drained:
+            self._change_upstream(upstream, with_scripts=False)
         if self.upstream is not upstream:
             if not self._replies.drained:
                 if self._with_scripts and not (self.upstream.busy or self._replies.slow):
@@ -186,16 +188,37 @@ class Route:
 
     # Over the connection for scripts.
 
+    def _change_upstream(self, upstream: Upstream, with_scripts: bool) -> None:
+        """Sends commands over another multiplexed connection. No reply may be pending.
+
+        Does the same as `move`, for less: many sessions do so for each script.
+        """
+        self.upstream, self._with_scripts = upstream, with_scripts
+
+    def takes_scripts(self) -> bool:
+        """Returns whether commands that run scripts may be sent to `upstream` now.
+
+        If it can be so at once, the session moves to the connection for scripts.
+        """
+        if self.state is not MULTIPLEXED:
+            return True
+        if not self._replies.drained:
+            return self._with_scripts
+        pool = self.pool
+        available = None if pool is None or isinstance(pool.upstream, Unavailable) else pool.scripts.available
+        if available is None:
+            return False
+        self._change_upstream(available, with_scripts=True)
+        return True
+
     def run_scripts(self, session: Session, count: int, then: Callable[[], None]) -> None:
         """Calls `then` when commands that run scripts may be sent to `upstream`, at once or later.
 
-        Over a multiplexed connection, the session moves to the one for scripts. It stays there
-        until it has all replies. count: the number of commands, which are answered with an error
-        instead if there is no connection to be had.
+        Called where `takes_scripts` says no. The session moves to the connection for scripts, and
+        stays there until it has all replies. count: the number of commands, which are answered with
+        an error instead if there is no connection to be had.
         """
-        if self.state is not MULTIPLEXED or (self._with_scripts and not self._replies.drained):
-            return then()
-        return session.when_drained(partial(self._move_to_scripts, session, count, then))
+        session.when_drained(partial(self._move_to_scripts, session, count, then))
 
     def _move_to_scripts(self, session: Session, count: int, then: Callable[[], None]) -> None:
         pool = self.pool
@@ -212,8 +235,7 @@ class Route:
             probes.reached("scripts wait for their connection")
             again = partial(self._free_for_scripts, session, count, then)
             return scripts.wait_until_free(session.suspend(Until.SCRIPTS, again))
-        self.move(MULTIPLEXED, scripts.upstream)
-        self._with_scripts = True
+        self._change_upstream(scripts.upstream, with_scripts=True)
         return then()
 
     def _free_for_scripts(self, session: Session, count: int, then: Callable[[], None], _: None) -> None:

@@ -96,6 +96,12 @@ class ScriptPool(TenantPool):
         """See `session.ports.ScriptPool`."""
         return isinstance(self.upstream, ScriptConnection) and self.upstream.slow
 
+    @property
+    def available(self) -> ScriptConnection | None:
+        """See `session.ports.ScriptPool`."""
+        upstream = self.upstream
+        return upstream if isinstance(upstream, ScriptConnection) and not (upstream.busy or upstream.slow) else None
+
     def wait_until_free(self, step: Step[None]) -> None:
         """See `session.ports.ScriptPool`."""
         free = self._free.wait()

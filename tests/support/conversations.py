@@ -288,6 +288,10 @@ class RecordingScriptPool:
         self.slow = False
         self.waiting: list[Step] = []
 
+    @property
+    def available(self) -> RecordingUpstream | None:
+        return None if isinstance(self.upstream, Unavailable) or self.slow or self.upstream.busy else self.upstream
+
     def wait_until_free(self, step: Step) -> None:
         self.waiting.append(step)
 
