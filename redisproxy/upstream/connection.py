@@ -1,7 +1,8 @@
 """An upstream connection: one connection to Redis, logged in, with one tenant's database SELECTed.
 
 Owns the log-in and the checks of Redis's answers to it. Carries the bytes of one session, or of
-many (`multiplexed`). `pool` decides who gets which connection.
+many (`multiplexed`). `pool` decides who gets which connection. This module is longer than other
+modules: the log-in and the carrying of commands read the same bytes.
 """
 
 from __future__ import annotations

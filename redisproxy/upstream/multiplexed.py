@@ -4,7 +4,8 @@ tenant.
 Owns when their bytes are written: at once on an idle connection, else once in a turn of the
 reactor. Also owns what happens at a connection's limits: it takes no more for now, is replaced by
 another one, or closes a client that does not read. `TenantPool` implements
-`session.ports.TenantPool`. Connections come from `pool`, and are released to it.
+`session.ports.TenantPool`. Connections come from `pool`, and are released to it. This module is
+longer than other modules: a connection and its pool act together at each limit.
 """
 
 from __future__ import annotations
