@@ -49,8 +49,6 @@ GROWTH = 6.0
 
 #: The errors that a client may get after an event, in addition to a lost connection.
 CLEAR = (
-    "Redis cannot be reached from the proxy right now",
-    "the connection to Redis was lost",
     "invalid username-password pair",
     "LOADING",
     "A ConnectionError occurred while watching",

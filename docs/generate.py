@@ -168,9 +168,11 @@ def _what_to_do(message: Message) -> str:
     parts = [message.remedy]
     if not message.remedy:
         follows = _FIELD.search(message.text) and any(name in _TEXTS for name in _FIELD.findall(message.text))
-        ordinary = isinstance(message, CloseReason | ClientError) or getattr(message, "level", "") in ("info", "debug")
+        ordinary = isinstance(message, CloseReason) or getattr(message, "level", "") in ("info", "debug")
         parts = [
-            "Nothing to do."
+            "Fix the command that the application sends."
+            if isinstance(message, ClientError)
+            else "Nothing to do."
             if ordinary
             else "See the reason that it gives."
             if follows

@@ -493,9 +493,12 @@ REDIS_CLOSES = Reason(
     "at one end only.",
 )
 REDIS_MOVED = Reason("redis-elsewhere", "Redis moved while a connection was opened")
-REDIS_AWAY = Reason("redis-away", "Redis was not reachable a moment ago")
+REDIS_AWAY = Reason("redis-refused-a-moment-ago", "Redis refused a connection a moment ago")
 REDIS_UNKNOWN = Reason("redis-no-backend", "no backend is known", "Create the master secret.")
-REDIS_MASTER_RIGHTS = Reason("redis-master-rights", "a connection with the master's rights")
+REDIS_MASTER_RIGHTS = Reason(
+    "redis-master-rights",
+    "a connection has the master's rights, and the tenant needs one with its ACL user: the proxy closed that connection",
+)
 REDIS_UNREACHABLE = Reason("redis-unreachable", "{address} cannot be reached: {reason}", runbook="RedisUnreachable")
 REDIS_SILENT = Reason(
     "redis-silent",
@@ -553,7 +556,7 @@ STOPPING = Reason("redis-proxy-stops", "the proxy is stopping")
 
 REDIS_HUNG = Reason(
     "redis-hung",
-    "Redis has not answered a PING for more than {seconds:g} s: commands wait, and log-ins fail",
+    "Redis has not answered a PING for more than {seconds:g} s: commands wait",
     "Check the state of Redis's process. T: somebody stopped it. D: it waits for its disk. R: it runs one long command or "
     "script, or forks.",
     runbook="RedisHung",
@@ -819,7 +822,12 @@ REDIS_AT = LogLine("redis-at", "Redis is at {address}")
 REDIS_VERSION = LogLine("redis-version", "Redis is {version}, with {databases} databases")
 REDIS_USABLE_AGAIN = LogLine("redis-usable-again", "Redis at {address} can be used again")
 REDIS_NO_CONNECTION = LogLine("redis-no-connection", "no connection to Redis: {reason}", level="error")
-REDIS_NO_CONTROL = LogLine("redis-no-control-connection", "no control connection to {address}: {reason}")
+REDIS_NO_CONTROL = LogLine(
+    "redis-no-control-connection",
+    "no control connection to {address}: {reason}",
+    "The proxy tries again by itself.",
+    level="warn",
+)
 REDIS_STATE = LogLine("redis-state", "Redis at {address} {state}", level="warn")
 REDIS_WRONG_ANSWER = LogLine(
     "redis-wrong-answer",
@@ -900,7 +908,10 @@ MASTER_LOST = LogLine(
 )
 MASTER_BACK = LogLine("redis-promoted", "{address} reports that it is a master")
 MASTER_MOVED = LogLine(
-    "redis-moved", "{address} now reaches a master: the proxy opens all its connections again", level="warn"
+    "redis-moved",
+    "{address} now reaches a master: the proxy opens all its connections again",
+    "The proxy needs nothing. Check the old master.",
+    level="warn",
 )
 EMBEDDED_ENDED = LogLine(
     "embedded-ended",
@@ -999,7 +1010,19 @@ REVOKED = CloseReason(
     "passed on replies to commands that had run, for 10 s at most.",
     "Give the application the current secret.",
 )
-REDIS_LOST = CloseReason("redis-lost", "The session's own connection to Redis broke.", see="#redis")
+REDIS_LOST = CloseReason(
+    "redis-lost",
+    "The connection to Redis broke while the client had commands in flight, a transaction, or subscriptions there.",
+    see="#redis",
+)
+NOT_HELD = CloseReason(
+    "redis-away",
+    "Commands or a log-in waited for Redis, and Redis was not back within --hold-seconds.",
+    see="#redis",
+)
+NOT_LOGGED_IN = CloseReason(
+    "redis-refused-login", "Redis refused the connection of this client's tenant. The client got the error.", see="#redis"
+)
 MOVED_WITHIN_A_MESSAGE = CloseReason(
     "moved-within-a-message", "The connection to Redis broke within a large reply.", see="#redis"
 )
@@ -1091,8 +1114,8 @@ CLIENT_CA_WITHOUT_TLS = LogLine(
 TRUST_ANYBODY = LogLine(
     "process-trust-anybody",
     "--trust-proxy has {network}: any client can claim any address",
-    "Name only the addresses of the load balancers.",
-    "load-balancers.md",
+    "Name only the addresses of the load balancers, or let nobody else reach the port.",
+    "load-balancers.md#who-is-believed",
     level="warn",
 )
 
@@ -1102,9 +1125,9 @@ LISTENING = LogLine("process-listening", "listening on {address}")
 STATUS_AT = LogLine("process-status-at", "the status page is at {address}")
 STATUS_PROBES_ONLY = LogLine(
     "process-status-probes-only",
-    "at that address the proxy answers only probes: the page and the metrics need --status-token-file",
-    "Set --status-token-file, or listen on loopback.",
-    "install.md#did-it-work",
+    "other machines get only probes there, because --status-token-file is not set",
+    "Nothing, if you open the page by kubectl port-forward. For Prometheus, set --status-token-file.",
+    "operate.md#see-what-goes-on",
 )
 FRAMING_COMPILED = LogLine("process-framing-compiled", "the framing is compiled")
 FRAMING_INTERPRETED = LogLine(
@@ -1299,7 +1322,7 @@ NOT_ALLOWED = ClientError(
 UNREACHABLE = ClientError(
     "error-unreachable",
     "ERR Redis cannot be reached from the proxy right now, try again",
-    "Redis is not reachable. The command was not run, and an AUTH or HELLO did not log in.",
+    "Redis is not reachable. The command was not run.",
     "#redis",
 )
 UNANSWERED = ClientError(
@@ -1321,11 +1344,6 @@ REPLACED = ClientError(
     "error-replaced",
     "ERR Redis was replaced while this command waited, try again",
     "There was a failover. The command was not run.",
-)
-LOST = ClientError(
-    "error-lost",
-    "ERR the connection to Redis was lost: Redis may have run this command, or not",
-    "The connection broke while the command waited for its reply.",
 )
 REPLY_TOO_LARGE = ClientError(
     "error-reply-too-large",

@@ -285,6 +285,15 @@ class Settings:
         "SECONDS",
         "Seconds for opening a connection to Redis, log-in included.",
     )
+    hold_seconds: float = _setting(
+        "REDISPROXY_HOLD_SECONDS",
+        _seconds(0, 3600),
+        15.0,
+        "SECONDS",
+        "Seconds for which log-ins and commands wait while Redis restarts, loads its data, fails over, or has too many "
+        "clients. Then the proxy closes their clients. 0: at once. Commands that Redis has got already do not wait: their "
+        "clients are closed when the connection is lost.",
+    )
     login_timeout: float = _setting(
         "REDISPROXY_LOGIN_TIMEOUT",
         _seconds(1, 86400),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import re
 import runpy
 import shlex
@@ -14,8 +15,9 @@ from pathlib import Path
 import click
 import yaml
 
-from redisproxy import __version__
+from redisproxy import __version__, messages
 from redisproxy.cli.main import command
+from redisproxy.messages import CloseReason
 from redisproxy.tenants.limits import ANNOTATIONS
 
 ROOT = Path(__file__).parents[1]
@@ -159,6 +161,35 @@ class CommandTests(unittest.TestCase):
                     for word in words:
                         if word.startswith("--"):
                             self.assertIn(word, own, f"{page.name}: {span}")
+
+    def test_what_is_searched_in_the_log_can_be_there(self) -> None:
+        """Each alternative of a `grep` over the log finds a message, as text and as JSON."""
+        codes = [message.code for _, message in messages.all_messages() if isinstance(message, CloseReason)]
+        values = ["NAMESPACE/secret", "1", "ssl:6380", *(f"NAMESPACE/secret: {code}" for code in codes)]
+        lines = [
+            line
+            for value in values
+            for _, message in messages.all_messages()
+            for text in (re.sub(r"\{[^{}]*\}", value, message.text), message.example)
+            for line in (f" {text}", json.dumps({"message": text}))
+        ]
+        searched = 0
+        for page in PAGES:
+            found = re.findall(r"kubectl [^\n]* logs [^\n]*\| grep (?:-\S+ )*'([^'\n]+)'", page.read_text())
+            for pattern in (one for each in found for one in each.split("|")):
+                matches = [line for line in lines if re.search(pattern, line)]
+                self.assertTrue(any(line.startswith(" ") for line in matches), f"{page.name}: {pattern}, text")
+                self.assertTrue(any(line.startswith("{") for line in matches), f"{page.name}: {pattern}, JSON")
+                searched += 1
+        self.assertGreater(searched, 20)
+
+    def test_metrics_that_are_named_are_there(self) -> None:
+        """tests/ops compares docs/metrics.md with the code."""
+        listed = set(re.findall(r"\bredisproxy_[a-z_]+[a-z]", (ROOT / "docs/metrics.md").read_text()))
+        for page in PAGES:
+            if page.name != "CHANGELOG.md":  # it has the names of the past
+                named = set(re.findall(r"\bredisproxy_[a-z_]+[a-z]", page.read_text()))
+                self.assertEqual(named - listed, set(), page.name)
 
     def test_make_knows_its_targets(self) -> None:
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

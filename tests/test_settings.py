@@ -138,9 +138,9 @@ class MisspeltTests(unittest.TestCase):
 
 class OneTableTests(unittest.TestCase):
     def test_the_plugin_knows_each_setting_by_option_and_variable(self) -> None:
-        told = str(Options())
+        usage = str(Options())
         for setting in fields(Settings):
-            self.assertIn(f"--{option_name(setting.name)}", told)
+            self.assertIn(f"--{option_name(setting.name)}", usage)
 
     def test_words_in_a_usage_line_are_those_that_are_taken(self) -> None:
         words = {setting.name: setting.metadata["takes"].split("|") for setting in fields(Settings)}
@@ -154,7 +154,7 @@ class OneTableTests(unittest.TestCase):
                 Settings.read({option_name(name): "none"}, {})
 
     def test_help_has_the_default_with_its_unit(self) -> None:
-        told = {setting.name: described(setting) for setting in fields(Settings)}
+        texts = {setting.name: described(setting) for setting in fields(Settings)}
         for name, end in (
             ("refresh", " Default: 300 s. [REDISPROXY_REFRESH]"),
             ("drain_delay", " Default: 0 s. [REDISPROXY_DRAIN_DELAY]"),
@@ -164,8 +164,8 @@ class OneTableTests(unittest.TestCase):
             ("ns_prefix", " Required. [NS_PREFIX]"),
             ("status", " Off by default. [REDISPROXY_STATUS]"),
         ):
-            self.assertTrue(told[name].endswith(end), told[name])
-        self.assertNotIn("`", "".join(told.values()))
+            self.assertTrue(texts[name].endswith(end), texts[name])
+        self.assertNotIn("`", "".join(texts.values()))
 
     def test_options_are_collected_as_text(self) -> None:
         options = Options()

@@ -78,12 +78,12 @@ ONE_OF_EACH = (
 class OneOfEachTests(unittest.TestCase):
     def test_what_is_made_in_one_place_is_made_nowhere_else(self) -> None:
         package = TESTS.parent / "redisproxy"
-        for what, pattern, places in ONE_OF_EACH:
+        for what, pattern, files in ONE_OF_EACH:
             found = {
                 str(path.relative_to(package)) for path in package.rglob("*.py") if re.search(pattern, path.read_text())
             }
-            self.assertEqual(found - set(places), set(), f"{what}: use {places[0]}")
-            self.assertIn(places[0], found, f"{what}: the pattern finds nothing")
+            self.assertEqual(found - set(files), set(), f"{what}: use {files[0]}")
+            self.assertIn(files[0], found, f"{what}: the pattern finds nothing")
 
 
 class LengthTests(unittest.TestCase):

@@ -163,7 +163,7 @@ async def enroll(
     if operator.in_cluster:
         notes += _unlabelled(reading, namespace)
     if room.keys is None:
-        notes += ("Redis was not asked: check yourself that the database is empty",)
+        notes += ("the command did not ask Redis: check by redis-cli -n INDEX DBSIZE that the database is empty",)
     if not operator.in_cluster and address is None:
         notes += ("its URL has the proxy's address in a cluster: use --address HOST:PORT for another one",)
     while True:

@@ -148,20 +148,25 @@ class ClientProtocol(RespReceiver):
 
     def login_timeout(self) -> None:
         """Closes the client, because its login deadline has passed."""
+        if self._log_in_is_held():
+            return
         self.write(messages.NO_LOGIN.reply(seconds=int(self._clients.login_timeout)))
         self.session.ending.begin(messages.LOGIN_TIMEOUT.code)
 
     def make_room(self) -> None:
-        """Closes the client, because others wait for a slot and it has not logged in.
-
-        If its password was right and only Redis takes long, its login deadline begins anew instead.
-        """
-        if self.session.pending_login is not None:
-            self._clients.log_ins.begin(self)
+        """Closes the client, because others wait for a slot and it has not logged in."""
+        if self._log_in_is_held():
             return
         self.write(messages.NO_LOGIN_WHILE_OTHERS_WAIT.reply(seconds=int(bounds.CROWDED_LOGIN_SECONDS)))
         self.session.ending.begin(messages.LOGIN_TIMEOUT.code)
         self.transport.loseConnection()  # without a time to read that
+
+    def _log_in_is_held(self) -> bool:
+        """If its password was right and only Redis takes long, begins its login deadline anew."""
+        held = self.session.pending_login is not None
+        if held:
+            self._clients.log_ins.begin(self)
+        return held
 
     def respReceived(self, data: bytes) -> None:
         if self._closing:

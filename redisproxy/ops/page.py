@@ -145,7 +145,7 @@ def _overview(content: PageContent) -> Tag:
     sessions, tenants = counts["sessions"], snapshot["tenants"]
     age = snapshot["age"]
     refreshes = snapshot["refreshes"]
-    layers = {0: "not known yet", 1: "one: the proxy alone, no scripts", 2: "two: the proxy and Redis's ACLs"}
+    layers = {0: "not known yet", 1: "the proxy alone, no scripts", 2: "the proxy and Redis's ACLs"}
     used = len({tenant["index"] for tenant in tenants.values()})
     total = recent.total
     rate = Rate(sum(one.commands for one in recent.rates.values()), sum(one.bytes for one in recent.rates.values()))

@@ -39,7 +39,7 @@ _TENANTS = Table(
     "tenants",
     (
         *("Namespace", "#Database", "#Sessions", "#Commands/s", "#Commands", "#Bytes/s", "#p50", "#p99", "#Refused"),
-        *("Credentials", "~Limits"),
+        *("Credentials", "Limits"),
     ),
 )
 #: All tables.
@@ -108,7 +108,7 @@ def failed_log_ins(content: PageContent) -> Iterable[Tag]:
                 "\n",
             )
         )
-    of_late = f"Recently: in the last {span(content.recent.seconds)}."
+    of_late = f"Recently means in the last {span(content.recent.seconds)}."
     return [tags.h2("Failed log-ins"), table_of(_LOG_INS, rows, len(rows)), tags.p(of_late, class_="soft")]
 
 
@@ -198,7 +198,7 @@ def tenants(content: PageContent, pause: Pause) -> Iterable[Tag]:
         counted, rate = counts.get(namespace, nothing), recent.rates.get(namespace, idle)
         return _tenant(namespace, served[namespace], counted, rate, recent.series.get(namespace), stats["time"])
 
-    note = f"p50, p99 and the plots are of the commands that were timed in the last {span(recent.seconds)}."
+    note = f"p50, p99 and the plots: the last {span(recent.seconds)}. The proxy times a sample of the commands."
     return [
         tags.h2(f"Tenants ({len(served):,})"),
         table_of(_TENANTS, map(row, sorted(served, key=busy)[:ROWS]), len(served), pause),
@@ -229,7 +229,7 @@ def _tenant(namespace: str, tenant: TenantState, counted: TenantStats, rate: Rat
         sorted_cell(slow, seconds_text(slow), *latency),
         tags.td(_warned(f"{refused:,}", refused > 0)),
         tags.td(tags.span(str(tenant["credentials"]), *expires) if expires else str(tenant["credentials"])),
-        tags.td(*_limits(tenant["limits"], counted)),
+        tags.td(tags.span(*_limits(tenant["limits"], counted))),
         "\n",
     )
 

@@ -36,14 +36,14 @@ from .os_process import raise_descriptor_limit, settle
 class Serving(service.MultiService):
     """Serves the clients of one process. See `ports.ServingPort`.
 
-    settings: this process's part of the settings; databases_told: called at each connection to
+    settings: this process's part of the settings; databases_reported: called at each connection to
     Redis with the number of databases, None if Redis does not say; number: of this process, from 1.
     """
 
     name = "serving"
 
     def __init__(
-        self, settings: Settings, reactor: IProxyReactor, databases_told: Callable[[int | None], object], number: int = 1
+        self, settings: Settings, reactor: IProxyReactor, databases_reported: Callable[[int | None], object], number: int = 1
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -52,7 +52,7 @@ class Serving(service.MultiService):
         counted = account.Counts()
         self.tenant_limits = TenantLimits(reactor, settings.processes)
         self.backend = Backend(settings, reactor, counted, self.tenant_limits, number)
-        self.backend.databases_told = databases_told
+        self.backend.databases_reported = databases_reported
         access_log = AccessLog(reactor, settings.log_level == "debug", settings.processes)
         #: the factory for clients' connections
         self.clients = ClientFactory(

@@ -47,7 +47,7 @@ REPORT = 1.0
 class Workers(service.Service):
     """All workers. See `ports.ServingPort`.
 
-    processes: how many; options: as twistd got them; databases_told: see `single.Serving`;
+    processes: how many; options: as twistd got them; databases_reported: see `single.Serving`;
     drain_seconds: the time for their clients to leave.
     """
 
@@ -59,13 +59,13 @@ class Workers(service.Service):
         reactor: IProxyReactor,
         processes: int,
         options: Mapping[str, str],
-        databases_told: Callable[[int | None], object],
+        databases_reported: Callable[[int | None], object],
         drain_seconds: float,
     ) -> None:
         self._reactor = reactor
         self._end_limit = drain_seconds + bounds.WORKER_END_SECONDS
         self._options = dict(options)
-        self._databases_told = databases_told
+        self._databases_reported = databases_reported
         # Descriptors of the listening sockets.
         self._ports: list[int] = []
         #: see `ports.ServingPort`; called when all workers have the snapshot in force
@@ -154,7 +154,7 @@ class Workers(service.Service):
         }
 
     def _take_databases(self, _: WorkerProcess, message: Message) -> None:
-        self._databases_told(message.fields["databases"])
+        self._databases_reported(message.fields["databases"])
 
     # One worker.
 

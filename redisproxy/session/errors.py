@@ -9,8 +9,6 @@ OK = b"+OK\r\n"
 SYNTAX = messages.SYNTAX.reply()
 NOAUTH = messages.NOAUTH.reply()
 LONG_NAME = messages.LONG_NAME.reply(most=bounds.COMMAND_NAME_BYTES)
-#: The answer to each command in flight when its multiplexed connection breaks.
-LOST = messages.LOST.reply()
 #: A command that every server answers with an error. Sent inside MULTI in place of a refused
 #: command, so that EXEC fails.
 SPOILER = encode([b"SELECT"])

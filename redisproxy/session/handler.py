@@ -100,7 +100,7 @@ def allow_patterns(session: Session, patterns: list[bytes], then: Callable[[None
 
 def _answered(session: Session, then: Callable[[Result], None], result: Result | Unavailable) -> None:
     if isinstance(result, Unavailable):
-        session.answer(result.reply)
+        session.not_held(result)
     else:
         then(result)
 

@@ -199,10 +199,16 @@ class Login:
         self._answer()
 
     def rollback(self, error: Unavailable) -> None:
-        """Answers with the error, and leaves the session as it was."""
+        """Leaves the session as it was. Closes the client, unless it was logged in before.
+
+        Otherwise a client library would keep a connection that is never logged in.
+        """
+        session = self._session
         self.abandon()
-        self._session.pending_login = None
-        self._session.answer(error.reply)
+        session.pending_login = None
+        session.not_held(error)
+        if session.credential is None:
+            session.ending.begin(messages.NOT_LOGGED_IN.code)
 
     def abandon(self) -> None:
         """Gives the reservation back: the log-in failed, or the session ended."""

@@ -297,11 +297,8 @@ class ReplyReceiver(Protocol):
     def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         """Takes the next bytes of the batch's replies. ended: how many replies end in them."""
 
-    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
-        """The multiplexed connection is gone: this batch and all later ones get no more replies.
-
-        partial: the receiver got a part of a reply, and the rest will not come.
-        """
+    def upstream_lost(self, batch: ReplyBatch) -> None:
+        """The multiplexed connection is gone: this batch and all later ones get no more replies."""
 
 
 class Subscriber(Protocol):
@@ -327,16 +324,20 @@ class Unavailable:
     """The result where there is no connection to Redis, or no answer of Redis.
 
     As an Upstream, it answers each command with its error. error: an error reply without ``-``.
-    busy: a connection is being opened, so commands wait instead of failing. hello: Redis's answer
-    to a HELLO, if Redis is there, but runs a script for too long; else empty. Then log-ins succeed,
-    as in Redis.
+    busy: a connection is being opened, so commands wait instead of failing. closes: the time to
+    wait is over, so clients are closed instead of answered, as Redis would close them. hello:
+    Redis's answer to a HELLO, if Redis is there, but runs a script for too long; else empty. Then
+    log-ins succeed, as in Redis.
     """
 
-    __slots__ = ("busy", "error", "hello")
+    __slots__ = ("busy", "closes", "error", "hello")
 
-    def __init__(self, error: str = messages.UNREACHABLE.text, busy: bool = False, hello: bytes = b"") -> None:
+    def __init__(
+        self, error: str = messages.UNREACHABLE.text, busy: bool = False, closes: bool = False, hello: bytes = b""
+    ) -> None:
         self.error = error
         self.busy = busy
+        self.closes = closes
         self.hello = hello
 
     def __repr__(self) -> str:

@@ -222,29 +222,12 @@ class ReplyQueue:
         probes.reached("SUBSCRIBE is refused")
         self.pending -= count
 
-    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
+    def upstream_lost(self, batch: ReplyBatch) -> None:
         """See `ports.ReplyReceiver`."""
         if self._session is not None:
-            self._session.multiplexed_lost(partial)
+            self._session.upstream_lost()
 
     # The end of a connection, or of the client.
-
-    def lost(self, error: bytes) -> None:
-        """The upstream is gone: answers each command in flight with the error.
-
-        The proxy's own answers keep their places between these errors.
-        """
-        items, self._items = self._items, deque()
-        self.pending = 0
-        self._answers_size = 0
-        self._spare = ReplyBatch(self, 0)
-        if self._connection is None:
-            return
-        for item in items:
-            if isinstance(item, bytes):
-                self._connection.write(item)
-            elif item.count > item.discard:
-                self._connection.write(error * (item.count - item.discard))
 
     def abandon(self, multiplexed: bool) -> None:
         """Discards all replies, because the client is gone.
@@ -287,7 +270,7 @@ class _Nobody:
     def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         """See `ports.ReplyReceiver`."""
 
-    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
+    def upstream_lost(self, batch: ReplyBatch) -> None:
         """See `ports.ReplyReceiver`."""
 
 

@@ -154,7 +154,10 @@ class Route:
                 return False
             self.move(MULTIPLEXED, upstream)
         if isinstance(upstream, Unavailable) and not upstream.busy:
-            probes.reached("commands fail at once: Redis is away")
+            if upstream.closes:
+                session.not_held(upstream)
+                return False
+            probes.reached("commands fail at once: Redis refuses connections")
             return True
         if not upstream.busy:
             if not self._replies.slow:
@@ -225,8 +228,7 @@ class Route:
         if pool is None:
             raise BugError("no pool")
         if isinstance(pool.upstream, Unavailable) and not pool.upstream.busy:
-            self.move(MULTIPLEXED, pool.upstream)
-            return then()
+            return session.not_held(pool.upstream, count)
         scripts = pool.scripts
         if scripts.slow:
             probes.reached("script takes long, and others get connections of their own")
@@ -235,6 +237,8 @@ class Route:
             probes.reached("scripts wait for their connection")
             again = partial(self._free_for_scripts, session, count, then)
             return scripts.wait_until_free(session.suspend(Until.SCRIPTS, again))
+        if isinstance(scripts.upstream, Unavailable):
+            return session.not_held(scripts.upstream, count)
         self._change_upstream(scripts.upstream, with_scripts=True)
         return then()
 
@@ -245,7 +249,7 @@ class Route:
         self, session: Session, count: int, then: Callable[[], None], result: Dedicated | Unavailable
     ) -> None:
         if isinstance(result, Unavailable):
-            session.refuse_waiting(result.error, count)
+            session.not_held(result, count)
         elif self._may_use(session, result):
             self.use(session, result)
             then()
@@ -264,7 +268,9 @@ class Route:
         return attempted
 
     def _acquired_at_last(self, session: Session, result: Dedicated | Unavailable) -> None:
-        if isinstance(result, Unavailable):
+        if isinstance(result, Unavailable) and result.closes:
+            session.not_held(result)
+        elif isinstance(result, Unavailable):
             self.upstream, self._attempted = result, True
         elif self._may_use(session, result):
             self.use(session, result)
@@ -280,7 +286,7 @@ class Route:
             return then()
         upstream = None if self.pool is None else self.pool.upstream
         if isinstance(upstream, Unavailable) and not upstream.busy:
-            return session.refuse_waiting(upstream.error)
+            return session.not_held(upstream)
         return session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
 
     def _acquire(self, session: Session, then: Callable[[Dedicated | Unavailable], None]) -> None:
@@ -288,7 +294,7 @@ class Route:
 
     def _acquired(self, session: Session, then: Callable[[], None], result: Dedicated | Unavailable) -> None:
         if isinstance(result, Unavailable):
-            session.refuse_waiting(result.error)
+            session.not_held(result)
         elif self._may_use(session, result):
             self.use(session, result)
             then()

@@ -32,10 +32,10 @@ from ..resp.framing import (
 from ..tenants.model import Credential, Tenant
 from . import commands, commands_scripts
 from .ending import Ending
-from .errors import LOST, SPOILER
+from .errors import SPOILER
 from .login import Login
 from .pending import BLOCKING, HELLO, ReplyBatch
-from .ports import Accounts, Backend, ClientConnection, Dedicated
+from .ports import Accounts, Backend, ClientConnection, Dedicated, Unavailable
 from .pubsub import Subscriptions
 from .replies import ReplyQueue
 from .route import DEDICATED, MULTIPLEXED, NONE, Route
@@ -254,20 +254,12 @@ class Session:
         self.connection.upstream_full(full)
 
     def upstream_lost(self) -> None:
-        """The dedicated connection to Redis is gone."""
-        self.ending.without_upstream()
+        """The connection to Redis is gone, and with it pending replies, or state of the session.
 
-    def multiplexed_lost(self, partial: bool) -> None:
-        """The multiplexed connection is gone.
-
-        partial: the client got a part of a reply, and the rest will not come.
+        The client is closed, as Redis would close it: only the client knows whether its commands
+        can be sent again.
         """
-        if partial:
-            probes.reached("multiplexed connection is lost within a reply")
-            return self.ending.without_upstream()
-        self.replies.lost(LOST)
-        self.drained()
-        return self.open_gate(Gate.PENDING)
+        self.ending.without_upstream()
 
     def upstream_ready(self) -> None:
         """A multiplexed connection takes commands again, or the attempt to open one failed."""
@@ -514,6 +506,17 @@ class Session:
         """
         self.connection.forbidden(policy.shown(name))
         self.refuse(error or policy.refusal(name))
+
+    def not_held(self, result: Unavailable, count: int = 1) -> None:
+        """There is no connection to Redis for a command that waited, or for several: answers each
+        with the error.
+
+        If Redis was away for longer than work is held, closes the client instead.
+        """
+        if result.closes:
+            self.ending.begin(messages.NOT_HELD.code)
+        else:
+            self.refuse_waiting(result.error, count)
 
     def refuse_waiting(self, error: str, count: int = 1) -> None:
         """Answers a command that waited for a connection with an error, or several such commands.

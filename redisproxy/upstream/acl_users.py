@@ -45,7 +45,7 @@ class AclUserError(messages.MessageError):
 
 def _refused(error: messages.Text) -> ControlError:
     """What a client is answered, whose patterns Redis is not told of."""
-    return ControlError(error, error)
+    return ControlError(error, error, passing=False)
 
 
 class _Patterns:
@@ -160,7 +160,9 @@ class AclUsers:
             if not is_busy(answer):  # else Redis refuses everything for now, not this user
                 self.user_refused()
             raise AclUserError(
-                messages.REDIS_NO_USER(namespace=tenant.namespace, error=error.reason), passing=True, answer=answer
+                messages.REDIS_NO_USER(namespace=tenant.namespace, error=error.reason),
+                passing=error.passing,
+                answer=answer,
             ) from None
         return name.encode(), secret
 

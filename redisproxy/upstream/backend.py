@@ -38,6 +38,8 @@ from .pool import ConnectionPool
 from .queries import ControlQueries
 from .session_backend import SessionBackend
 
+#: Reasons that pass by themselves. Until the time to hold work is over, they are none.
+_HELD = {messages.REDIS_NO_ANSWER.code, messages.REDIS_NOT_PROBED.code, messages.REDIS_REFUSES_CONNECTIONS.code}
 #: Seconds until the proxy asks again to update a user's rights, after an attempt that failed.
 _AGAIN = 1.0
 
@@ -70,12 +72,12 @@ class Backend(service.MultiService):
         #: have the rights of that policy
         self.policy_changed: Callable[[Policy, bool], object] = lambda *_: None
         #: called at each probe with the number of databases; None if Redis does not say
-        self.databases_told: Callable[[int | None], object] = lambda _: None
+        self.databases_reported: Callable[[int | None], object] = lambda _: None
         self.control = ControlService(
             reactor,
             settings.connect_timeout,
             settings.redis_ca,
-            self._server_told,
+            self._server_probed,
             settings.acl != "off",
             lambda server: needed(settings.policy(server)),
         )
@@ -92,6 +94,7 @@ class Backend(service.MultiService):
             settings.redis_ca,
             counts,
             tenant_limits,
+            settings.hold_seconds,
         )
         #: asks INFO, PUBSUB and CONFIG GET for tenants
         self.queries = ControlQueries(reactor, self._query_client)
@@ -125,6 +128,8 @@ class Backend(service.MultiService):
         sampler = Sampler(reactor, lambda: self.pool.multiplexed, self.latency.observe, self._observe_tenant)
         for part in (self.pool, self.control, self.master, self.health, sampler):
             part.setServiceParent(self)
+        # When this process was ready last, in the reactor's seconds; None: it never was.
+        self._ready_at: float | None = None
         # All tenants of the latest snapshot.
         self._tenants: Collection[Tenant] = ()
         # What Redis was at the latest probe; and the update of its users after it changed.
@@ -185,12 +190,25 @@ class Backend(service.MultiService):
     # For probes, metrics and the status page.
 
     def not_ready(self) -> messages.Text | None:
-        """Why this process should get no clients; None: there is no reason."""
+        """Why this process should get no clients; None: there is no reason.
+
+        While work is held, there is none either: new clients wait as well.
+        """
+        reason = self._unready()
+        now = self._reactor.seconds()
+        if reason is None:
+            self._ready_at = now
+        elif reason.code in _HELD and self._ready_at is not None:
+            away = self.health.unanswered if self.health.state is Answers.HUNG else now - self._ready_at
+            if away < self._settings.hold_seconds:
+                return None
+        return reason
+
+    def _unready(self) -> messages.Text | None:
         if not self.master.follows:
             return messages.NO_MASTER()
         if self.health.state is Answers.HUNG:
-            if self.health.unanswered >= bounds.HUNG_UNREADY_SECONDS:
-                return messages.REDIS_NO_ANSWER()
+            return messages.REDIS_NO_ANSWER()
         elif not self.control.connected:
             return messages.REDIS_NOT_PROBED() if self.control.asking else messages.REDIS_NO_ANSWER()
         if self.control.users_refused:
@@ -206,7 +224,7 @@ class Backend(service.MultiService):
         server = self.control.server
         address = self.master.address
         state = self.health.state
-        fault = self._fault if self.not_ready() or self.health.fault else None
+        fault = self._fault if self._unready() or self.health.fault else None
         answers = state.value if self.control.connected or state is Answers.HUNG else "down"
         return {
             "connected": answers not in ("hung", "down"),
@@ -267,7 +285,7 @@ class Backend(service.MultiService):
 
     # What Redis is, and what tenants may do there.
 
-    def _server_told(self, server: Server) -> None:
+    def _server_probed(self, server: Server) -> None:
         """Redis was probed: at a new control connection, or because more has become known."""
         before, self._server = self._server, server
         address = self.master.address
@@ -284,7 +302,7 @@ class Backend(service.MultiService):
         self.acl_users.use(server, policy)
         if self.acl_maintenance is not None:
             self.acl_maintenance.use(address.password if self.acl_users.enforced_by(server) else None)
-        self.pool.redis_told(policy.needs_acl_users)
+        self.pool.redis_probed(policy.needs_acl_users)
         now, then = set(self.policy.forwarded), set(policy.forwarded)
         known = before is not None and _same_users(before, server)
         if not known or not then > now:
@@ -295,7 +313,7 @@ class Backend(service.MultiService):
             self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy, address.password))
             self._renewing.addErrback(bug(self._log, "updating the rights of the ACL users", defer.CancelledError))
         self.master.on_server(server)
-        self.databases_told(server.databases)
+        self.databases_reported(server.databases)
 
     def _use_policy(self, policy: Policy, everywhere: bool) -> None:
         self.policy = policy

@@ -37,14 +37,15 @@ from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..tenants.model import BackendAddress
 from .endpoint import CaFileError, connect, connected, why
-from .redis_errors import for_client
+from .hold import is_lasting
+from .redis_errors import is_busy
 
 #: Seconds from a refused log-in to the next attempt. The password is wrong, so an early attempt
 #: would not help.
 _REFUSED_RETRY = 5.0
 #: The delay before the next attempt to connect. It is short: tenants' ACL users are created over a
 #: client, so nobody is served before.
-BACKOFF = Backoff(0.5, 2.0, spread=1.0)
+BACKOFF = Backoff(0.1, 1.0, factor=1.5, spread=0.1)
 
 Result = TypeVar("Result")
 #: A word of a command.
@@ -54,17 +55,21 @@ Word = bytes | str | int
 class ControlError(MessageError):
     """Redis cannot be asked, or answered with an error. client_reply: for the client."""
 
-    def __init__(self, reason: messages.Text, client_reply: str = messages.UNANSWERED.text) -> None:
+    def __init__(self, reason: messages.Text, client_reply: str = messages.UNANSWERED.text, passing: bool = True) -> None:
         super().__init__(reason)
         self.client_reply = client_reply
+        self.passing = passing  #: see `hold.PassingError`
 
 
 class ReplyError(ControlError):
     """Redis answered with an error. reply: what it answered."""
 
     def __init__(self, text: str) -> None:
-        client_reply = for_client(printable(text), messages.UNANSWERED.text)
-        super().__init__(messages.redis_error(shown_error(text)), client_reply)
+        # While Redis is busy with a script nothing is held: clients get its error.
+        busy = is_busy(text)
+        client_reply = printable(text) if busy else messages.UNANSWERED.text
+        passing = not busy and not is_lasting(text.encode())
+        super().__init__(messages.redis_error(shown_error(text)), client_reply, passing)
         self.args = (text,)  # whole: what follows from an error hangs on Redis's own words
         self.reply = ErrorReply(text)
 
@@ -160,7 +165,7 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
             raise ProtocolError("a reply without a command")
         value: Answer | ControlError
         if size > self._reply_limit:
-            value = TooLargeError(messages.REDIS_REPLY_TOO_LARGE(size=size))
+            value = TooLargeError(messages.REDIS_REPLY_TOO_LARGE(size=size), passing=False)
         else:
             try:
                 [value] = values_of(reply, 1)

@@ -27,24 +27,29 @@ from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import printable, shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import PendingReplies, ReplyBatch
-from ..session.ports import DedicatedUser, Unavailable
+from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
-from .redis_errors import first_word, for_client, is_busy
+from .hold import is_lasting
+from .redis_errors import first_word, is_busy
 
 
 class UpstreamError(messages.MessageError):
-    """An upstream connection is not available. client_reply: for the client."""
+    """An upstream connection is not available.
 
-    def __init__(self, reason: messages.Text, client_reply: str) -> None:
+    client_reply: for the client; passing: whether a later attempt may succeed, see `hold`.
+    """
+
+    def __init__(self, reason: messages.Text, client_reply: str, passing: bool = False) -> None:
         super().__init__(reason)
         self.client_reply = client_reply
+        self.passing = passing
 
 
 class RedisUnreachable(UpstreamError):
     """Redis takes no connections, or does not answer in time. This is so for all tenants."""
 
     def __init__(self, reason: messages.Text) -> None:
-        super().__init__(reason, messages.UNREACHABLE.text)
+        super().__init__(reason, messages.UNREACHABLE.text, passing=True)
 
 
 class RedisBusy(UpstreamError):
@@ -60,15 +65,14 @@ class RedisBusy(UpstreamError):
         self.hello = hello
 
 
-def unavailable(error: UpstreamError) -> Unavailable:
-    """Returns what a session gets instead of a connection."""
-    return Unavailable(error.client_reply, hello=error.hello if isinstance(error, RedisBusy) else b"")
-
-
 class UserUnknown(UpstreamError):
     """Redis does not know the tenant's ACL user, or knows another password. It must be provisioned
     again.
     """
+
+
+#: The answers to PING of a Redis that does not serve yet.
+_NOT_YET = (b"-LOADING ", b"-MASTERDOWN ")
 
 
 def _error(answer: bytes) -> messages.Text:
@@ -185,8 +189,9 @@ class RedisConnection(RespReceiver):
         who = [address.username.encode()] if address.username else []
         answer = await self._ask(b"AUTH", *who, address.password)
         if answer != b"+OK":
-            text = for_client(_text(answer), messages.LOGIN_REFUSED.text)
-            raise UpstreamError(messages.REDIS_ANSWERED_AUTH(error=_error(answer)), text)
+            raise UpstreamError(
+                messages.REDIS_ANSWERED_AUTH(error=_error(answer)), messages.LOGIN_REFUSED.text, not is_lasting(answer)
+            )
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
         """SELECTs the tenant's database, logs in as its ACL user, and sends HELLO for another
@@ -196,8 +201,16 @@ class RedisConnection(RespReceiver):
         connection keeps the master's rights. protocol: 2 or 3. Raises UpstreamError, UserUnknown,
         or RedisBusy. After RedisBusy the connection is as it was before.
         """
-        answer = await self._ask(b"SELECT", b"%d" % tenant.index)
+        selected = self._ask(b"SELECT", b"%d" % tenant.index)
+        # A Redis that loads its data takes SELECT and AUTH, and refuses what tenants send.
+        pinged = self._ask(b"PING")
+        try:
+            answer = await selected
+        except BaseException:
+            pinged.addErrback(lambda _: None)  # it fails with the other
+            raise
         if answer != b"+OK":
+            pinged.addErrback(lambda _: None)  # if the connection ends before it is answered
             text = _text(answer)
             if is_busy(text):
                 raise await self.busy_error(text, protocol)
@@ -206,15 +219,22 @@ class RedisConnection(RespReceiver):
             raise UpstreamError(
                 messages.REDIS_ANSWERED_SELECT(index=tenant.index, error=messages.redis_error(shown)),
                 refused if first_word(text) == "ERR" else text.lstrip("-"),
+                not is_lasting(answer),
             )
+        answer = await pinged
+        if answer.startswith(_NOT_YET):
+            raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text, passing=True)
         if login is not None:
             answer = await self._ask(b"AUTH", *login)
             if answer.startswith(b"-WRONGPASS"):
-                raise UserUnknown(messages.REDIS_USER_UNKNOWN(namespace=tenant.namespace), messages.UNREACHABLE.text)
+                raise UserUnknown(
+                    messages.REDIS_USER_UNKNOWN(namespace=tenant.namespace), messages.UNREACHABLE.text, passing=True
+                )
             if answer != b"+OK":
                 raise UpstreamError(
                     messages.REDIS_ANSWERED_TENANT_AUTH(namespace=tenant.namespace, error=_error(answer)),
-                    for_client(_text(answer), messages.LOGIN_REFUSED.text),
+                    messages.LOGIN_REFUSED.text,
+                    not is_lasting(answer),
                 )
             self.has_acl_user = True
         if protocol != self.protocol:
@@ -222,7 +242,9 @@ class RedisConnection(RespReceiver):
             if answer[:1] not in b"%*":
                 shown = shown_error(answer)
                 raise UpstreamError(
-                    messages.REDIS_ANSWERED_HELLO(protocol=protocol, error=messages.redis_error(shown)), shown.lstrip("-")
+                    messages.REDIS_ANSWERED_HELLO(protocol=protocol, error=messages.redis_error(shown)),
+                    shown.lstrip("-"),
+                    not is_lasting(answer),
                 )
             self.protocol = protocol
         self.tenant = tenant
@@ -245,7 +267,7 @@ class RedisConnection(RespReceiver):
         """
         answer = await self._ask(b"PING")
         if answer != b"+PONG" and not is_busy(_text(answer)):
-            raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text)
+            raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text, passing=True)
 
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:

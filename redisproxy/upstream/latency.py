@@ -51,7 +51,7 @@ class _Ping:
         if ended and self._connection.pauses == self._pauses:
             self._observe(max(0.0, self._clock.seconds() - self._since))
 
-    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
+    def upstream_lost(self, batch: ReplyBatch) -> None:
         """See `session.ports.ReplyReceiver`."""
 
 

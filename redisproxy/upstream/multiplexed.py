@@ -27,7 +27,7 @@ from ..ops.retry import Backoff, Retry
 from ..session.pending import ReplyBatch
 from ..session.ports import MultiplexedUser, ReplyReceiver, Unavailable
 from ..tenants.model import Tenant
-from .connection import RedisBusy, RedisConnection, UpstreamError, unavailable
+from .connection import RedisBusy, RedisConnection, UpstreamError
 
 if TYPE_CHECKING:
     from .script_pool import ScriptPool
@@ -237,10 +237,7 @@ class MultiplexedConnection:
             self.connection.release(clean=True)
 
     def upstream_lost(self) -> None:
-        """See `connection.User`. Each command in flight gets an error that says that it may have
-        run, or not.
-        """
-        partial = self._pending.partial
+        """See `connection.User`. Each session with a command in flight is closed."""
         batches = self._pending.abandon()
         self._queued.clear()
         self._stop_waiting()
@@ -248,12 +245,18 @@ class MultiplexedConnection:
         self._tenant_pool.lost(self)
         # A session that is notified may close others. So each is notified once, with its oldest
         # batch.
-        first = batches[0].receiver if batches and partial and not batches[0].discard else None
         oldest: dict[ReplyReceiver, ReplyBatch] = {}
         for batch in batches:
             oldest.setdefault(batch.receiver, batch)
         for receiver, batch in oldest.items():
-            receiver.upstream_lost(batch, receiver is first)
+            receiver.upstream_lost(batch)
+
+
+def unavailable(error: UpstreamError) -> Unavailable:
+    """What sessions get where there is no connection to Redis."""
+    hello = error.hello if isinstance(error, RedisBusy) else b""
+    # The time to wait for what may pass is over when it is raised.
+    return Unavailable(error.client_reply, closes=error.passing, hello=hello)
 
 
 #: The state of a tenant pool while it opens a connection.
@@ -307,7 +310,11 @@ class TenantPool:
         if not isinstance(upstream, Unavailable) or upstream.hello:
             return defer.succeed(None)
         if not upstream.busy:
-            return defer.fail(UpstreamError(messages.REDIS_AWAY(), upstream.error))
+            if not upstream.closes:
+                return defer.fail(UpstreamError(messages.REDIS_AWAY(), upstream.error))
+            # Redis may be back.
+            self._retry.cancel()
+            self.upstream = OPENING
         waiter = self._waiters.wait()
         self._open()
         return waiter
@@ -381,6 +388,11 @@ class TenantPool:
         if self._users:
             self._give_up_opening()
             self._open()
+
+    def redis_back(self) -> None:
+        """Redis takes connections again: opens one at once, if that is scheduled for later."""
+        if self._retry.due is not None:
+            self.retry_now()
 
     def retry_now(self) -> None:
         """Redis is there again: opens a connection at once, if none is in use."""

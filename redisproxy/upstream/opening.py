@@ -28,7 +28,7 @@ class RedisMoved(UpstreamError):
     """
 
     def __init__(self) -> None:
-        super().__init__(messages.REDIS_MOVED(), messages.UNREACHABLE.text)
+        super().__init__(messages.REDIS_MOVED(), messages.UNREACHABLE.text, passing=True)
 
 
 class _Opening:

@@ -10,6 +10,7 @@ whether a connection is lent again depends on all that can happen to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 from twisted.application import service
@@ -29,6 +30,7 @@ from .connection import RedisConnection, RedisUnreachable, UpstreamError
 from .endpoint import CaFileError, connect, endpoint_for, why
 from .faults import Faults
 from .handover import Handover
+from .hold import HeldWork
 from .idle import IdleConnections
 from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
@@ -43,7 +45,8 @@ class ConnectionPool(service.Service):
     acl_users: gives the ACL users that connections log in as; base: how many connections are opened
     at start and kept; idle_timeout: seconds after which an idle one beyond those is closed;
     connect_timeout: seconds to open one, its log-in included; ca_file: see `endpoint.endpoint_for`;
-    counts: counts what Redis sends; tenant_limits: charges it.
+    counts: counts what Redis sends; tenant_limits: charges it; hold: seconds for which work waits
+    while Redis is away.
     """
 
     name = "connections"
@@ -59,6 +62,7 @@ class ConnectionPool(service.Service):
         ca_file: Path | None = None,
         counts: Counts | None = None,
         tenant_limits: TenantLimits | None = None,
+        hold: float = 0.0,
     ) -> None:
         self._counts = counts or Counts()
         self._tenant_limits = tenant_limits or TenantLimits(reactor)
@@ -76,7 +80,9 @@ class ConnectionPool(service.Service):
         self._faults = Faults(reactor)
         self._preparation = Preparation(acl_users, self._idle, self._faults, self._open, self._answered, self._keep)
         self._base_size = base
-        self._base = Base(reactor, self._base_missing, self._open, self._opened_for_base)
+        self._base = Base(reactor, self._base_missing, self._open, self._opened_for_base, lambda: self.hold.waits)
+        #: holds work while Redis is away
+        self.hold = HeldWork(reactor, hold, self._base.hurry)
         self._turns = Turns(bounds.ACQUIRING)
         # How often Redis was reached: a log-in succeeded, or an idle connection answered a PING.
         self._reached = 0
@@ -133,6 +139,7 @@ class ConnectionPool(service.Service):
         """Fires when all connections are closed."""
         super().stopService()
         self._base.stop()
+        self.hold.stop()
         self.handover.stop()
         self._openings.give_up()
         stopped = self._empty.wait()
@@ -155,6 +162,7 @@ class ConnectionPool(service.Service):
         self._base.forget_failures()
         self._faults.forget()
         self.refused = False
+        self.hold.reached()
         if address is not None:
             self._log.write(messages.REDIS_AT, address=address.shown)
             self._base.replenish()
@@ -235,7 +243,7 @@ class ConnectionPool(service.Service):
         for tenant_pool in list(self._tenant_pools.values()):
             tenant_pool.renew()
 
-    def redis_told(self, needs_acl_users: bool) -> None:
+    def redis_probed(self, needs_acl_users: bool) -> None:
         """Redis was probed, and may be another one than before.
 
         needs_acl_users: no connection with the master's rights may be used from now on.
@@ -287,11 +295,18 @@ class ConnectionPool(service.Service):
     async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
         """Returns a connection for the tenant in this protocol. Raises UpstreamError.
 
+        While Redis takes no connections, loads its data or fails over, the caller waits: see
+        `hold`. The caller may cancel this: no other caller notices, and nothing is logged.
+        """
+        return await self.hold.keep_trying(partial(self._acquire, tenant, protocol))
+
+    async def _acquire(self, tenant: Tenant, protocol: int) -> RedisConnection:
+        """Makes one attempt.
+
         At most bounds.ACQUIRING callers are served at a time, each within the connect time limit:
         more at once would each take too long. The others wait in one queue for each tenant. They
         fail at once if Redis turns out to be away. A database that was another tenant's has to be
-        free first: see `handover`. The caller may cancel this: no other caller notices, and nothing
-        is logged.
+        free first: see `handover`.
         """
         while (over := self.handover.over(tenant.index)) is not None:
             probes.reached("database still has connections of its former owner")
@@ -304,7 +319,7 @@ class ConnectionPool(service.Service):
                 # It was opened before the proxy knew that Redis has ACLs. Over it a script could
                 # leave the database.
                 upstream.drop()
-                raise UpstreamError(messages.REDIS_MASTER_RIGHTS(), messages.UNREACHABLE.text)
+                raise UpstreamError(messages.REDIS_MASTER_RIGHTS(), messages.UNREACHABLE.text, passing=True)
             upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
             if self._faults.reason is not None:
                 self._faults.over(upstream.address.shown, ready=True)
@@ -353,12 +368,14 @@ class ConnectionPool(service.Service):
             reason = messages.REDIS_SILENT(address=address.shown if address else "Redis")
             if address == self._address:
                 self._faults.of_all(reason, although_open=True)
+                self.hold.away()
             raise RedisUnreachable(reason) from None
 
     def _answered(self) -> None:
         """Records that Redis has answered."""
         self._base.reached()
         self._reached += 1
+        self.hold.reached()
 
     async def _open(self) -> RedisConnection:
         """Returns a new connection, logged in. Raises UpstreamError."""
@@ -377,9 +394,13 @@ class ConnectionPool(service.Service):
             self._not_opened(address, reason)
             raise RedisUnreachable(reason) from None
         self._reached += 1
-        self.refused = False
+        if self.refused:
+            self.refused = False
+            for tenant_pool in list(self._tenant_pools.values()):
+                tenant_pool.redis_back()
         self._faults.over(address.shown, ready=False)
         upstream.opened = self._reactor.seconds()
+        self.hold.reached()
         return upstream
 
     def _not_opened(self, address: BackendAddress, reason: messages.Text) -> None:
@@ -387,6 +408,7 @@ class ConnectionPool(service.Service):
             return  # says nothing about the present address
         self._faults.of_all(reason)
         self.refused = True
+        self.hold.away()
         self._base.not_opened()
 
     async def _connect(self, address: BackendAddress) -> RedisConnection:

@@ -17,7 +17,7 @@ from .connection import RedisBusy, RedisConnection, RedisUnreachable, UpstreamEr
 from .endpoint import why
 from .faults import Faults
 from .idle import IdleConnections
-from .redis_errors import for_client, is_busy
+from .redis_errors import is_busy
 
 
 class Preparation:
@@ -78,8 +78,11 @@ class Preparation:
             if not isinstance(error, AclUserError):
                 raise
             self._faults.of_one(error.reason)
-            text = messages.UNREACHABLE.text if error.passing else messages.LOGIN_REFUSED.text
-            raise UpstreamError(error.reason, for_client(error.answer, text)) from None
+            raise UpstreamError(
+                error.reason,
+                messages.UNREACHABLE.text if error.passing else messages.LOGIN_REFUSED.text,
+                error.passing,
+            ) from None
         return await self._after(upstream, upstream.bind(tenant, login, protocol))
 
     async def _living_spare(self) -> RedisConnection | None:

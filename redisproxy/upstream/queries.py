@@ -17,7 +17,8 @@ from ..printable import printable, shown_error
 from ..resp.value import Answer, ErrorReply
 from ..tenants.model import BackendAddress, Tenant
 from .client import ControlError, RedisClient, TooLargeError
-from .redis_errors import for_client
+from .hold import is_lasting
+from .redis_errors import is_busy
 
 TOO_LARGE = messages.REPLY_TOO_LARGE(most=bounds.QUERY_REPLY_BYTES)
 #: Seconds. A slower answer may have kept Redis busy, which does nothing else meanwhile.
@@ -127,7 +128,7 @@ class ControlQueries:
             asked = defer.Deferred.fromCoroutine(connection.ask_all(commands))
             return await asked.addTimeout(bounds.QUERY_SECONDS, self._reactor)
         except TooLargeError as error:
-            raise ControlError(error.reason, TOO_LARGE) from None
+            raise ControlError(error.reason, TOO_LARGE, passing=False) from None
         except defer.TimeoutError:
             probes.reached("control query timed out")
             # Other tenants may wait behind this query, with their own time limits. The connection
@@ -171,7 +172,8 @@ def _value(answer: Answer | ErrorReply) -> Answer:
     if not isinstance(answer, ErrorReply):
         return answer
     reason = messages.redis_error(shown_error(answer.text))
-    # All other errors may pass.
-    if answer.text.casefold().startswith(("noperm", "err unknown")):
-        raise ControlError(reason, messages.NOT_ALLOWED.text)
-    raise ControlError(reason, for_client(printable(answer.text), messages.UNANSWERED.text))
+    if is_busy(answer.text):
+        raise ControlError(reason, printable(answer.text), passing=False)
+    if is_lasting(answer.text.encode()):
+        raise ControlError(reason, messages.NOT_ALLOWED.text, passing=False)
+    raise ControlError(reason)

@@ -8,6 +8,7 @@ comes goes back to the pool.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Never
 
 from twisted.internet import defer
@@ -27,7 +28,8 @@ from ..session.state import Step
 from ..tenants.model import Tenant
 from .acl_users import AclUsers
 from .client import ControlError
-from .connection import RedisConnection, UpstreamError, unavailable
+from .connection import RedisConnection, UpstreamError
+from .multiplexed import unavailable
 from .pool import ConnectionPool
 from .queries import ControlQueries
 
@@ -121,7 +123,8 @@ class SessionBackend:
 
     def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
         """See `session.ports.Backend`."""
-        work = defer.Deferred.fromCoroutine(self._queries.ask(tenant, commands))
+        asking = partial(self._queries.ask, tenant, commands)
+        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(asking))
         step.cancel = work.cancel
 
         def answered(answers: list[Answer]) -> None:
@@ -137,16 +140,18 @@ class SessionBackend:
         The work is not cancelled with the session: Redis may have the patterns by then, and they
         count.
         """
-        work = defer.Deferred.fromCoroutine(self._acl_users.permit(tenant, patterns))
+        permitting = partial(self._acl_users.permit, tenant, patterns)
+        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(permitting))
         work.addCallbacks(lambda _: step.finish(None), self._not_answered, errbackArgs=(step,))
         work.addErrback(self._bug, step)
 
     def _not_answered(self, failure: Failure, step: Step[Unavailable]) -> None:
         failure.trap(ControlError, UpstreamError, defer.CancelledError)
         error = failure.value
-        step.finish(
-            Unavailable(error.client_reply if isinstance(error, ControlError | UpstreamError) else messages.UNANSWERED.text)
-        )
+        if isinstance(error, ControlError | UpstreamError):
+            step.finish(Unavailable(error.client_reply, closes=error.passing))
+        else:
+            step.finish(Unavailable(messages.UNANSWERED.text))
 
     def _bug(self, failure: Failure, step: Step[Never]) -> None:
         error = failure.value

@@ -364,18 +364,18 @@ def attempts(scripts: bool = True) -> Iterator[tuple[str, bytes]]:
     """Yields (form and command, bytes to send on a connection that has logged in)."""
     hello = encode([b"HELLO", b"3"])
     for words in COMMANDS:
-        told = b" ".join(words).decode()
+        label = b" ".join(words).decode()
         swapped = [words[0].swapcase(), *words[1:]]
-        yield f"resp2: {told}", encode(words)
-        yield f"resp3: {told}", hello + encode(swapped)
-        yield f"inline: {told}", _inline(words)
-        yield f"multi: {told}", encode([b"MULTI"]) + encode(words) + encode([b"EXEC"])
-        yield f"pipelined: {told}", encode([b"SET", b"attackers-key", b"x"]) + encode(words) + encode([b"GET", VICTIM_KEY])
+        yield f"resp2: {label}", encode(words)
+        yield f"resp3: {label}", hello + encode(swapped)
+        yield f"inline: {label}", _inline(words)
+        yield f"multi: {label}", encode([b"MULTI"]) + encode(words) + encode([b"EXEC"])
+        yield f"pipelined: {label}", encode([b"SET", b"attackers-key", b"x"]) + encode(words) + encode([b"GET", VICTIM_KEY])
     if scripts:
         for script in SCRIPTS:
-            told = script.decode()[:60]
-            yield f"eval: {told}", encode([b"EVAL", script, b"0"])
-            yield f"eval in resp3: {told}", hello + encode([b"EVAL", script, b"0"])
-            yield f"eval in multi: {told}", encode([b"MULTI"]) + encode([b"EVAL", script, b"0"]) + encode([b"EXEC"])
+            label = script.decode()[:60]
+            yield f"eval: {label}", encode([b"EVAL", script, b"0"])
+            yield f"eval in resp3: {label}", hello + encode([b"EVAL", script, b"0"])
+            yield f"eval in multi: {label}", encode([b"MULTI"]) + encode([b"EVAL", script, b"0"]) + encode([b"EXEC"])
     for data in FRAMING:
         yield f"framing: {data[:40]!r}", data

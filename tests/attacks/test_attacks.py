@@ -160,9 +160,9 @@ class CorpusCase(unittest.TestCase):
         victim = Victim(installation)
         self.addCleanup(victim.close)
         count = 0
-        for told, data in corpus:
+        for label, data in corpus:
             count += 1
-            with self.subTest(told):
+            with self.subTest(label):
                 attacker = connect()
                 if pieces > 1:
                     for byte in range(len(data)):
@@ -170,7 +170,7 @@ class CorpusCase(unittest.TestCase):
                 answer = attacker.attempt(b"" if pieces > 1 else data)
                 attacker.close()
                 for secret in (*SECRETS, VICTIM_NAME, MASTER_PASSWORD.encode()):
-                    self.assertNotIn(secret, spoken(answer, data + told.encode()))
+                    self.assertNotIn(secret, spoken(answer, data + label.encode()))
                 self.assertEqual(victim.now(), victim.state)
                 self.assertEqual(victim.heard(), b"")
                 # an attempt to stop Redis would stop it for longer
@@ -202,7 +202,7 @@ class FirstLayerTests(CorpusCase):
     def test_framing_byte_by_byte(self) -> None:
         installation = self.installation(valkey)
         port = installation.proxy.port
-        framing = ((told, data) for told, data in attempts() if told.startswith("framing") and len(data) < 1000)
+        framing = ((label, data) for label, data in attempts() if label.startswith("framing") and len(data) < 1000)
         self.attack(installation, lambda: Peer(port, b"AUTH blue-password\r\n"), framing, pieces=2)
 
 
@@ -224,7 +224,7 @@ class SecondLayerTests(CorpusCase):
         installation = self.installation(binary)
         installation.blue().set("attackers-key", "x")  # creates the attacker's user
         # Framing is Redis's own responsibility here.
-        corpus = ((told, data) for told, data in attempts() if not told.startswith("framing"))
+        corpus = ((label, data) for label, data in attempts() if not label.startswith("framing"))
         self.attack(installation, lambda: self.straight(installation), corpus)
 
     def each_both_layers_say_the_same(self, binary: Callable[[], str]) -> None:
@@ -271,21 +271,21 @@ class SecondLayerTests(CorpusCase):
             """
             for entry in reply:
                 command = _text(entry[0]).lower()
-                told = {_text(sub[0]).lower(): abs(sub[1]) for sub in (entry[9] if len(entry) > 9 else [])}
+                arities = {_text(sub[0]).lower(): abs(sub[1]) for sub in (entry[9] if len(entry) > 9 else [])}
                 subcommands = [sub.name.decode().lower() for sub in commands[command.upper().encode()].subcommands]
-                yield from ((sub, told.get(sub, 2)) for sub in subcommands)
+                yield from ((sub, arities.get(sub, 2)) for sub in subcommands)
                 if not subcommands or abs(entry[1]) == 1:  # COMMAND alone is a command as well
                     yield command, abs(entry[1])
 
-        for told, arity in walk():
-            if told in ("auth", "hello", "quit", "reset"):
+        for command, arity in walk():
+            if command in ("auth", "hello", "quit", "reset"):
                 continue  # Redis checks no rights for these
-            words = told.split("|")
+            words = command.split("|")
             words += ["1"] * (arity - len(words))
-            if told.endswith(("subscribe", "publish")):
+            if command.endswith(("subscribe", "publish")):
                 words[1:2] = ["team-blue:*"] if len(words) > 1 else []
-            forwarded = bool({told, told.split("|")[0]} & set(policy.forwarded))
-            self.assertEqual(may(words), forwarded, told)
+            forwarded = bool({command, command.split("|")[0]} & set(policy.forwarded))
+            self.assertEqual(may(words), forwarded, command)
             checked += 1
         print(f"{checked} commands: both layers say the same")
         self.assertGreater(checked, 250)
@@ -336,11 +336,11 @@ class ProvisioningTests(CorpusCase):
             sealed = straight.eval(shared, 0) != 1
         except redis.ResponseError:
             sealed = True
-        told = "scripts are refused: on this server one tenant's script can change another tenant's script"
+        refusal = "scripts are refused: on this server one tenant's script can change another tenant's script"
         with installation.blue(protocol=2) as blue:
             if sealed:
                 self.assertEqual(blue.eval("return 1", 0), 1)
-                self.assertNotIn(told, installation.proxy.log)
+                self.assertNotIn(refusal, installation.proxy.log)
                 return
             for call in (
                 lambda: blue.eval("return 1", 0),
@@ -348,7 +348,7 @@ class ProvisioningTests(CorpusCase):
                 lambda: blue.evalsha("0" * 40, 0),
             ):
                 self.assertRaises(redis.exceptions.NoPermissionError, call)
-        installation.proxy.logged(told)
+        installation.proxy.logged(refusal)
         allowing = self.installation(binary, "--allow-commands", "EVAL")
         allowing.proxy.logged("--allow-commands allows scripts, though on this server one tenant's script can change")
         with allowing.blue(protocol=2) as blue:

@@ -93,17 +93,17 @@ class StatusTests(CommandCase):
         self.assertEqual(self.json("check", "--embedded", status=0)["redis"], None)
 
     def test_what_only_shows_when_the_proxy_is_made(self) -> None:
-        for arguments, told in (
+        for arguments, expected in (
             (("--listen", "nowhere"), "--listen is 'nowhere'"),
             (("--status", "nowhere"), "--status is"),
         ):
-            self.assertTrue(self.run_("check", *arguments, status=2).startswith(told), arguments)
+            self.assertTrue(self.run_("check", *arguments, status=2).startswith(expected), arguments)
 
     def test_help_and_version(self) -> None:
         self.assertRegex(self.run_("--version"), r"^redisproxy \d+\.\d+")
-        told = self.run_("--help")
+        output = self.run_("--help")
         for command in ("check", "tenants", "enroll", "temp", "rotate"):
-            self.assertIn(f"  {command} ", told)
+            self.assertIn(f"  {command} ", output)
         self.assertIn("[NS_PREFIX]", self.run_("check", "-h"))
 
     def test_the_api_is_away(self) -> None:
@@ -129,8 +129,8 @@ class StatusTests(CommandCase):
         found = self.json("tenants", status=1)
         states = {t["namespace"]: t["state"] for t in found["tenants"]}
         self.assertEqual(states, {"team-blue": "ok", "team-green": "not read", "team-red": "not enrolled"})
-        told = "the secrets of team-green could not be read: 403 Forbidden"
-        self.assertEqual(self.run_("temp", "team-green", "--hours", "1", status=1), told)
+        expected = "the secrets of team-green could not be read: 403 Forbidden"
+        self.assertEqual(self.run_("temp", "team-green", "--hours", "1", status=1), expected)
         self.api.fix()
         # The API fails in the middle: one line, and nobody is kept out.
         self.api.fail(f"{NAMESPACES}/team-green/secrets", refusal(503))
@@ -215,19 +215,19 @@ class StatusTests(CommandCase):
         (manifests.path / "temp.yaml").unlink()
         text = yaml.safe_dump(secret("team-blue", "redis-secret-temp-a", redis_connection_string="redis://:pw-blue@h/1"))
         (manifests.path / "again.yaml").write_text(text)
-        told = self.json("rotate", "team-blue", "--dry-run", "--grace-hours", "0")
-        self.assertEqual(told["still_good"], [{"secret": "redis-secret-temp-a", "expires": None, "old_password": True}])
+        planned = self.json("rotate", "team-blue", "--dry-run", "--grace-hours", "0")
+        self.assertEqual(planned["still_good"], [{"secret": "redis-secret-temp-a", "expires": None, "old_password": True}])
         self.assertEqual(
-            told["notes"],
+            planned["notes"],
             ["replace the Secret redis-secret-master in all.yaml with the one that --output yaml prints"],
         )
-        told = self.json("rotate", "team-blue", "--dry-run", "--revoke-all")
-        self.assertEqual((told["revoked"], told["still_good"]), (["redis-secret-temp-a"], []))
-        self.assertEqual(told["notes"][1:], ["remove the Secret redis-secret-temp-a from again.yaml"])
+        planned = self.json("rotate", "team-blue", "--dry-run", "--revoke-all")
+        self.assertEqual((planned["revoked"], planned["still_good"]), (["redis-secret-temp-a"], []))
+        self.assertEqual(planned["notes"][1:], ["remove the Secret redis-secret-temp-a from again.yaml"])
         done = run_command("rotate", "team-blue", "--dry-run", "-o", "yaml", environ=self.environ)
         grace, changed = yaml.safe_load_all(done.stdout)
         new = f"--output yaml prints the Secret {grace['metadata']['name']}: add it to a file in the directory of manifests"
-        self.assertEqual((done.returncode, done.stderr), (0, f"redisproxy: {told['notes'][0]}\nredisproxy: {new}\n"))
+        self.assertEqual((done.returncode, done.stderr), (0, f"redisproxy: {planned['notes'][0]}\nredisproxy: {new}\n"))
         self.assertEqual(grace["stringData"]["redis-connection-string"], "redis://:pw-blue@redisproxy:6379/1")
         (manifests.path / "again.yaml").unlink()
         # it is the later one
@@ -248,7 +248,7 @@ class StatusTests(CommandCase):
             "reached, such as where the proxy runs, or use --databases N$",
         )
         (manifests.path / "wrong.yaml").unlink()
-        # One file that is none: the others are told of, but nothing is given away that may be in
+        # One file that is none: the others are reported, but nothing is given away that may be in
         # it.
         (manifests.path / "bad.yaml").write_text("\tpw-")
         (manifests.path / "grey.yaml").write_text(yaml.safe_dump(namespace("team-grey")))
@@ -278,18 +278,18 @@ class CommandLineTests(unittest.TestCase):
 
     def refused(self, *arguments: str, **environ: str) -> str:
         """The one line, with which it ends."""
-        told = io.StringIO()
+        errors = io.StringIO()
         with (
             mock.patch.dict(os.environ, environ, clear=True),
-            contextlib.redirect_stderr(told),
+            contextlib.redirect_stderr(errors),
             self.assertRaises(SystemExit) as caught,
         ):
             main(arguments)
-        self.assertEqual((caught.exception.code, told.getvalue().count("\n")), (2, 1), told.getvalue())
-        return told.getvalue().removeprefix("redisproxy: ").rstrip("\n")
+        self.assertEqual((caught.exception.code, errors.getvalue().count("\n")), (2, 1), errors.getvalue())
+        return errors.getvalue().removeprefix("redisproxy: ").rstrip("\n")
 
     def test_settings_that_the_proxy_would_not_start_with(self) -> None:
-        for arguments, told in (
+        for arguments, expected in (
             (("check", "--refresh", "0"), "--refresh is '0'; it takes a number of seconds from 1 to 86400"),
             (("check", "--status-token-file", "/dev/null"), "--status-token-file is '/dev/null'; it takes a file"),
             (
@@ -303,13 +303,13 @@ class CommandLineTests(unittest.TestCase):
             (("tenants", "--ns-prefix", ""), "--ns-prefix is ''; it takes the beginning of namespaces' names"),
             (("tenants", "--redis-secret", "A"), "--redis-secret is 'A'; it takes a Kubernetes name"),
         ):
-            self.assertTrue(self.refused(*arguments, NS_PREFIX="team-").startswith(told), arguments)
+            self.assertTrue(self.refused(*arguments, NS_PREFIX="team-").startswith(expected), arguments)
         self.assertRegex(self.refused("tenants"), r"^NS_PREFIX \(or --ns-prefix\) is not set")
         self.assertRegex(self.refused("check", "--ns-prefix", "team-", MAX_WORKERS="many"), "^MAX_WORKERS is 'many'")
 
     def test_a_command_line_that_is_none(self) -> None:
         """What click says differs from one version to the next; where it points to does not."""
-        for arguments, told in (
+        for arguments, expected in (
             ((), "Missing command.*; see redisproxy --help"),
             (("help",), "No such command 'help'.*; see redisproxy --help"),
             (("check", "--nothing"), "No such option.* '?--nothing.*; see redisproxy check --help"),
@@ -345,7 +345,7 @@ class CommandLineTests(unittest.TestCase):
                 "'1.5' is not a valid integer.*; see redisproxy rotate --help",
             ),
         ):
-            self.assertRegex(self.refused(*arguments, NS_PREFIX="team-"), told)
+            self.assertRegex(self.refused(*arguments, NS_PREFIX="team-"), expected)
 
 
 class ChangeTests(CommandCase):
@@ -407,8 +407,8 @@ class ChangeTests(CommandCase):
         self.assertEqual(self.json("check")["problems"], [])
 
     def test_a_dry_run(self) -> None:
-        told = self.json("enroll", "team-red", "--dry-run")
-        self.assertEqual((told["index"], told["dry_run"], "connection_string" in told), (2, True, False))
+        shown = self.json("enroll", "team-red", "--dry-run")
+        self.assertEqual((shown["index"], shown["dry_run"], "connection_string" in shown), (2, True, False))
         self.assertEqual(self.json("rotate", "team-blue", "--dry-run")["grace"]["valid_hours"], 24)
         self.assertEqual({request.method for request in self.api.requests}, {"GET"})
         manifest = yaml.safe_load(self.run_("enroll", "team-red", "--dry-run", "--output", "yaml"))
@@ -418,12 +418,12 @@ class ChangeTests(CommandCase):
 
     def test_redis_is_not_reached_from_here(self) -> None:
         self.api.put(master(f"redis://:pw-x@127.0.0.1:{free_port()}/0"))
-        told = self.run_("enroll", "team-red", status=1)
-        self.assertRegex(told, "no connection to Redis at .*run it where Redis can be reached, .* or use --databases N$")
+        error = self.run_("enroll", "team-red", status=1)
+        self.assertRegex(error, "no connection to Redis at .*run it where Redis can be reached, .* or use --databases N$")
         # Redis's own text has a full stop.
         self.api.put(master(f"redis://:pw-wrong@127.0.0.1:{self.server.port}/0"))
-        told = self.run_("enroll", "team-red", status=1)
-        self.assertRegex(told, "WRONGPASS .* disabled. So the command does not know which")
+        error = self.run_("enroll", "team-red", status=1)
+        self.assertRegex(error, "WRONGPASS .* disabled. So the command does not know which")
         enrolled = self.json("enroll", "team-red", "--databases", "16")
         self.assertEqual((enrolled["index"], len(enrolled["notes"])), (2, 2))
 

@@ -132,11 +132,11 @@ class ZshTests(CompletionCase):
 class FishTests(CompletionCase):
     def test_the_tab_key(self) -> None:
         self.set_up("fish")
-        told = subprocess.run(
+        completed = subprocess.run(
             ["fish", "-c", "complete -C 'redisproxy rot'"],
             env=self.environ,
             capture_output=True,
             text=True,
             timeout=LIMIT,
         )
-        self.assertEqual((told.stdout.split()[:1], told.stderr), (["rotate"], ""))
+        self.assertEqual((completed.stdout.split()[:1], completed.stderr), (["rotate"], ""))

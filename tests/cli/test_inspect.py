@@ -54,17 +54,17 @@ class FindingsCase(unittest.TestCase):
         self.addCleanup(server.stop)
         return server
 
-    def told(self, found: Findings) -> str:
+    def rendered(self, found: Findings) -> str:
         """The text; it and the JSON have no password."""
         text = "\n".join(render.check_lines(found, NOW, 200))
-        for told in (text, json.dumps(render.check_document(found, NOW)), repr(found)):
-            self.assertNotIn("pw-", told)
-            self.assertNotIn("master-password", told)
-            self.assertNotRegex(told, DOUBLED)
+        for form in (text, json.dumps(render.check_document(found, NOW)), repr(found)):
+            self.assertNotIn("pw-", form)
+            self.assertNotIn("master-password", form)
+            self.assertNotRegex(form, DOUBLED)
         return text
 
     def problems(self, found: Findings) -> list[str]:
-        self.told(found)
+        self.rendered(found)
         return [str(problem) for problem in found.problems]
 
 
@@ -85,7 +85,7 @@ class RedisTests(FindingsCase):
             [(t["namespace"], t["state"], t["index"]) for t in document["tenants"]],
             [("team-blue", "ok", 3), ("team-new", "not enrolled", None)],
         )
-        self.assertRegex(self.told(found), r"(?m)^team-blue +3 +1 +ok$")
+        self.assertRegex(self.rendered(found), r"(?m)^team-blue +3 +1 +ok$")
         self.assertEqual(found.redis.room.keys, {3: 1})
 
     async def test_what_keeps_namespaces_out(self) -> None:
@@ -101,8 +101,8 @@ class RedisTests(FindingsCase):
                 secret("team-e", "redis-secret-master", redis_connection_string="redis://:pw-e@h"),
             )
         )
-        told = self.problems(found)
-        self.assertEqual(len(told), 5, told)
+        reported = self.problems(found)
+        self.assertEqual(len(reported), 5, reported)
         for part in (
             "team-b/redis-secret-master: database 3 belongs to the older team-a",
             "team-c/redis-secret-master: Redis has no database 64: it has databases 0 to 63",
@@ -110,13 +110,13 @@ class RedisTests(FindingsCase):
             "team-a/redis-secret-master: it has the same password as team-d",
             "team-e/redis-secret-master: redis-connection-string does not end in /N",
         ):
-            self.assertTrue(any(problem.startswith(part) for problem in told), (part, told))
+            self.assertTrue(any(problem.startswith(part) for problem in reported), (part, reported))
         states = {view.namespace: view.state.value for view in found.namespaces}
         self.assertEqual(
             states,
             {"team-a": "problems", "team-b": "kept out", "team-c": "kept out", "team-d": "problems", "team-e": "kept out"},
         )
-        self.assertIn("give this namespace another index", self.told(found))
+        self.assertIn("give this namespace another index", self.rendered(found))
 
     async def test_who_has_no_secret_is_not_kept_out(self) -> None:
         """Whatever is wrong with the namespace: it was never enrolled."""
@@ -150,8 +150,8 @@ class RedisTests(FindingsCase):
             # over.
             limit = {"connect-timeout": "2"} if url.startswith("rediss") else {}
             found = await inspect.check(self.operator(master(url), *tenant("team-blue", 3, "pw-blue"), **limit))
-            [told] = self.problems(found)
-            self.assertRegex(told, pattern)
+            [reported] = self.problems(found)
+            self.assertRegex(reported, pattern)
 
     async def test_a_ca_file_without_a_certificate(self) -> None:
         file = Path(self.mktemp())
@@ -168,15 +168,15 @@ class RedisTests(FindingsCase):
         server = self.redis()
         server.client().execute_command("CLIENT", "PAUSE", "20000", "ALL")
         operator = self.operator(master(server.url), **{"connect-timeout": "0.3"})
-        [told] = self.problems(await inspect.check(operator))
-        self.assertRegex(told, "no connection to Redis at redis://127.0.0.1:[0-9]+: no answer came in time")
+        [reported] = self.problems(await inspect.check(operator))
+        self.assertRegex(reported, "no connection to Redis at redis://127.0.0.1:[0-9]+: no answer came in time")
 
     async def test_a_replica(self) -> None:
         primary = self.redis()
         replica = self.redis(valkey, f"replicaof 127.0.0.1 {primary.port}", "masterauth master-password-of-the-tests")
         until(lambda: replica.client().info("replication")["master_link_status"] == "up", "it replicates")
-        [told] = self.problems(await inspect.check(self.operator(master(replica.url))))
-        self.assertRegex(told, "reports that it is a replica, and refuses writes")
+        [reported] = self.problems(await inspect.check(self.operator(master(replica.url))))
+        self.assertRegex(reported, "reports that it is a replica, and refuses writes")
 
     async def test_a_server_without_acls(self) -> None:
         server = self.redis(redis_5, "bind 127.0.0.1")  # it knows no "-::1"
@@ -188,10 +188,10 @@ class RedisTests(FindingsCase):
             self.problems(required),
             [f"Redis: redis://127.0.0.1:{server.port} has no ACL users for tenants, and --acl is require: nobody is served"],
         )
-        self.assertRegex(self.told(required), r"-> Use another Redis, .* or set --acl auto")
-        told = self.told(found)
-        self.assertRegex(told, r"(?m)^Redis .*, no ACL users, scripts refused$")
-        self.assertTrue(told.endswith("\nno problems, 1 warning"), told)
+        self.assertRegex(self.rendered(required), r"-> Use another Redis, .* or set --acl auto")
+        reported = self.rendered(found)
+        self.assertRegex(reported, r"(?m)^Redis .*, no ACL users, scripts refused$")
+        self.assertTrue(reported.endswith("\nno problems, 1 warning"), reported)
 
     async def test_a_server_on_which_scripts_are_refused(self) -> None:
         """It has ACL users, but does not hold the tenants' limits in scripts."""
@@ -200,10 +200,10 @@ class RedisTests(FindingsCase):
         self.assertEqual(self.problems(found), [])
         [warning] = found.warnings
         self.assertRegex(warning, r"^scripts are refused: .*\(CVE-2025-46818\).* Upgrade Redis")
-        told = self.told(found)
-        self.assertRegex(told, r"(?m)^Redis .*, ACL users, scripts refused$")
-        self.assertIn("warning: scripts are refused: ", told)
-        self.assertTrue(told.endswith("\nno problems, 1 warning"), told)
+        reported = self.rendered(found)
+        self.assertRegex(reported, r"(?m)^Redis .*, ACL users, scripts refused$")
+        self.assertIn("warning: scripts are refused: ", reported)
+        self.assertTrue(reported.endswith("\nno problems, 1 warning"), reported)
         self.assertEqual(render.check_document(found, NOW)["redis"]["scripts"], False)
         # Whoever opens them is warned of that.
         operator = self.operator(master(server.url), namespace("team-new"), **{"allow-commands": "EVAL"})
@@ -226,13 +226,13 @@ class RedisTests(FindingsCase):
             found = await inspect.check(self.operator(master(faulty.url(MASTER_PASSWORD)), namespace("team-new")))
             [problem] = found.problems
             self.assertRegex(advice(problem.reason), advised)
-            self.assertRegex(self.told(found), f"-> {advised}")
+            self.assertRegex(self.rendered(found), f"-> {advised}")
             faulty.faults = {"EVAL": error}
             found = await inspect.check(self.operator(master(faulty.url(MASTER_PASSWORD)), namespace("team-new")))
             self.assertEqual((found.problems, found.redis.scripts), ([], False))
             self.assertRegex(found.warnings[0], f"did not answer all queries: EVAL: {error[:5]}.* {advised}")
             self.assertRegex(found.warnings[1], "^scripts are refused: Redis did not report")
-            self.assertTrue(self.told(found).endswith("\nno problems, 2 warnings"))
+            self.assertTrue(self.rendered(found).endswith("\nno problems, 2 warnings"))
 
     async def test_a_server_that_loads_its_data(self) -> None:
         """It answers all questions, and says so itself."""
@@ -247,9 +247,11 @@ class RedisTests(FindingsCase):
 
     def test_each_error_that_passes_has_its_advice(self) -> None:
         for error in PASSING:
-            told = messages.REDIS_REPORTS_NOTHING(address="redis://h", reason=probing.explain({"INFO": ErrorReply(error)}))
-            self.assertEqual(told.code, f"redis-error-{error.partition(' ')[0].lower()}")
-            self.assertTrue(told.remedy, error)
+            reported = messages.REDIS_REPORTS_NOTHING(
+                address="redis://h", reason=probing.explain({"INFO": ErrorReply(error)})
+            )
+            self.assertEqual(reported.code, f"redis-error-{error.partition(' ')[0].lower()}")
+            self.assertTrue(reported.remedy, error)
         for code in probing._CODES_THAT_PASS:
             self.assertTrue(messages.redis_error(f"{code} something").remedy, code)
 
@@ -268,9 +270,9 @@ class RedisTests(FindingsCase):
         found = await inspect.check(self.operator(master(server.url), namespace("team-new")))
         server.client().script_kill()
         await running
-        [told] = self.problems(found)
-        self.assertRegex(told, "Redis at redis://.* did not report its version and settings: INFO server, .*: BUSY ")
-        self.assertRegex(self.told(found), r"-> A script has run for too long in Redis. .* SCRIPT KILL")
+        [reported] = self.problems(found)
+        self.assertRegex(reported, "Redis at redis://.* did not report its version and settings: INFO server, .*: BUSY ")
+        self.assertRegex(self.rendered(found), r"-> A script has run for too long in Redis. .* SCRIPT KILL")
         self.assertIsNone(found.redis.room)
 
     async def test_names_of_commands_that_it_does_not_have(self) -> None:
@@ -287,7 +289,7 @@ class RedisTests(FindingsCase):
         url = self.redis().url
         found = await inspect.check(self.operator(master(url), namespace("team-new"), **opened))
         self.assertEqual((found.problems, found.warnings), ([], expected))
-        self.assertIn(f"warning: {expected[1]}", self.told(found).replace("\n", " "))
+        self.assertIn(f"warning: {expected[1]}", self.rendered(found).replace("\n", " "))
         self.assertEqual(render.check_document(found, NOW)["warnings"], expected)
         # Also where Redis is not asked, or does not answer.
         away = master(f"redis://:pw-x@127.0.0.1:{free_port()}/0")
@@ -345,10 +347,10 @@ class SentinelTests(FindingsCase):
         found = await inspect.check(self.operator(master(group.url, **secrets), *documents))
         self.assertEqual((self.problems(found), found.warnings), ([], []))
         self.assertEqual(found.redis.inquiry.address, f"redis://127.0.0.1:{group.servers[0].port}")
-        self.assertIn(f"{NAME} is at 127.0.0.1:{group.servers[0].port}", self.told(found))
+        self.assertIn(f"{NAME} is at 127.0.0.1:{group.servers[0].port}", self.rendered(found))
         asked = f"redis://:sentinel-pw@127.0.0.1:{group.sentinels[0].port}/0"
-        told = self.problems(await inspect.check(self.operator(master(asked), *documents)))
-        self.assertRegex(told[0], r"^Redis: redis://127.0.0.1:\d+ is a sentinel: .* write redis\+sentinel://")
+        reported = self.problems(await inspect.check(self.operator(master(asked), *documents)))
+        self.assertRegex(reported[0], r"^Redis: redis://127.0.0.1:\d+ is a sentinel: .* write redis\+sentinel://")
         group.sentinels[0].kill()
         found = await inspect.check(self.operator(master(group.url, **secrets), *documents))
         self.assertEqual(self.problems(found), [])
@@ -373,8 +375,8 @@ class SentinelTests(FindingsCase):
         server = self.redis()
         server.client().execute_command("CLIENT", "PAUSE", "20000", "ALL")
         url = f"redis+sentinel://127.0.0.1:{server.port}/{NAME}"
-        [told] = self.problems(await inspect.check(self.operator(master(url), **{"connect-timeout": "0.3"})))
-        self.assertEqual(told, f"Redis: no sentinel reports the address of {NAME}")
+        [reported] = self.problems(await inspect.check(self.operator(master(url), **{"connect-timeout": "0.3"})))
+        self.assertEqual(reported, f"Redis: no sentinel reports the address of {NAME}")
 
 
 class ApiTests(FindingsCase):
@@ -390,7 +392,7 @@ class ApiTests(FindingsCase):
 
     async def check(self) -> Findings:
         found = await inspect.check(self.operator_)
-        self.told(found)
+        self.rendered(found)
         return found
 
     async def test_all_is_well(self) -> None:
@@ -433,7 +435,7 @@ class ApiTests(FindingsCase):
             self.problems(await self.check()),
             ["all namespaces: the secrets of 3 of 3 were not read: 503 Service Unavailable"],
         )
-        self.assertRegex(self.told(await self.check()), "(?m)^source .*: 3 namespaces, 0 enrolled, 3 not read$")
+        self.assertRegex(self.rendered(await self.check()), "(?m)^source .*: 3 namespaces, 0 enrolled, 3 not read$")
         listed = await inspect.tenants(self.operator_)
         self.assertEqual(
             (listed.warnings, listed.complete),
@@ -444,11 +446,12 @@ class ApiTests(FindingsCase):
         self.api.stop()
         found = await self.check()
         self.assertRegex(
-            self.told(found), "(?m)^source   the Kubernetes API: its namespaces could not be read\n\n1 problem:$"
+            self.rendered(found), "(?m)^source   the Kubernetes API: its namespaces could not be read\n\n1 problem:$"
         )
-        [told] = self.problems(found)
+        [reported] = self.problems(found)
         self.assertRegex(
-            told, f"^all namespaces and the master secret: not read: no answer from {self.api.url}: .*Connection refused$"
+            reported,
+            f"^all namespaces and the master secret: not read: no answer from {self.api.url}: .*Connection refused$",
         )
 
 
@@ -538,7 +541,7 @@ class SameRulesTests(FindingsCase):
             await operator.find_redis(BackendAddress("127.0.0.1"))
             proxy.serving.use_snapshot(Snapshot(BackendAddress("127.0.0.1"), []))
             for server in self.SERVERS:
-                proxy.serving.backend._server_told(server)
+                proxy.serving.backend._server_probed(server)
                 policy = proxy.serving.clients.policy
                 self.assertEqual(rights[0](server), needed(policy), (acl, server.before_7, server.sealed))
                 self.assertEqual(rights[0](server), proxy.serving.backend.control._rights(server))

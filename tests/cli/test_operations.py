@@ -196,7 +196,7 @@ class Changes:
         await self.refuses(self.enroll(self.red), f"the master secret {self.master[0]}/.* does not exist.*--databases N")
         written = await self.enroll(self.red, databases=16)
         self.assertEqual(written.index, 2)
-        self.assertRegex(written.notes[-1], "Redis was not asked")
+        self.assertRegex(written.notes[-1], "did not ask Redis: .* DBSIZE")
 
     async def test_a_secret_that_is_made_meanwhile_is_not_overwritten(self) -> None:
         theirs = secret(self.red, SECRET, redis_connection_string=url("pw-theirs", 9))
@@ -205,7 +205,7 @@ class Changes:
         self.assertEqual(self.values(self.red)["redis-connection-string"].decode(), url("pw-theirs", 9))
 
     async def test_an_index_that_another_takes_meanwhile(self) -> None:
-        """The other one may have been told that all is well: it is us who give way, though our
+        """The other one may have reported success already: it is us who give way, though our
         namespace is older.
         """
         self.meddle("create", lambda: self.world.put(*self.tenant(self.green, "pw-green", 2)))
@@ -222,15 +222,15 @@ class Changes:
         names = [f"{self.prefix}many-{number}" for number in range(3)]
         self.world.put(*map(namespace, names))
         results = await defer.DeferredList([self.enroll(name) for name in names], consumeErrors=True)
-        told = {}
+        chosen = {}
         for name, (success, result) in zip(names, results, strict=True):
             if success:
-                told[name] = result.index
+                chosen[name] = result.index
             else:
                 result.trap(Refused)
-        self.assertEqual(len(set(told.values())), len(told), "nobody is told what another was told")
+        self.assertEqual(len(set(chosen.values())), len(chosen), "no two get the same index")
         served = await self.served()
-        self.assertEqual({name: served[name][0] for name in told}, told)
+        self.assertEqual({name: served[name][0] for name in chosen}, chosen)
         self.assertEqual((await inspect.tenants(self.operator)).problems, [])
 
     async def test_who_may_only_read(self) -> None:
@@ -370,9 +370,9 @@ class Changes:
             self.assertIn(f"{same}", text)
             self.assertIn(iso(created + 48 * 3600), text)
             self.assertRegex(text, f"kubectl delete secret -n {self.blue} .*{earlier}")
-            for told in (text, repr(rotated), json.dumps(render.rotated_document(rotated, dry_run, False))):
-                self.assertNotIn("pw-", told)
-                self.assertNotIn(current, told)
+            for shown in (text, repr(rotated), json.dumps(render.rotated_document(rotated, dry_run, False))):
+                self.assertNotIn("pw-", shown)
+                self.assertNotIn(current, shown)
         # With grace they are named, too, and the grace secret among them.
         rotated = await rotation.rotate(self.operator, self.blue, 12, False)
         self.assertEqual(
@@ -547,8 +547,10 @@ class SmallApiTests(Changes, unittest.TestCase):
         rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
         self.assertEqual(rotated.revoked, (names[0], names[2]))
         self.assertEqual([password.secret for password in rotated.others], [names[1]])
-        [told] = rotated.unfinished
-        self.assertRegex(told, f"{names[1]}.*403 Forbidden.*the right to delete secrets.*: its password may still be valid$")
+        [reported] = rotated.unfinished
+        self.assertRegex(
+            reported, f"{names[1]}.*403 Forbidden.*the right to delete secrets.*: its password may still be valid$"
+        )
         self.assertNotIn(b"pw-blue", self.values(self.blue)["redis-connection-string"])
 
     async def test_an_api_that_goes_away_after_a_rotation(self) -> None:
@@ -659,8 +661,8 @@ class PodTests(unittest.TestCase):
             + pipe.format("temp team-blue --hours 8"),
         )
         # What a rotation prints is not all to be created.
-        told = await self.refusal(rotation.rotate(self.operator, "team-blue", 12, False))
-        self.assertTrue(told.endswith(pod.format("team-blue")), told)
+        refused = await self.refusal(rotation.rotate(self.operator, "team-blue", 12, False))
+        self.assertTrue(refused.endswith(pod.format("team-blue")), refused)
 
     async def test_what_it_advises_works_there(self) -> None:
         self.assertEqual((await operations.enroll(self.operator, "team-red", None, None, 16, False, True)).index, 2)

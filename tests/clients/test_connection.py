@@ -168,6 +168,18 @@ class FactoryTests(unittest.TestCase):
         self.factory.stopFactory()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_a_log_in_that_waits_for_redis_has_more_time(self) -> None:
+        """Its password was right. How long it waits for Redis is --hold-seconds."""
+        client = self.connect()
+        client.session.pending_login = mock.Mock()
+        self.clock.pump([30.0] * 5)
+        self.assertEqual((client.transport.value(), client.transport.disconnecting), (b"", False))
+        client.session.pending_login = None
+        self.clock.pump([30.0] * 2)
+        self.assertIn(b"-ERR no log-in within 60 seconds", client.transport.value())
+        client.connectionLost()
+        self.factory.stopFactory()
+
     def test_wrong_passwords_are_counted_by_the_tenant_that_they_name(self) -> None:
         self.snapshot.snapshot = Snapshot(None, [BLUE])
         self.snapshot.authenticate = lambda user, password: self.snapshot.snapshot.authenticate(user, password, 0.0)

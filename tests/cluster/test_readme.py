@@ -107,7 +107,7 @@ class TypedTests(unittest.TestCase):
         kubeconfig = self.api.write_kubeconfig("pod", self.api.account_token("redisproxy", account))
         pod = {**environment(deployment), "KUBECONFIG": str(kubeconfig)}
         del pod["KUBERNETES_SERVICE_HOST"]  # the API server is not at that address here
-        self.assertEqual(pod["NS_PREFIX"], PREFIX, "which the process is also told by an option")
+        self.assertEqual(pod["NS_PREFIX"], PREFIX, "which is also an option of the process")
         port = free_port()
         self.addCleanup(release, port)
         environ = {**pod, "REDISPROXY_DRAIN_DELAY": "0"}
@@ -151,9 +151,9 @@ class ReadmeTests(TypedTests):
         image = "{.spec.template.spec.containers[0].image}"
         self.assertEqual(self.type(f"kubectl -n redisproxy get deployment redisproxy -o jsonpath='{image}'"), IMAGE)
         proxy = self.start_the_proxy()
-        told = self.type(variables + check)
-        self.assertIn("successfully rolled out", told)
-        self.assertEqual(told.splitlines()[-1], "no problems, 1 warning", "there is no tenant yet")
+        output = self.type(variables + check)
+        self.assertIn("successfully rolled out", output)
+        self.assertEqual(output.splitlines()[-1], "no problems, 1 warning", "there is no tenant yet")
         self.type(variables + tenant)
         self.assertEqual(self.type(variables + ping).splitlines()[-1], "PONG")
         self.assertTrue(self.client(proxy, "team-blue").set("greeting", "hello"))
@@ -272,8 +272,8 @@ class InstallTests(TypedTests):
         (commands,) = blocks(INSTALL, "A Redis for a trial")
         self.type(commands, "pw\n")
         selector = "{.spec.selector} {.spec.ports[0].port}"
-        told = self.type(f"kubectl -n redis get service redis -o jsonpath='{selector}'")
-        self.assertEqual(told, '{"app.kubernetes.io/name":"redis"} 6379')
+        output = self.type(f"kubectl -n redis get service redis -o jsonpath='{selector}'")
+        self.assertEqual(output, '{"app.kubernetes.io/name":"redis"} 6379')
 
     def test_the_master_secret_is_changed(self) -> None:
         """As docs/disaster-recovery.md says."""
@@ -282,8 +282,8 @@ class InstallTests(TypedTests):
         changed = commands.replace("HOST", "elsewhere") + " --dry-run=client --output yaml | kubectl apply -f -"
         self.type(f"PASSWORD=other\n{changed}")
         path = "{.data.redis-connection-string}"
-        told = self.type(f"kubectl -n kube-system get secret redis-secret-master -o jsonpath='{path}' | base64 -d")
-        self.assertEqual(told, "redis://elsewhere:6379/0")
+        output = self.type(f"kubectl -n kube-system get secret redis-secret-master -o jsonpath='{path}' | base64 -d")
+        self.assertEqual(output, "redis://elsewhere:6379/0")
 
 
 class RecoveryTests(TypedTests):
@@ -341,9 +341,9 @@ class RecoveryTests(TypedTests):
     def test_databases_after_a_restore(self) -> None:
         self.type(blocks(RECOVERY, "What to save")[0])
         _, see, compare, move, _ = blocks(RECOVERY, "Redis is lost, and there is a backup")
-        told = self.type(see)
-        self.assertIn("db1:keys=1", told)
-        self.assertRegex(told, "team-blue +1 +ok")
+        output = self.type(see)
+        self.assertIn("db1:keys=1", output)
+        self.assertRegex(output, "team-blue +1 +ok")
         self.assertEqual(self.type(compare), "")
         self.type(move.replace("3 7", "1 2").replace("-n 9", "-n 1"))
         self.assertEqual(self.client(self.proxy, "team-green").get("whose"), b"team-blue")
@@ -367,8 +367,8 @@ class RecoveryTests(TypedTests):
         (command,) = (block for block in blocks(STORE, "A change in the store") if "awk" in block)
         self.type(command)
         self.assertEqual(self.url("team-blue"), before)
-        told = self.type("redisproxy tenants --output table")
-        self.assertRegex(told, "redis-secret-temp-rotated-")
+        output = self.type("redisproxy tenants --output table")
+        self.assertRegex(output, "redis-secret-temp-rotated-")
         # The password in the store changes now.
         after = before.replace(urlsplit(before).password, "changed-in-the-store")
         patch = json.dumps({"stringData": {"redis-connection-string": after}})

@@ -149,7 +149,7 @@ class Busy(Installation):
 
 
 @functools.cache
-def told() -> Metrics:
+def reported() -> Metrics:
     """Returns the metrics of a real proxy, with one process and with several."""
     found: Metrics = {}
     for options in ((), ("--processes", "2")):
@@ -165,7 +165,7 @@ class QueryTests(unittest.TestCase):
     """An alert or the dashboard may query only metrics, labels and values that the proxy has."""
 
     def setUp(self) -> None:
-        self.metrics = told()
+        self.metrics = reported()
 
     def assert_known(self, query: str, title: str = "") -> None:
         found = selectors(query)
@@ -424,13 +424,13 @@ class PrometheusTests(unittest.TestCase):
         names = {rule["alert"] for rule in rules()}
         until(lambda: set(self.states()) == names, "each rule is evaluated, and none has an error")
 
-        def told() -> set[str]:
+        def firing() -> set[str]:
             return {name for name, state in self.states().items() if state != "inactive"}
 
         # One secret is malformed, and a temporary credential ends within an hour. Nothing else is
         # wrong.
-        until(lambda: len(told()) >= 2, "what is wrong is noticed")
-        self.assertEqual(told(), {"RedisProxyProblems", "RedisProxyCredentialExpiring"})
+        until(lambda: len(firing()) >= 2, "what is wrong is noticed")
+        self.assertEqual(firing(), {"RedisProxyProblems", "RedisProxyCredentialExpiring"})
         # The label `namespace` is the tenant's.
         self.assertEqual(self.query('redisproxy_problem{job="redisproxy"}')[0]["metric"]["namespace"], "team-green")
 

@@ -787,19 +787,16 @@ class Play:
 
     def _lose(self, upstream: FuzzedUpstream) -> None:
         upstream.lost = True
-        partial = upstream.pending.partial
         batches = upstream.pending.abandon()
         if not upstream.shared:
             self.counted = False
             self.talk.session.upstream_lost()
             return
-        # Like `upstream.multiplexed`: every command gets a reply, except one that was passed on
-        # only in part.
+        # Like `upstream.multiplexed`: a session with a command in flight is closed.
         self.talk.pools[-1].upstream = Unavailable(busy=True)
         for receiver in dict.fromkeys(batch.receiver for batch in batches):
-            in_part = partial and batches[0].receiver is receiver and not batches[0].discard
-            self.counted = self.counted and not in_part
-            receiver.upstream_lost(batches[0], in_part)
+            self.counted = False
+            receiver.upstream_lost(batches[0])
 
     def _link(self, amount: int) -> None:
         """Finishes what the session asked for, with success or failure, or lets time pass."""

@@ -27,7 +27,7 @@ class BackendCase(unittest.TestCase):
     def proxy(self, url: str, *options: str) -> ProxyProcess:
         manifests = Manifests([master(url), *tenant("team-blue", 3, "blue-password")])
         self.addCleanup(manifests.remove)
-        proxy = ProxyProcess("--manifests", str(manifests.path), *options).ready()
+        proxy = ProxyProcess("--manifests", str(manifests.path), "--hold-seconds", "0", *options).ready()
         self.addCleanup(proxy.stop)
         return proxy
 
@@ -36,7 +36,7 @@ class BackendCase(unittest.TestCase):
         self.assertEqual(server.client(3).get("way"), b"found")
 
     def assertDoesNotServe(self, proxy: ProxyProcess) -> None:
-        with self.assertRaisesRegex(redis.RedisError, "cannot be reached"):
+        with self.assertRaises(redis.ConnectionError):
             proxy.client("blue-password", 3).ping()
 
 

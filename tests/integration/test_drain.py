@@ -64,8 +64,10 @@ class DrainCase(unittest.TestCase):
         """
         self.assertEqual(self.proxy.process.wait(LIMIT), 0, self.proxy.log)
         self.proxy._reader.join(LIMIT)
-        told = [int(line.split(" of them were cut off")[0].split()[-1]) for line in self.proxy.lines if "drained: " in line]
-        self.assertEqual((len(told), sum(told)), (self.proxy.processes, cut_off), self.proxy.log)
+        counts = [
+            int(line.split(" of them were cut off")[0].split()[-1]) for line in self.proxy.lines if "drained: " in line
+        ]
+        self.assertEqual((len(counts), sum(counts)), (self.proxy.processes, cut_off), self.proxy.log)
         self.assertEqual(self.proxy.log.count(": cut-off after "), cut_off)
         self.assertNotIn("Traceback", self.proxy.log)
         self.assertNotIn("Unhandled", self.proxy.log)
@@ -284,8 +286,8 @@ class BlockedTests(DrainCase):
         connection.send(b"BLPOP queue 0\r\nINCR a\r\n")
         self.blocked(1)
         self.signal()
-        told = connection.rest()
-        self.assertTrue(told.startswith(b"-UNBLOCKED ") and told.endswith(b"\r\n:1\r\n"), told)
+        answer = connection.rest()
+        self.assertTrue(answer.startswith(b"-UNBLOCKED ") and answer.endswith(b"\r\n:1\r\n"), answer)
         connection.close()
         self.assertEnds()
 
@@ -308,14 +310,14 @@ class BlockedTests(DrainCase):
         pusher.start()
         try:
             self.signal()
-            told = [connection.rest() for connection in connections]
+            answers = [connection.rest() for connection in connections]
         finally:
             stop.set()
             pusher.join()
         self.assertEqual(self.proxy.process.wait(LIMIT), 0)
-        got = sum(answer.count(b"item:") for answer in told)
+        got = sum(answer.count(b"item:") for answer in answers)
         self.assertGreater(got, 0)
-        self.assertGreater(told.count(b""), 0)
+        self.assertGreater(answers.count(b""), 0)
         self.assertEqual(got + self.redis.llen("queue"), pushed)
 
 

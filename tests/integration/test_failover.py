@@ -24,12 +24,8 @@ from ..support.sentinels import NAME, SentinelProcess, Sentinels, sentinel_url
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_7, valkey
 from ..support.waiting import until
 
-#: The errors that a client may get while there is no master.
-CLEAR = re.compile(
-    "Redis cannot be reached from the proxy right now, try again"
-    "|the connection to Redis was lost: Redis may have run this command, or not"
-    "|You can't write against a read only replica"
-)
+#: The errors that a client may get while there is no master: straight ones get them as well.
+CLEAR = re.compile("You can't write against a read only replica")
 
 
 class Load(threading.Thread):
@@ -42,11 +38,11 @@ class Load(threading.Thread):
         self.name = name
         self.acknowledged: list[tuple[float, int]] = []
         self.refused = 0
+        self.closed = 0
         self.wrong: list[object] = []
         self._over = threading.Event()
 
     def run(self) -> None:
-        session = self._client.client_id()
         number = 0
         while not self._over.is_set():
             number += 1
@@ -62,11 +58,11 @@ class Load(threading.Thread):
                 if not CLEAR.search(str(error)):
                     self.wrong.append(error)
                 time.sleep(0.005)
+            except redis.ConnectionError:
+                self.closed += 1  # with a command in flight; the next one connects again
             except redis.RedisError as error:
                 self.wrong.append(error)
                 return
-        if self._client.client_id() != session:
-            self.wrong.append("it is another session")
 
     def stop(self) -> None:
         self._over.set()
@@ -137,7 +133,7 @@ class SentinelTests(FailoverCase):
             load.stop()
         for load in loads:
             self.assertEqual(load.wrong, [])
-            self.assertGreater(load.refused, 0)
+            self.assertGreater(load.refused + load.closed, 0)
             kept = set(map(int, first.client(3).lrange(load.name, 0, -1)))
             self.assertLessEqual({number for since, number in load.acknowledged if since > back}, kept)
 
@@ -187,8 +183,8 @@ class SentinelTests(FailoverCase):
             self.addCleanup(sentinel.stop)
         proxy = self.starting_proxy(master(sentinel_url(*sentinels)))
         proxy.logged(rf"the sentinels say that {NAME} is at \S+:{new.port}, which reports that it is a replica")
-        blue = proxy.client("blue-password", 3)
-        with self.assertRaisesRegex(redis.ResponseError, "Redis cannot be reached from the proxy right now, try again"):
+        blue = proxy.client("blue-password", 3, socket_timeout=0.5)
+        with self.assertRaises(redis.TimeoutError):
             blue.ping()
         new.client().execute_command("REPLICAOF", "NO", "ONE")
         proxy.logged(rf"(?m)Redis is at redis://127.0.0.1:{new.port}$")

@@ -40,10 +40,9 @@ class RedisGoneTests(unittest.TestCase):
         installation.server.kill()
         self.assertEqual((idle.rest(), busy.rest()), (b"", b""))
         late = raw_client(self, installation.proxy.port)
-        self.assertEqual(late.ask(AUTH), b"-ERR Redis cannot be reached from the proxy right now, try again\r\n")
-        self.assertEqual(late.ask(b"PING\r\n"), b"-NOAUTH Authentication required.\r\n")
+        late.send(AUTH)
         installation.server.start()
-        self.assertEqual(late.ask(AUTH), b"+OK\r\n")
+        self.assertEqual(late.reply(), b"+OK\r\n")
         self.assertEqual(late.ask(b"PING\r\n"), b"+PONG\r\n")
         self.assertTrue(installation.blue().set("again", 1))
         installation.proxy.logged("can be used again")
@@ -70,18 +69,19 @@ class RedisGoneTests(unittest.TestCase):
             [master(f"redis://:x@127.0.0.1:{hole.getsockname()[1]}/0"), *tenant("team-blue", 3, "blue-password")]
         )
         self.addCleanup(manifests.remove)
-        proxy = ProxyProcess("--manifests", str(manifests.path), "--connect-timeout", "0.5").ready()
+        proxy = ProxyProcess("--manifests", str(manifests.path), "--connect-timeout", "0.5", "--hold-seconds", "1").ready()
         self.addCleanup(proxy.stop)
         raw = raw_client(self, proxy.port)
-        self.assertIn(b"-ERR Redis cannot be reached", raw.ask(AUTH))
+        raw.send(AUTH)
+        self.assertEqual(raw.rest(), b"")
         proxy.logged("no answer came in time")
         self.assertNoTraceback(proxy)
 
-    def test_a_redis_that_hangs_is_told_within_the_connect_timeout(self) -> None:
+    def test_a_redis_that_hangs_is_noticed_within_the_connect_timeout(self) -> None:
         """A log-in fails within the connect timeout, however many idle connections to Redis there
         are.
         """
-        installation = Installation("--connect-timeout", "8", "--base-workers", "0")
+        installation = Installation("--connect-timeout", "8", "--base-workers", "0", "--hold-seconds", "0")
         self.addCleanup(installation.stop)
         for raw in [raw_client(self, installation.proxy.port, *LOGIN) for _ in range(8)]:
             raw.ask(b"QUIT\r\n")
@@ -91,7 +91,8 @@ class RedisGoneTests(unittest.TestCase):
         self.addCleanup(os.kill, installation.server.pid, signal.SIGCONT)
         late = raw_client(self, installation.proxy.port)
         started = time.monotonic()
-        self.assertIn(b"-ERR Redis cannot be reached", late.ask(AUTH))
+        late.send(AUTH)
+        self.assertEqual(late.rest(), b"")
         self.assertLess(time.monotonic() - started, 15.5)  # two tries would take 16 s
 
     def test_a_redis_that_closes_every_connection_is_not_stormed(self) -> None:
@@ -132,6 +133,7 @@ class RedisGoneTests(unittest.TestCase):
         self.addCleanup(proxy.stop)
         raw = raw_client(self, proxy.port)
         self.assertIn(b"-ERR Redis refused the proxy's own login", raw.ask(AUTH))
+        self.assertEqual(raw.rest(), b"")
         proxy.logged("Redis answered AUTH with: -WRONGPASS")
         manifests.write(
             [
@@ -140,7 +142,7 @@ class RedisGoneTests(unittest.TestCase):
             ]
         )
         proxy.refresh()
-        until(lambda: raw.ask(AUTH) == b"+OK\r\n", "the new master password is in use")
+        until(lambda: raw_client(self, proxy.port).ask(AUTH) == b"+OK\r\n", "the new master password is in use")
         self.assertNotIn("-one", proxy.log)
         self.assertNoTraceback(proxy)
 

@@ -103,7 +103,7 @@ class KubernetesTests(unittest.TestCase):
             self.assertTrue(blue.ping())
             old, password = password, f"rotated-password-{number}"
             self.api.put(*tenant("team-blue", 3, password))
-            self.assertEqual(self.refusal_of(old), "", "nobody has told the proxy yet")
+            self.assertEqual(self.refusal_of(old), "", "the proxy does not know yet")
             self.proxy.process.send_signal(number)
             until(functools.partial(self.ended, blue), "the session that used the old password ends")
             self.exchanged(old, password)

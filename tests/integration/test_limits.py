@@ -192,8 +192,8 @@ class LeavingTests(Limited):
         started = time.monotonic()
         self.assertEqual(late.exactly(12), b"+OK\r\n+PONG\r\n")
         self.assertLess(time.monotonic() - started, LIMIT)  # not the 60 s
-        told = b"-ERR no log-in within 3 seconds, and other clients wait for a slot\r\n"
-        self.assertIn(silent.rest(or_reset=True), (b"", told))
+        refusal = b"-ERR no log-in within 3 seconds, and other clients wait for a slot\r\n"
+        self.assertIn(silent.rest(or_reset=True), (b"", refusal))
         # One slot was needed: the later connection keeps its own.
         half.send(AUTH[-3:])
         self.assertEqual(half.reply(), b"+OK\r\n")

@@ -256,10 +256,10 @@ class NameTests(MarkedCase):
             self.start("--manifests", str(self.manifests.path), "--log-format", log_format)
             self.proxy.logged("it has no metadata.name")
             for path in ("/", "/metrics", "/readyz"):
-                told = self.ask(path)
-                self.assertTrue(all(line.isprintable() for line in told.split("\n")), told)
+                text = self.ask(path)
+                self.assertTrue(all(line.isprintable() for line in text.split("\n")), text)
                 if path != "/readyz":
-                    self.assertIn(f"z{shown}\\udcff.yaml".replace("\\", "\\\\" if path == "/metrics" else "\\"), told)
+                    self.assertIn(f"z{shown}\\udcff.yaml".replace("\\", "\\\\" if path == "/metrics" else "\\"), text)
             self.assertEqual(self.proxy.stop(), 0)
             self.assertTrue(all(line.isprintable() for line in self.proxy.lines), self.proxy.log)
             for name in (f"z{shown}\\udcff.yaml", f"redis-secret-temp-{shown}"):

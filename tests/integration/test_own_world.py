@@ -209,8 +209,8 @@ class OwnWorldTests(unittest.TestCase):
             for words in CONFIG:
                 # Redis returns several names in the order of an internal table, so the parts are
                 # compared.
-                expected, told = straight.ask(words), through.ask(words)
-                self.assertEqual(sorted(told.split(b"\r\n")), sorted(expected.split(b"\r\n")), words)
+                expected, answered = straight.ask(words), through.ask(words)
+                self.assertEqual(sorted(answered.split(b"\r\n")), sorted(expected.split(b"\r\n")), words)
         # The proxy asks Redis each time, because an operator may change the value.
         self.assertEqual(straight.ask([b"CONFIG", b"SET", b"maxmemory", b"200mb"]), b"+OK\r\n")
         self.assertIn(b"209715200", through.ask([b"CONFIG", b"GET", b"maxmemory"]))
@@ -224,10 +224,10 @@ class OwnWorldTests(unittest.TestCase):
             [b"masterauth"],
             [b"dir"],
         ):
-            told = through.ask([b"CONFIG", b"GET", *words])
-            names = set(told.split(b"\r\n")[2::4])
+            answered = through.ask([b"CONFIG", b"GET", *words])
+            names = set(answered.split(b"\r\n")[2::4])
             self.assertLessEqual(names, {*server_config.NAMES, b""}, words)
-            self.assertNotIn(installation.server.password.encode(), told)
+            self.assertNotIn(installation.server.password.encode(), answered)
         self.assertEqual(through.ask([b"CONFIG", b"GET", b"requirepass"]), b"%0\r\n")
         for words in ([b"SET", b"maxmemory", b"1"], [b"REWRITE"], [b"RESETSTAT"], [b"HELP"]):
             self.assertRegex(through.ask([b"CONFIG", *words]), rb"^-NOPERM ")

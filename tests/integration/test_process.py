@@ -34,9 +34,9 @@ class StartTests(unittest.TestCase):
         self.addCleanup(proxy.stop)
         self.assertEqual(proxy.process.wait(LIMIT), 1)
         proxy._reader.join(10)
-        told = [line for line in proxy.lines if "redisproxy: " in line]
-        self.assertEqual(len(told), 1, proxy.log)
-        self.assertIn(says, told[0])
+        reported = [line for line in proxy.lines if "redisproxy: " in line]
+        self.assertEqual(len(reported), 1, proxy.log)
+        self.assertIn(says, reported[0])
         self.assertNotIn("Traceback", proxy.log)
 
     def test_bad_values_name_the_setting_the_value_and_what_it_takes(self) -> None:
@@ -287,9 +287,9 @@ class LogTests(unittest.TestCase):
         for _ in range(300):
             with RawClient(installation.proxy.port) as connection:
                 self.assertIn(b"-ERR Protocol error", connection.ask(b"*x\r\n"))
-        told = len(re.findall("protocol-error after", installation.proxy.log))
-        self.assertGreater(told, 0)
-        self.assertLess(told, 200)
+        logged = len(re.findall("protocol-error after", installation.proxy.log))
+        self.assertGreater(logged, 0)
+        self.assertLess(logged, 200)
 
     def test_a_noisy_tenant_does_not_hide_what_others_are_refused(self) -> None:
         for processes in ("1", "2"):
@@ -312,9 +312,9 @@ class LogTests(unittest.TestCase):
         installation.proxy.stop()
         log = installation.proxy.log
         self.assertEqual(len(re.findall(r"refused config\|rewrite to team-green/", log)), 10)
-        told = len(re.findall(r"refused config\|rewrite to team-blue/", log))
+        logged = len(re.findall(r"refused config\|rewrite to team-blue/", log))
         left_out = sum(map(int, re.findall(r"([0-9]+) lines about team-blue were left out: they came too fast", log)))
-        self.assertEqual(told + left_out, 1000)
+        self.assertEqual(logged + left_out, 1000)
         self.assertGreater(left_out, 200)
         self.assertLessEqual(len(re.findall("were left out", log)), 2 * int(processes) + 4)
 

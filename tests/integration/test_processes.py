@@ -110,9 +110,9 @@ class ServingTests(ProcessesCase):
         self.shared()
         for pid in self.workers.values():
             for name in ("cmdline", "environ"):
-                told = Path(f"/proc/{pid}/{name}").read_bytes()
+                content = Path(f"/proc/{pid}/{name}").read_bytes()
                 for word in (MASTER_PASSWORD, Installation.BLUE, Installation.GREEN):
-                    self.assertNotIn(word.encode(), told)
+                    self.assertNotIn(word.encode(), content)
 
     def test_places_are_for_all_workers_together(self) -> None:
         installation = self.start("--max-workers", "4", "--work-queue-size", "0")
@@ -250,8 +250,8 @@ class EndTests(ProcessesCase):
             delays = [event["delay"] for event in events if "delay" in event]
             self.assertGreater(len(delays), 2)
             self.assertTrue(all(delay >= 0.1 * 2**number for number, delay in enumerate(delays[:5])), delays)
-            told = {(event["worker"], event["pid"]) for event in events if event["logger"].endswith("ConnectionPool")}
-            self.assertLessEqual(set(self.workers.items()), told)
+            writers = {(event["worker"], event["pid"]) for event in events if event["logger"].endswith("ConnectionPool")}
+            self.assertLessEqual(set(self.workers.items()), writers)
 
 
 class EmbeddedTests(ProcessesCase):

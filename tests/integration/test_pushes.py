@@ -41,13 +41,13 @@ class ToItselfTests(unittest.TestCase):
         def heard(port: int, password: str, index: bytes) -> list[bytes]:
             client = raw_client(self, port, b"HELLO", b"3", b"AUTH", b"default", password.encode())
             client.ask([b"SELECT", index])
-            told = [client.ask([b"SUBSCRIBE", b"news"]), client.ask([b"SUBSCRIBE", b"more"])]
-            told += [client.ask([b"PSUBSCRIBE", b"__keyevent@3__:z*"]), client.ask([b"PSUBSCRIBE", b"n?ws"])]
+            replies = [client.ask([b"SUBSCRIBE", b"news"]), client.ask([b"SUBSCRIBE", b"more"])]
+            replies += [client.ask([b"PSUBSCRIBE", b"__keyevent@3__:z*"]), client.ask([b"PSUBSCRIBE", b"n?ws"])]
             for line in COMMANDS:
-                told.append(self.until_end(client, pipeline(line)))
-            told.append(self.until_end(client, LARGE))
+                replies.append(self.until_end(client, pipeline(line)))
+            replies.append(self.until_end(client, LARGE))
             self.until_end(client, pipeline("UNSUBSCRIBE news; UNSUBSCRIBE more; PUNSUBSCRIBE n?ws"))
-            return told
+            return replies
 
         straight = heard(installation.server.port, installation.server.password, b"3")
         installation.server.client(3).flushdb()

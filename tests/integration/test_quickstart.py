@@ -126,7 +126,7 @@ class QuickStartTests(unittest.TestCase):
         """
         directory = self.temporary()
         ours, its = os.openpty()
-        with tempfile.TemporaryFile() as told:
+        with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(
                 [
                     *(
@@ -142,14 +142,14 @@ class QuickStartTests(unittest.TestCase):
                 ],
                 env={**plain_environment(), "TMPDIR": directory},
                 stdin=its,
-                stdout=told,
-                stderr=told,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
             self.addCleanup(process.wait)
             self.addCleanup(process.kill)
             os.close(its)
-            until(lambda: b"Ctrl-C stops the proxy" in os.pread(told.fileno(), 100_000, 0), "it serves")
+            until(lambda: b"Ctrl-C stops the proxy" in os.pread(output.fileno(), 100_000, 0), "it serves")
             started = [process.pid, *children(process.pid)]
             os.close(ours)
             self.assertEqual(process.wait(LIMIT), 0)

@@ -99,16 +99,16 @@ class CallsTests(RedisCliTestCase):
             ("-u", f"redis://team-blue:{Installation.BLUE}@{where}", "-3"),
         ):
             command = [self.cli, "-p", str(port), "--no-auth-warning", *arguments, "GET", "greeting"]
-            told = subprocess.run(command, capture_output=True, text=True, timeout=180, env=self.environ(None), check=False)
-            self.assertEqual((told.stdout, told.stderr), ("hello\n", ""), arguments)
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=180, env=self.environ(None), check=False)
+            self.assertEqual((ran.stdout, ran.stderr), ("hello\n", ""), arguments)
 
     def test_another_database(self) -> None:
         self.assertIn("SELECT 5 failed: NOPERM this password opens database 3 only", self.run_cli("PING", index="5"))
         self.assertIn("database 3 only", self.run_cli("SELECT", "5"))
 
     def test_from_standard_input(self) -> None:
-        told = self.run_cli(stdin="SET a 1\nSELECT 7\nGET a\nCONFIG SET x y\nGET a\nDEL a\n")
-        self.assertEqual([line[:6] for line in told.split("\n") if line], ["OK", "NOPERM", "1", "NOPERM", "1", "1"])
+        output = self.run_cli(stdin="SET a 1\nSELECT 7\nGET a\nCONFIG SET x y\nGET a\nDEL a\n")
+        self.assertEqual([line[:6] for line in output.split("\n") if line], ["OK", "NOPERM", "1", "NOPERM", "1", "1"])
 
     def test_pipe_mode(self) -> None:
         commands = "".join(f"SET key:{n} {n}\r\n" for n in range(300)) * 7
@@ -121,9 +121,9 @@ class CallsTests(RedisCliTestCase):
         self.assertLessEqual({*keys, "greeting", "hash", "list"}, set(self.run_cli("--scan").split()))
 
     def test_big_keys(self) -> None:
-        told = self.run_cli("--bigkeys")
-        self.assertIn("""Biggest   list found '"list"' has 100 items""", told)
-        self.assertIn("""Biggest   hash found '"hash"' has 1 fields""", told)
+        output = self.run_cli("--bigkeys")
+        self.assertIn("""Biggest   list found '"list"' has 100 items""", output)
+        self.assertIn("""Biggest   hash found '"hash"' has 1 fields""", output)
         self.assertIn("""Biggest   list found '"list"' has""", self.run_cli("--memkeys"))
 
     def test_hot_keys(self) -> None:

@@ -33,12 +33,12 @@ def documented() -> tuple[list[list[str]], list[list[str]]]:
     """
     section = re.search(r"\n### The master password\n.*?\n### ", PAGE.read_text(), re.DOTALL)[0]
     before, after = re.split(r"\n +kubectl .*edit secret.*\n", section)
-    places = {"NEW": NEW, "OLD": OLD, "MASTER-NAME": NAME}
+    values = {"NEW": NEW, "OLD": OLD, "MASTER-NAME": NAME}
 
     def calls(text: str) -> list[list[str]]:
         found = re.findall(r"^ +redis-cli (.*)$", text, re.MULTILINE)
         return [
-            [re.sub("NEW|OLD|MASTER-NAME", lambda m: places[m[0]], word) for word in shlex.split(call)] for call in found
+            [re.sub("NEW|OLD|MASTER-NAME", lambda m: values[m[0]], word) for word in shlex.split(call)] for call in found
         ]
 
     return calls(before), calls(after)

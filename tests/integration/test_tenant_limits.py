@@ -52,8 +52,8 @@ class LimitsCase(unittest.TestCase):
         shown = {"connections": "connections", "commands": "commands_per_second", "bytes": "bytes_per_second"}
 
         def in_force() -> bool:
-            told = metrics(self.port)
-            return {name: told.get((f"redisproxy_tenant_limit_{shown[name]}", BLUE)) for name in shown} == {
+            numbers = metrics(self.port)
+            return {name: numbers.get((f"redisproxy_tenant_limit_{shown[name]}", BLUE)) for name in shown} == {
                 name: annotations.get(name) for name in shown
             }
 

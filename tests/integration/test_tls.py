@@ -175,7 +175,7 @@ class ServingTests(TlsCase):
         installation = self.start("--login-timeout", "5", "--max-workers", "2", "--work-queue-size", "0", "--processes", "1")
         idle = [raw_client(self, self.port) for _ in range(2)]
         idle[1].send(b"\x16\x03\x01")
-        until(lambda: self.refusal(self.context()).startswith("closed"), "both places are taken")
+        until(lambda: self.refusal(self.context()).startswith("closed"), "both slots are taken")
         installation.proxy.logged("turned-away after")
         for connection in idle:
             self.assertEqual(connection.rest(or_reset=True), b"")
@@ -349,8 +349,8 @@ class ClientCertificateTests(TlsCase):
         for number in range(1, 5):  # at each of several processes
             self.assertRegex(self.refusal(self.context()), "(?i)certificate.required|handshake.failure|closed")
             self.assertRegex(self.refusal(self.context(*map(Path, bad.values()))), "(?i)unknown.ca|closed")
-            for told in ("did not return a certificate) after", "verify failed: its CA is not trusted) after"):
-                installation.proxy.logged(f"(?s)({re.escape(told)}.*){{{number}}}")
+            for reason in ("did not return a certificate) after", "verify failed: its CA is not trusted) after"):
+                installation.proxy.logged(f"(?s)({re.escape(reason)}.*){{{number}}}")
         self.assertEqual(installation.blue().get("a"), b"1")
         # From now on only the other CA is trusted. Open sessions stay.
         self.ca.write_bytes(self.others.path.read_bytes())

@@ -68,7 +68,7 @@ class RotationCase(unittest.SynchronousTestCase):
         connection = self.tls.serverConnectionForTLS(None)
         return connection.get_certificate().to_cryptography().public_bytes(tls.Encoding.PEM)
 
-    def told(self, level: str) -> list[str]:
+    def logged(self, level: str) -> list[str]:
         return [e["log_format"].format(**e) for e in self.events if e["log_level"].name == level]
 
 
@@ -90,7 +90,7 @@ class RotationTests(RotationCase):
         self.assertEqual((self.changes, service.state()["reloads"]), (1, {"ok": 1, "failed": 0}))
         (material,) = service.material([self.tls])
         self.assertEqual((material.certificate, material.key), second)
-        self.assertRegex(self.told("info")[-1], "ssl:6380: the certificate in .*/tls.crt is in force, until")
+        self.assertRegex(self.logged("info")[-1], "ssl:6380: the certificate in .*/tls.crt is in force, until")
 
     def test_the_links_of_a_mounted_secret(self) -> None:
         """A mounted secret that the kubelet replaces is reloaded: its files are links to a
@@ -113,7 +113,7 @@ class RotationTests(RotationCase):
         publish("..2", *second)
         self.look(LOOKS)
         self.assertEqual(self.shown(), second[0])
-        self.assertEqual(self.told("warn"), [])
+        self.assertEqual(self.logged("warn"), [])
 
     def test_a_pair_that_does_not_match_for_a_while(self) -> None:
         first, second = self.issue("first"), self.issue("second")
@@ -122,19 +122,19 @@ class RotationTests(RotationCase):
         self.certificate.write_bytes(second[0])
         self.look(5)
         self.assertEqual(self.shown(), first[0])
-        (told,) = self.told("warn")
+        (warning,) = self.logged("warn")
         self.assertRegex(
-            told,
+            warning,
             "ssl:6380: .*/tls.key does not belong to the first certificate in .*/tls.crt.*; the last good certificate stays in force",
         )
         self.assertIn("does not belong", service.state()["certificates"][0]["problem"])
         self.look(3 * round(RETRY / INTERVAL))
-        self.assertEqual(len(self.told("warn")), 1, "a lasting fault is told once")
+        self.assertEqual(len(self.logged("warn")), 1, "a lasting fault is logged once")
         self.assertGreaterEqual(service.state()["reloads"]["failed"], 3)
         self.key.write_bytes(second[1])
         self.look(LOOKS)
         self.assertEqual(self.shown(), second[0])
-        self.assertIn("fixed: ssl:6380", self.told("info"))
+        self.assertIn("fixed: ssl:6380", self.logged("info"))
         self.assertEqual(service.state()["certificates"][0]["problem"], "")
 
     def test_what_is_as_it_was_again_is_fixed_and_no_reload(self) -> None:
@@ -143,10 +143,10 @@ class RotationTests(RotationCase):
         service = self.start()
         self.certificate.write_bytes(b"half of i")
         self.look(LOOKS)
-        self.assertRegex(self.told("warn")[0], "has no certificate")
+        self.assertRegex(self.logged("warn")[0], "has no certificate")
         self.certificate.write_bytes(first[0])
         self.look(LOOKS)
-        self.assertIn("fixed: ssl:6380", self.told("info"))
+        self.assertIn("fixed: ssl:6380", self.logged("info"))
         self.assertEqual((self.changes, service.state()["reloads"]["ok"]), (0, 0))
 
     def test_a_fault_that_no_stamp_tells_of_is_tried_again(self) -> None:
@@ -157,7 +157,7 @@ class RotationTests(RotationCase):
         self.patch(tls.os, "open", lambda *how: real(*how) if not faults else (_ for _ in ()).throw(faults.pop()))
         self.write(*second)
         self.look(LOOKS)
-        self.assertRegex(self.told("warn")[0], "cannot be read: Too many open files")
+        self.assertRegex(self.logged("warn")[0], "cannot be read: Too many open files")
         self.look(round(RETRY / INTERVAL) + 1)
         self.assertEqual(self.shown(), second[0])
 
@@ -173,7 +173,7 @@ class RotationTests(RotationCase):
                 self.look()
         self.look(LOOKS)
         self.assertEqual(self.shown(), second[0])
-        self.assertEqual(self.told("warn"), [])
+        self.assertEqual(self.logged("warn"), [])
 
     def test_files_that_change_while_they_are_read_wait_for_the_next_look(self) -> None:
         first, second = self.issue("first"), self.issue("second")
@@ -190,7 +190,7 @@ class RotationTests(RotationCase):
         self.certificate.write_bytes(second[0])
         self.patch(TlsFiles, "read", read)
         self.look(LOOKS)
-        self.assertEqual((self.shown(), self.told("warn")), (first[0], []))
+        self.assertEqual((self.shown(), self.logged("warn")), (first[0], []))
         self.look(LOOKS)
         self.assertEqual(self.shown(), second[0])
 
@@ -209,13 +209,15 @@ class RotationTests(RotationCase):
         self.start(client_ca=ca)
         ca.write_bytes(b"nothing")
         self.look(LOOKS)
-        self.assertRegex(self.told("warn")[0], "ca.crt has no certificate")
+        self.assertRegex(self.logged("warn")[0], "ca.crt has no certificate")
         names = self.tls.serverConnectionForTLS(None).get_client_ca_list()
         self.assertEqual([name.commonName for name in names], ["clients of the tests"])
         ca.write_bytes(others.read_bytes())
         self.look(LOOKS)
-        self.assertRegex(self.told("info")[-1], "from now on, clients must show a certificate that a CA in .*/ca.crt signed")
-        self.assertEqual(sum("the certificate in" in line for line in self.told("info")), 1)
+        self.assertRegex(
+            self.logged("info")[-1], "from now on, clients must show a certificate that a CA in .*/ca.crt signed"
+        )
+        self.assertEqual(sum("the certificate in" in line for line in self.logged("info")), 1)
         connection = self.tls.serverConnectionForTLS(None)
         self.assertEqual([name.commonName for name in connection.get_client_ca_list()], ["others of the tests"])
         self.assertTrue(connection.get_context().get_verify_mode() & SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
@@ -256,11 +258,11 @@ class RotationTests(RotationCase):
         self.now = 0.0
         self.write(*self.issue("early"))
         self.start()
-        self.assertRegex(self.told("warn")[0], "is not valid before 20.* clients refuse it until then")
+        self.assertRegex(self.logged("warn")[0], "is not valid before 20.* clients refuse it until then")
         self.now = 4e9
         self.write(*self.issue("late"))
         self.look(LOOKS)
-        self.assertRegex(self.told("warn")[1], "the certificate in .* expired on 20.*: clients refuse it")
+        self.assertRegex(self.logged("warn")[1], "the certificate in .* expired on 20.*: clients refuse it")
 
     def test_what_cannot_be_used_from_the_start(self) -> None:
         with self.assertRaisesRegex(CertificateError, "^ssl:6380: .*/tls.key cannot be read: No such file"):

@@ -1,4 +1,4 @@
-"""How many lines each tenant and address may fill, and what is told of the others."""
+"""How many lines each tenant and address may fill, and how the others are reported."""
 
 from __future__ import annotations
 

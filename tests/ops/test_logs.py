@@ -69,8 +69,8 @@ class ObserverTests(unittest.TestCase):
             self.assertNotIn("hunter2", text)
             self.assertNotIn("Unable to format", text)
             self.assertIn("test_logs.py", text)
-            for told in ("it broke", "it broke: builtins.KeyError builtins.KeyError", "Unhandled Error"):
-                self.assertIn(told, text)
+            for expected in ("it broke", "it broke: builtins.KeyError builtins.KeyError", "Unhandled Error"):
+                self.assertIn(expected, text)
 
     def test_what_a_worker_logged_is_told_by_its_parent(self) -> None:
         records: list[dict] = []
@@ -82,12 +82,12 @@ class ObserverTests(unittest.TestCase):
             log.failure("it {braces} broke", Failure(), braces="{x}")
         for log_format in ("text", "json"):
             stream = io.StringIO()
-            told = observer(log_format, "info", stream)
-            globalLogPublisher.addObserver(told)
-            self.addCleanup(globalLogPublisher.removeObserver, told)
+            write = observer(log_format, "info", stream)
+            globalLogPublisher.addObserver(write)
+            self.addCleanup(globalLogPublisher.removeObserver, write)
             for one in records:
                 replay(one, 2, 1234)
-            globalLogPublisher.removeObserver(told)
+            globalLogPublisher.removeObserver(write)
             lines = stream.getvalue().splitlines()
             if log_format == "text":
                 self.assertRegex(lines[0], r"^\d{4}-\d\d-\d\dT\S+ \[worker-2/1234/here#info\] got a\\nb$")
@@ -100,9 +100,9 @@ class ObserverTests(unittest.TestCase):
                     self.assertEqual(line, {**one, "worker": 2, "pid": 1234})
 
     def test_level(self) -> None:
-        told = self.lines("text", "warn", ("debug", {"what": "1"}), ("info", {"what": "2"}), ("warn", {"what": "3"}))
-        self.assertEqual(len(told), 1)
-        self.assertIn("got 3", told[0])
+        logged = self.lines("text", "warn", ("debug", {"what": "1"}), ("info", {"what": "2"}), ("warn", {"what": "3"}))
+        self.assertEqual(len(logged), 1)
+        self.assertIn("got 3", logged[0])
 
     def test_ports_of_twisted_log_nothing_but_at_debug(self) -> None:
         """Twisted names classes there, and the proxy logs its ports in its own words."""
@@ -179,11 +179,11 @@ class PrintableTests(unittest.TestCase):
         self.assertNotIn("hunter2", "\n".join(lines))
         self.assertTrue(all(line.lstrip("\t").isprintable() for line in lines), lines)
         self.assertIn("it broke", lines[0])
-        told = json.loads(lines[0])["traceback"].split("\n") if form == "json" else [line[1:] for line in lines[1:]]
-        outside = [line for line in told if not line.startswith(" ")]
+        traceback = json.loads(lines[0])["traceback"].split("\n") if form == "json" else [line[1:] for line in lines[1:]]
+        outside = [line for line in traceback if not line.startswith(" ")]
         head = "Traceback (most recent call last):"
         self.assertEqual(outside, [head, "builtins.KeyError", head, "builtins.ValueError"])
-        self.assertTrue(any(line.endswith("in fail_with") for line in told), told)
+        self.assertTrue(any(line.endswith("in fail_with") for line in traceback), traceback)
 
     def test_a_traceback_keeps_its_lines_and_not_what_the_exception_says(self) -> None:
         def tell(log: Logger) -> None:
@@ -223,8 +223,8 @@ class PrintableTests(unittest.TestCase):
             self.assertNotIn("hunter2", "\n".join(lines))
 
     def test_what_redis_repeats_of_a_command(self) -> None:
-        told = "Redis error: could not auth: ERR unknown command 'AUTH', with args beginning with: 'hunter2'"
-        for _, lines in self.in_all_forms(lambda log: log.info("{told}", told=told)):
+        reason = "Redis error: could not auth: ERR unknown command 'AUTH', with args beginning with: 'hunter2'"
+        for _, lines in self.in_all_forms(lambda log: log.info("{reason}", reason=reason)):
             self.assertNotIn("hunter2", lines[0])
             self.assertIn("unknown command 'AUTH', with args beginning with: …", lines[0])
 
@@ -265,10 +265,10 @@ class AccessLogTests(unittest.TestCase):
         self.outcomes.forbidden("1.2.3.4:6", "green", "main", "keys")
         self.ended("redis-lost", "green")
         self.outcomes.login_refused("1.2.3.4:7", "wrong")
-        told = self.lines()
-        self.assertEqual(told[0], "refused keys to green/main from 1.2.3.4:6")
-        self.assertRegex(told[1], "^client 1 from 1.2.3.4:5, green/main: redis-lost")
-        self.assertEqual(told[2:], ["log-in from 1.2.3.4:7 refused: wrong password"])
+        logged = self.lines()
+        self.assertEqual(logged[0], "refused keys to green/main from 1.2.3.4:6")
+        self.assertRegex(logged[1], "^client 1 from 1.2.3.4:5, green/main: redis-lost")
+        self.assertEqual(logged[2:], ["log-in from 1.2.3.4:7 refused: wrong password"])
         self.clock.advance(PERIOD)
         self.assertEqual(
             [(event["left_out"], event["namespace"]) for event in self.events if "left_out" in event], [(40, "blue")]
@@ -280,9 +280,9 @@ class AccessLogTests(unittest.TestCase):
             self.ended("turned-away", None, f"1.2.3.4:{number}")
         self.outcomes.login_refused("[2001:db8::1]:5", "wrong")
         self.ended("turned-away", None, "a Unix socket")
-        told = self.lines()
-        self.assertEqual(len(told), ADDRESS_LINES + 2)
-        self.assertIn("log-in from [2001:db8::1]:5 refused: wrong password", told)
+        logged = self.lines()
+        self.assertEqual(len(logged), ADDRESS_LINES + 2)
+        self.assertIn("log-in from [2001:db8::1]:5 refused: wrong password", logged)
         self.outcomes.startService()
         self.outcomes.stopService()
         self.assertEqual(

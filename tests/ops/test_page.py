@@ -235,7 +235,7 @@ class LogInTests(PageCase):
                 ["not-loaded", "9", "0", "-"],
             ],
         )
-        self.assertIn("Recently: in the last 5 min 3 s.", self.render(found, recent))
+        self.assertIn("Recently means in the last 5 min 3 s.", self.render(found, recent))
         self.assertIn('<a href="runbooks/RedisProxyTenantFull">TenantFull</a>', self.render(found))
 
     def test_of_many_tenants_some_are_named(self) -> None:

@@ -98,7 +98,7 @@ class OpenProblemsTests(unittest.TestCase):
             ("proxy", "2 of 3 workers serve clients"),
             ("worker 1", "the proxy cannot use Redis: redis://r cannot be reached"),
         ])  # fmt: skip
-        # Of all workers it is told once.
+        # It is reported once, not by each worker.
         set_unready(self.state, messages.REDIS_NO_ANSWER())
         self.assertEqual([problem.where for problem in self.found()], ["Redis", "proxy"])
 

@@ -91,7 +91,7 @@ class ExpositionTests(unittest.TestCase):
 
     def test_workers(self) -> None:
         found = samples(Exposition(stats).render("")[1])
-        told = {name for name, _ in found}
+        named = {name for name, _ in found}
         counts = [found[f"redisproxy_{name}", ()] for name in ("workers", "workers_wanted", "worker_restarts_total")]
         self.assertEqual(counts, [2, 3, 5])
         of_this = {name: value for (name, labels), value in found.items() if labels == (("worker", "1"),)}
@@ -101,7 +101,7 @@ class ExpositionTests(unittest.TestCase):
         alone = stats()
         alone["state"]["workers"] = None
         left = {name for name, _ in samples(Exposition(lambda: alone).render("")[1])}
-        self.assertEqual({name for name in told - left if "_worker" not in name}, set())
+        self.assertEqual({name for name in named - left if "_worker" not in name}, set())
         self.assertEqual({name for name in left if "_worker" in name}, set())
 
     def test_a_worker_that_has_just_ended(self) -> None:

@@ -272,9 +272,9 @@ class FactsTests(unittest.TestCase):
         self.assertEqual(commands[b"KEYS"].facts, {"dangerous"})
         self.assertEqual(commands[b"MODULE.NEW"].facts, {"keys"})
         self.assertEqual(make_policy(commands, scripts=False).table[b"RESTORE"], REFUSE)
-        told = parse([*entries[:1], [*entries[1], ["@keyspace", "@write"]]])
+        parsed = parse([*entries[:1], [*entries[1], ["@keyspace", "@write"]]])
         # If the server reports categories, they win over the built-in facts.
-        self.assertEqual(told[b"RESTORE"].facts, {"keys"})
+        self.assertEqual(parsed[b"RESTORE"].facts, {"keys"})
 
     def test_what_is_no_answer(self) -> None:
         for reply in ([], [[]], [1], b"OK", [[b"set", -3, ["write"], 1, 1, 1]]):

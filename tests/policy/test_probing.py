@@ -29,9 +29,9 @@ class RefusalTests(unittest.SynchronousTestCase):
     def test_the_log_names_the_way_out_for_odd_words_alone(self) -> None:
         for text in PASSING:
             self.assertEqual(probing.explain({"COMMAND": ErrorReply(text)}), f"COMMAND: {clause(text)}")
-        told = probing.explain({"COMMAND": ErrorReply(ODD[0]), "EVAL": ErrorReply(ODD[0])})
+        reason = probing.explain({"COMMAND": ErrorReply(ODD[0]), "EVAL": ErrorReply(ODD[0])})
         self.assertEqual(
-            told,
+            reason,
             f"COMMAND, EVAL: {ODD[0]}; if a hosted Redis always answers like this, set --acl off: the proxy then creates "
             f"no ACL users, and refuses scripts",
         )

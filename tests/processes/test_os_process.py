@@ -20,9 +20,9 @@ class UncaughtTests(unittest.SynchronousTestCase):
         for module, name in ((threading, "excepthook"), (sys, "unraisablehook")):
             self.patch(module, name, getattr(module, name))
         self.out = io.StringIO()
-        told = observer("text", "info", self.out)
-        globalLogPublisher.addObserver(told)
-        self.addCleanup(globalLogPublisher.removeObserver, told)
+        write = observer("text", "info", self.out)
+        globalLogPublisher.addObserver(write)
+        self.addCleanup(globalLogPublisher.removeObserver, write)
         self.errors = io.StringIO()
         self.patch(sys, "stderr", self.errors)
         log_uncaught()

@@ -25,7 +25,7 @@ class RightsTests(unittest.SynchronousTestCase):
         self.clock = MemoryReactorClock()
         self.serving = Serving(Settings(ns_prefix="team-"), self.clock, lambda _: None)
         #: the users that Redis was sent
-        self.told: list[str] = []
+        self.created: list[str] = []
         self.busy = False
         self.serving.backend.control.ask = self.ask
         self.use(BLUE, GREEN)
@@ -34,7 +34,7 @@ class RightsTests(unittest.SynchronousTestCase):
     async def ask(self, *words: bytes | str) -> object:
         if self.busy:
             raise ControlError("BUSY Redis is busy running a script")
-        self.told.append(str(words[2]))
+        self.created.append(str(words[2]))
         return b"OK"
 
     def use(self, *tenants: Tenant) -> None:
@@ -43,7 +43,7 @@ class RightsTests(unittest.SynchronousTestCase):
         )
 
     def sealed(self, sealed: bool | None) -> None:
-        self.serving.backend._server_told(Server("a Redis", 64, builtin(), True, False, sealed=sealed, run_id="run"))
+        self.serving.backend._server_probed(Server("a Redis", 64, builtin(), True, False, sealed=sealed, run_id="run"))
 
     def log_in(self, *tenants: Tenant) -> None:
         for tenant in tenants:
@@ -53,19 +53,19 @@ class RightsTests(unittest.SynchronousTestCase):
 
     def test_users_of_connections_that_are_being_made_ready_are_told_of(self) -> None:
         self.log_in(BLUE)
-        self.told.clear()
+        self.created.clear()
         self.sealed(True)
-        self.assertEqual(self.told, [username(BLUE)])
+        self.assertEqual(self.created, [username(BLUE)])
         self.assertIn("eval", self.serving.clients.policy.forwarded)
 
     def test_of_who_is_no_tenant_any_more_no_user_is_made(self) -> None:
         self.log_in(BLUE, GREEN)
-        self.told.clear()
+        self.created.clear()
         self.busy = True
         self.sealed(True)
         self.use(GREEN)
         self.busy = False
         self.clock.advance(5)
         self.clock.advance(5)
-        self.assertEqual(self.told, [username(GREEN)])
+        self.assertEqual(self.created, [username(GREEN)])
         self.assertIn("eval", self.serving.clients.policy.forwarded)

@@ -160,20 +160,20 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.workers.use_snapshot(self.snapshot("a"))
         self.clock.advance(2)
         self.pump()
-        told = {"whole": True, "master": True, "namespaces": ["a", "b"], "uncertain": ["b"], "age": 2.0}
+        summary = {"whole": True, "master": True, "namespaces": ["a", "b"], "uncertain": ["b"], "age": 2.0}
         self.pump()
-        self.assertEqual((first.reads, second.reads), ([told], []))
+        self.assertEqual((first.reads, second.reads), ([summary], []))
         # Summaries that come while a snapshot is under way are joined: the whole read counts, and
         # the latest namespaces.
         self.workers.use_snapshot(self.snapshot("b"))
         self.workers.take_read(ReadSummary(True, False, frozenset({"a", "b"})), self.clock.seconds())
         self.clock.advance(1)
         self.workers.take_read(ReadSummary(False, False, frozenset({"a"})), self.clock.seconds())
-        self.assertEqual(first.reads, [told])
+        self.assertEqual(first.reads, [summary])
         self.pump()
         self.pump()
         joined = {"whole": True, "master": False, "namespaces": ["a"], "uncertain": [], "age": 1.0}
-        self.assertEqual(first.reads, [told, joined])
+        self.assertEqual(first.reads, [summary, joined])
         # A list of namespaces that was not read stays unknown.
         self.workers.use_snapshot(self.snapshot("c"))
         self.workers.take_read(ReadSummary(True, True, None), self.clock.seconds())
@@ -220,14 +220,16 @@ class WorkersTests(unittest.SynchronousTestCase):
             child.process.childDataReceived(2, b"Traceback:\nMemory")
             child.process.childDataReceived(2, b"Error\n")
             child.end(ProcessTerminated(exitCode=1))
-        told = [formatEvent(event) for event in events]
-        self.assertEqual(told[:2], ["worker 2 (101) wrote: Traceback:", "worker 2 (101) wrote: MemoryError"])
-        self.assertTrue(told[2].startswith("worker 2 (101) could not start: MemoryError (status 1); another is started in"))
+        logged = [formatEvent(event) for event in events]
+        self.assertEqual(logged[:2], ["worker 2 (101) wrote: Traceback:", "worker 2 (101) wrote: MemoryError"])
+        self.assertTrue(
+            logged[2].startswith("worker 2 (101) could not start: MemoryError (status 1); another is started in")
+        )
         self.pump()
         with capturedLogs() as events:
             self.workers.children[0].end(ProcessTerminated(signal=signal.SIGSEGV))
-        told = formatEvent(events[0])
-        self.assertTrue(told.startswith("worker 1 (100) ended with signal SIGSEGV: its clients have to connect"), told)
+        logged = formatEvent(events[0])
+        self.assertTrue(logged.startswith("worker 1 (100) ended with signal SIGSEGV: its clients have to connect"), logged)
 
     def test_its_last_words_are_heard_before_it_counts_as_gone(self) -> None:
         child = self.last

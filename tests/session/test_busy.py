@@ -195,8 +195,9 @@ class ScriptConnectionTests(SharedCase):
             -- is waiting
             -- scripts replaced
             scripts << EVAL x 0; GET a
+            scripts >> +1; +2
+            client << +1; +2
             -- scripts broken
-            client << -ERR the connection...; -ERR the connection...
             client >> GET a
             multiplexed << GET a
             multiplexed >> +1
@@ -225,6 +226,29 @@ class ScriptConnectionTests(SharedCase):
             client << +1
             """
         )
+
+    def test_a_lost_connection_closes_whoever_has_a_script_there(self) -> None:
+        play(
+            """
+            client >> EVAL x 0; GET a
+            scripts << EVAL x 0; GET a
+            -- scripts broken
+            -- is closed redis-lost
+            """
+        )
+
+    def test_where_redis_was_away_for_too_long_it_is_closed(self) -> None:
+        for event in ("unavailable", "scripts opening"):
+            transcript = Transcript(logged_in_multiplexed(upstreams_at_once=False))
+            if event == "unavailable":
+                transcript.conversation.tenant_pool.goes_away(closes=True)
+                transcript.play("client >> EVAL x 0")
+            else:
+                transcript.play(f"-- {event}\nclient >> EVAL x 0\n-- is waiting")
+                transcript.conversation.tenant_pool.scripts.upstream = Unavailable(closes=True)
+                transcript.conversation.tenant_pool.scripts.ready()
+            self.assertEqual(transcript.conversation.closed, "redis-away")
+            self.assertHears(transcript.conversation)
 
     def test_a_full_connection_is_awaited(self) -> None:
         play(

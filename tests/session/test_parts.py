@@ -171,7 +171,15 @@ class StepTests(unittest.TestCase):
             conversation.hears()
             self.assertTrue(self.step(conversation, until).finish(Unavailable("ERR none")))
             self.assertEqual(conversation.hears(), b"-ERR none\r\n")
-            self.assertEqual((conversation.session.gates, conversation.session.pending_login), (0, None))
+            gates = Gate.CLOSING if until is Until.LOGIN else 0  # nobody is logged in
+            self.assertEqual((conversation.session.gates, conversation.session.pending_login), (gates, None))
+
+    def test_the_client_is_closed_if_the_time_to_wait_is_over(self) -> None:
+        for until in (Until.DEDICATED, Until.LOGIN, Until.QUERY):
+            conversation = self.suspended(until)
+            conversation.hears()
+            self.assertTrue(self.step(conversation, until).finish(Unavailable("ERR none", closes=True)))
+            self.assertEqual((conversation.hears(), conversation.closed), (b"", "redis-away"), until)
 
     def test_whoever_works_for_it_is_told_to_stop_when_the_session_ends(self) -> None:
         for until in Until:

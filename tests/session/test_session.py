@@ -78,10 +78,23 @@ class LoginTests(ConversationCase):
     def test_no_upstream_connection_can_be_had(self) -> None:
         conversation = Conversation(upstreams_at_once=False).command(b"AUTH", b"blue")
         conversation.refuse_upstream("ERR Redis is away")
+        # A client library would keep the connection, which would never be logged in.
         self.assertHears(conversation, b"-ERR Redis is away\r\n")
-        self.assertHears(conversation.command(b"GET", b"a"), NOAUTH)
-        conversation.upstreams_at_once = True
-        self.assertHears(conversation.command(b"AUTH", b"blue"), OK)
+        self.assertEqual(conversation.closed, "redis-refused-login")
+
+    def test_redis_is_not_back_in_time(self) -> None:
+        for command in (encode([b"AUTH", b"blue"]), encode([b"HELLO", b"3", b"AUTH", b"default", b"blue"])):
+            conversation = Conversation(upstreams_at_once=False).client(command + encode([b"GET", b"a"]))
+            conversation.refuse_upstream(closes=True)
+            self.assertHears(conversation)
+            self.assertEqual(conversation.closed, "redis-away")
+
+    def test_who_was_logged_in_before_stays_so(self) -> None:
+        conversation = logged_in()
+        conversation.upstreams_at_once = False
+        conversation.command(b"AUTH", b"green").refuse_upstream("ERR Redis is away")
+        self.assertHears(conversation, b"-ERR Redis is away\r\n")
+        self.assertHears(conversation.command(b"GET", b"a").redis(b"+1\r\n"), b"+1\r\n")
 
     def test_the_upstream_connection_comes_when_the_client_is_gone(self) -> None:
         for leave in (lambda c: c.session.ending.at_once(), lambda c: c.recheck(Snapshot(None, []))):

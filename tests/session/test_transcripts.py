@@ -10,7 +10,6 @@ import unittest
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
 from redisproxy.resp.framing import encode
-from redisproxy.session.errors import LOST
 
 from ..support.conversations import Conversation, logged_in, logged_in_multiplexed
 from ..support.transcripts import Transcript
@@ -151,9 +150,6 @@ class AcquireTests(unittest.TestCase):
     def test_for_a_login_that_came_to_nothing(self) -> None:
         Transcript(Conversation(upstreams_at_once=False)).play(
             """
-            client >> AUTH blue; GET a
-            -- refused ERR none
-            client << -ERR none; -NOAUTH...
             client >> AUTH blue
             -- left
             -- opened
@@ -398,23 +394,6 @@ class ClientReplyTests(unittest.TestCase):
             client << +OK; -ERR away
             client >> CLIENT REPLY SKIP; BLPOP q 0; BLPOP q 0
             client << -ERR away
-            """
-        )
-
-    def test_by_commands_whose_connection_breaks(self) -> None:
-        multiplexed(lost=LOST).play(
-            """
-            client >> CLIENT REPLY SKIP; GET a; GET b
-            multiplexed << GET a; GET b
-            -- broken
-            client << <lost>
-            client >> CLIENT REPLY OFF; GET a
-            -- replaced
-            multiplexed << GET a
-            -- broken
-            client >> CLIENT REPLY ON
-            -- replaced
-            client << +OK
             """
         )
 

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 #: Returns whether a reply is right.
 Check = Callable[[object], bool]
 OK = Status(b"OK")
-#: Errors that say that the connection to Redis was lost or is impossible.
-_OF_REDIS = (b"ERR Redis cannot be reached", b"ERR the connection to Redis was lost", b"ERR Redis was replaced")
+#: The error where Redis was replaced while a large command waited.
+_REPLACED = b"ERR Redis was replaced"
+#: Errors of a Redis that does not serve now. No client gets one: its command waits instead.
+_AWAY = (b"ERR Redis cannot be reached", b"LOADING", b"ERR max number of clients")
 
 
 def equals(expected: object) -> Check:
@@ -36,7 +38,7 @@ def equals(expected: object) -> Check:
 
 def any_error(reply: object) -> bool:
     """Accepts an error that the client itself caused."""
-    return isinstance(reply, Error) and not reply.startswith(_OF_REDIS)
+    return isinstance(reply, Error) and not reply.startswith((_REPLACED, *_AWAY))
 
 
 def is_number(reply: object) -> bool:
@@ -86,6 +88,7 @@ class Actor:
         # How many wrong passwords it sent on its connection. The proxy closes it at
         # WRONG_PASSWORDS.
         self._wrong_passwords = 0
+        self._was_answered = False
         self._protocol = 2
         self._subscribed: set[bytes] = set()
         self._heard: dict[bytes, int] = {}
@@ -129,6 +132,7 @@ class Actor:
         self._shut_at = None
         self._wrong_passwords = self._rate = 0
         self._protocol = 2
+        self._was_answered = False
         self._log_in()
 
     def _log_in(self) -> None:
@@ -202,7 +206,12 @@ class Actor:
         short = len(self.expected)
         if not (gave_up or self._given_up or (self._closing and not short)):
             names = b" ".join(each.name for each in list(self.expected)[:4]).decode()
-            self.simulation.wrong("closed", f"{self} was {how}, {short} replies short: {names}", self.tenant)
+            kind = "closed"
+            if short and not self._was_answered and self.expected[0].name == b"AUTH":  # a HELLO may be in flight
+                kind = "closed-log-in"
+            elif not (short or self._subscribed) and self.simulation.multiplexed:
+                kind = "closed-idle"
+            self.simulation.wrong(kind, f"{self} was {how}, {short} replies short: {names}", self.tenant)
         self._forget()
         self.world.after(self.rng.uniform(0, 0.5), self.open)
 
@@ -256,11 +265,13 @@ class Actor:
 
     def _take(self, reply: object) -> None:
         due = self.expected.popleft()
-        of_redis = isinstance(reply, Error) and reply.startswith(_OF_REDIS)
+        self._was_answered = True
+        replaced = isinstance(reply, Error) and reply.startswith(_REPLACED)
+        away = isinstance(reply, Error) and reply.startswith(_AWAY) and not self.simulation.straight
         refused = isinstance(reply, Error) and due.name in (b"AUTH", b"HELLO")
-        if not of_redis and (due.check(reply) or (due.epoch != self._epoch and not refused)):
+        if not (replaced or away) and (due.check(reply) or (due.epoch != self._epoch and not refused)):
             return
-        kind = "redis-error" if of_redis else "refused" if refused else "wrong-reply"
+        kind = "away" if away else "replaced" if replaced else "refused" if refused else "wrong-reply"
         # The password may have changed while the client waited for a slot.
         if not (refused and self._password != self.simulation.password(self.tenant)):
             self.simulation.wrong(kind, f"{self} {due.name.decode()}: {reply!r:.100}", self.tenant)

@@ -32,15 +32,20 @@ class Redis:
     """The server.
 
     master: the master password; tenants: the database of each tenant's password, for clients
-    without a proxy. `well` is whether Redis answers everything at once.
+    without a proxy.
     """
 
     def __init__(self, world: World, master: bytes, tenants: dict[bytes, int]) -> None:
         self.world = world
         self.master = master
         self.tenants = tenants
-        self.well = True
         self.listens = True
+        #: since when Redis does not answer everything at once; None: it does
+        self.unwell_since: float | None = None
+        #: called when a connection is cut: see `cut_one`
+        self.cut: Callable[[], object] = lambda: None
+        # Until when it loads its data, and until when it has too many clients.
+        self._loading_until = self._full_until = 0.0
         self.connections: dict[int, SimulatedConnection] = {}
         self.databases: list[dict[bytes, bytes | deque[bytes]]] = [{} for _ in range(DATABASES)]
         #: when each item of a list was popped, and by which connection
@@ -56,12 +61,12 @@ class Redis:
     def stall(self, seconds: float) -> None:
         """Does nothing for so many seconds."""
         if self._stalled is None:
-            self.well = False
             self._stalled = self.world.after(seconds, self._go_on)
+            self._check()
 
     def _go_on(self) -> None:
         self._stalled = None
-        self.well = True
+        self._check()
         ready, self._ready = self._ready, deque()
         for connection in ready:
             connection.run()
@@ -78,13 +83,48 @@ class Redis:
 
     def stop(self) -> None:
         """Crashes: connections are reset, and none is accepted until `start`. The data stays."""
-        self.well = self.listens = False
+        self.listens = False
+        self._check()
         for connection in list(self.connections.values()):
             connection.leave()
             connection.end.reset_peer()
 
-    def start(self) -> None:
-        self.well = self.listens = True
+    def start(self, loading: float = 0.0) -> None:
+        """Listens again. loading: seconds for which it loads its data."""
+        self.listens = True
+        if loading:
+            self._loading_until = self.world.now + loading
+            self.world.after(loading, self._check)
+        self._check()
+
+    def fill(self, seconds: float) -> None:
+        """Has too many clients for so many seconds: takes no further ones."""
+        self._full_until = max(self._full_until, self.world.now + seconds)
+        self.world.after(seconds, self._check)
+        self._check()
+
+    @property
+    def loading(self) -> bool:
+        """Whether it loads its data."""
+        return self.world.now < self._loading_until
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no further clients."""
+        return self.world.now < self._full_until
+
+    def _check(self) -> None:
+        """Notes whether it is well."""
+        if self.listens and not (self.stalled or self.loading or self.full):
+            self.unwell_since = None
+        elif self.unwell_since is None:
+            self.unwell_since = self.world.now
+
+    def cut_one(self) -> None:
+        """Has one connection end within what it sends next, after any number of bytes."""
+        if self.connections:
+            connection = self.world.rng.choice(list(self.connections.values()))
+            connection.cut_after = self.world.rng.choice([0, 1, 3, 5, 8, 20, 100, 5000])
 
     def kill_one(self) -> None:
         """Closes one connection, like CLIENT KILL."""
@@ -144,7 +184,16 @@ class SimulatedConnection:
         self._spoiled = False
         self._watched: dict[tuple[int, bytes], int] = {}
         self._gone = False
+        #: how many bytes it still sends, before its connection ends; None: any number
+        self.cut_after: int | None = None
         redis.connections[self.number] = self
+
+    def begin(self) -> None:
+        """It is connected: Redis may have too many clients."""
+        if self.redis.full:
+            self.say(b"-ERR max number of clients reached\r\n")
+            self.leave()
+            self.end.close()
 
     @property
     def pushes(self) -> bytes:
@@ -224,7 +273,17 @@ class SimulatedConnection:
     def _write(self) -> None:
         try:
             while self._replies:
+                if self.cut_after is not None and self.cut_after <= len(self._replies):
+                    if self.cut_after:
+                        self.end.send(self._replies[: self.cut_after])
+                    self._replies.clear()
+                    self.leave()
+                    self.end.close()
+                    self.redis.cut()
+                    return
                 size = self.end.send(self._replies)
+                if self.cut_after is not None:
+                    self.cut_after -= size
                 del self._replies[:size]
         except BlockingIOError:
             pass
@@ -271,6 +330,8 @@ class SimulatedConnection:
             return b"-ERR unknown command '%b'\r\n" % words[0]
         if not self._logged_in and name not in (b"AUTH", b"HELLO"):
             return b"-NOAUTH Authentication required.\r\n"
+        if self.redis.loading and name not in (b"AUTH", b"HELLO", b"SELECT", b"QUIT"):
+            return b"-LOADING Redis is loading the dataset in memory\r\n"
         if self._queued is not None and name not in (b"MULTI", b"EXEC", b"DISCARD", b"WATCH"):
             if name == b"SELECT" and len(words) != 2:
                 self._spoiled = True

@@ -60,6 +60,8 @@ NEWER = ("hear_itself", "leave_blocked", "scripts")
 HARD = ("write_first", "read_slowly")
 #: Faults of Redis and changes of credentials.
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
+#: More faults of Redis, drawn by a generator each, for the same reason.
+NEWER_FAULTS = ("load", "fill", "cut")
 #: Limits that the seed may make extreme, unless the options name others. The simulation's own
 #: generator draws them in this order. So adding or removing one changes what each kept seed does.
 KEPT_LIMITS = (
@@ -68,9 +70,11 @@ KEPT_LIMITS = (
 )
 #: All limits that have an extreme. Those that are not in KEPT_LIMITS are drawn by a generator each.
 ALL_LIMITS = (*KEPT_LIMITS, *(name for name in EXTREMES if name not in KEPT_LIMITS))
-#: Seconds, at most, from a fault until all is well: the proxy tries to reconnect again after up to
-#: 10 s.
-RECOVERY = 12.0
+#: Seconds, at most, from a fault of Redis until all is well; and from a change of a credential,
+#: whose sessions have some time for their last replies.
+RECOVERY, REVOCATION = 2.0, 2.0 + bounds.REVOKED_SECONDS
+#: Seconds for which the proxy holds what was not sent.
+HOLD = 15.0
 #: Seconds of a simulation, at most, and seconds without progress after which a client counts as
 #: stuck.
 LONGEST, STUCK = 600.0, 60.0
@@ -83,9 +87,9 @@ _POLICY = replace(make_policy(builtin(), scripts=True, databases=True), needs_ac
 class Options:
     """What a simulation may do.
 
-    straight: without the proxy; limits: those that the seed may make extreme; newer, hard, faults:
-    some of NEWER, HARD and FAULTS; clients: how many, None if the seed decides; steps: of each
-    client; measured: see `kernel.Reactor`.
+    straight: without the proxy; limits: those that the seed may make extreme; newer, hard, faults,
+    newer_faults: some of the constants with these names; clients: how many, None if the seed
+    decides; steps: of each client; measured: see `kernel.Reactor`.
     """
 
     straight: bool = False
@@ -93,6 +97,7 @@ class Options:
     newer: tuple[str, ...] = ()
     hard: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    newer_faults: tuple[str, ...] = ()
     clients: int | None = None
     steps: int = 25
     measured: bool = False
@@ -124,7 +129,9 @@ class _Endpoint:
                 connecting.errback(error.ConnectionRefusedError())
                 return
             end = Socket(simulation.world)
-            connect(end, SimulatedConnection(simulation.redis).end)
+            far = SimulatedConnection(simulation.redis)
+            connect(end, far.end)
+            far.begin()
             protocol = factory.buildProtocol(UNIXAddress(None))
             Connection(end, protocol, simulation.reactor, UNIXAddress(None)).begin()
             connecting.callback(protocol)
@@ -161,6 +168,8 @@ class Simulation:
         self._forgiven: dict[str | None, float] = defaultdict(float)
         self._tenants = {"blue": Tenant("blue", 3), "green": Tenant("green", 5)}
         self._backend = BackendAddress(host="redis", port=6379, password=_MASTER)
+        #: whether sessions share connections to Redis
+        self.multiplexed = False
         self._passwords = {"blue": b"blue-1", "green": b"green-1"}
         # Owners of databases: (since when, index, tenant).
         self._owners: list[tuple[float, int, str]] = [(0.0, 3, "blue"), (0.0, 5, "green")]
@@ -184,6 +193,10 @@ class Simulation:
             if self.rng.random() < 0.6:
                 for _ in range(self.rng.choice([1, 1, 3])):
                     self.world.after(self.rng.uniform(0, 10), self.reactor.callLater, 0, getattr(self, f"_{fault}"))
+        for fault in options.newer_faults:
+            generator = random.Random(f"{seed} {fault}")
+            for _ in range(generator.choice([0, 0, 1, 1, 3])):
+                self.world.after(generator.uniform(0, 10), self.reactor.callLater, 0, getattr(self, f"_{fault}"))
 
     # The proxy.
 
@@ -218,8 +231,11 @@ class Simulation:
             worker_idle_timeout=30.0,
             connect_timeout=5.0,
             connections="multiplexed" if rng.random() < 0.8 else "dedicated",
+            hold_seconds=HOLD,
         )
+        self.multiplexed = settings.connections == "multiplexed"
         self._proxied = backend_module.Backend(settings, reactor)
+        self._proxied.policy = self._proxied.sessions.policy = _POLICY
         self._holder = CurrentSnapshot(reactor)
         self._admission = Admission(4 if self.crowded else 1000, 1000)
         self._factory = ClientFactory(
@@ -309,17 +325,28 @@ class Simulation:
         """Reports something that must not happen, unless a fault of Redis or a change of the
         tenant's credential allows it now.
         """
-        excusable = kind in ("closed", "redis-error", "refused", "half-reply", "message-lost", "stuck")
-        if excusable and self.world.now < max(self._forgiven[None], self._forgiven[tenant]):
+        of_redis = kind in ("closed", "replaced", "half-reply", "message-lost", "stuck")
+        of_credentials = of_redis or kind in ("refused", "closed-idle", "closed-log-in")
+        if kind == "closed-log-in" and self._was_away_for_long():
+            return
+        if (of_redis and self.world.now < self._forgiven[None]) or (
+            of_credentials and self.world.now < self._forgiven[tenant]
+        ):
             return
         self.found.append(Wrong(kind, f"t={self.world.now:.3f} {text}"))
         if len(self.found) >= 50:
             self.world.over = True
 
+    def _was_away_for_long(self) -> bool:
+        """Whether the time to hold what was not sent is over."""
+        since = self.redis.unwell_since
+        return since is not None and self.world.now - since >= HOLD - 1
+
     # Faults.
 
     def _forgive(self, tenant: str | None, seconds: float) -> None:
-        self._forgiven[tenant] = max(self._forgiven[tenant], self.world.now + seconds + RECOVERY)
+        seconds += RECOVERY if tenant is None else REVOCATION
+        self._forgiven[tenant] = max(self._forgiven[tenant], self.world.now + seconds)
 
     def _stall(self) -> None:
         seconds = self.rng.choice([0.1, 2, 20])
@@ -333,6 +360,24 @@ class Simulation:
         self._forgive(None, seconds)
         self.redis.stop()
         self.world.after(seconds, self.redis.start)
+
+    def _load(self) -> None:
+        """Restarts Redis, which then loads its data."""
+        if not self.redis.listens:
+            return
+        seconds, loading = self.rng.choice([0.01, 1]), self.rng.choice([0.5, 5])
+        self._forgive(None, seconds + loading)
+        self.redis.stop()
+        self.world.after(seconds, self.redis.start, loading)
+
+    def _fill(self) -> None:
+        """Redis has too many clients for a while. No client should notice, but for the delay."""
+        self.redis.fill(self.rng.choice([0.1, 2, 5]))
+
+    def _cut(self) -> None:
+        """Cuts a connection to Redis within what Redis sends, perhaps much later."""
+        self.redis.cut = lambda: self._forgive(None, 0)
+        self.redis.cut_one()
 
     def _kill(self) -> None:
         self._forgive(None, 0)
@@ -502,4 +547,6 @@ def options_of(seed: int) -> Options:
     """
     if seed % 10 == 0:
         return Options(straight=True, newer=NEWER)
-    return Options(limits=ALL_LIMITS, newer=NEWER, faults=FAULTS if seed % 2 else ())
+    if seed % 2:
+        return Options(limits=ALL_LIMITS, newer=NEWER, faults=FAULTS, newer_faults=NEWER_FAULTS)
+    return Options(limits=ALL_LIMITS, newer=NEWER)

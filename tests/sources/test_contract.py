@@ -31,7 +31,7 @@ from ..support.kept import KeptSnapshot
 from ..support.waiting import until
 from ..support.worlds import HOUR, ManifestsWorld, RealApiWorld, SmallApiWorld, namespace, secret, url
 
-#: Part of every password here: it may not be in what an operator is told.
+#: Part of every password here: no text for the operator may have it.
 MARK = "pw-"
 #: Part of the names of what is made to see how far a watch has come.
 MARKING = "watch-mark-"
@@ -532,7 +532,7 @@ class Contract:
 
 
 class Marked(ChangeQueue):
-    """Notices the marks that tell that whatever was changed before them has been told."""
+    """Notices the marks. All changes before a mark were reported before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -579,7 +579,7 @@ class WatchedContract(Contract):
         self.marks += 1
         mark = f"{MARKING}{self.marks}"
         self.world.put(namespace(self.prefix + mark), secret(self.master[0], mark, other="x"))
-        until(lambda: {mark, self.prefix + mark} <= self.queue.marks, "whatever was changed has been told")
+        until(lambda: {mark, self.prefix + mark} <= self.queue.marks, "all changes were reported")
         while self.queue:
             update = self.source.read_changes(self.queue.pop_batch())
             self.assertEqual(update.failures, ())

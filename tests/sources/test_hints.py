@@ -13,8 +13,8 @@ class QueueTests(unittest.TestCase):
         self.queue = ChangeQueue()
 
     def test_each_once_whatever_happened_to_it(self) -> None:
-        told = [self.queue.note("team-blue", "a"), self.queue.note("team-blue", "a"), self.queue.note("team-green", None)]
-        self.assertEqual(told, [True, False, False], "who takes them is woken up once")
+        woken = [self.queue.note("team-blue", "a"), self.queue.note("team-blue", "a"), self.queue.note("team-green", None)]
+        self.assertEqual(woken, [True, False, False], "who takes them is woken up once")
         self.queue.note("team-green", "a")
         self.assertTrue(self.queue)
         self.assertEqual(self.queue.pop_batch(), Changes(frozenset({"team-green"}), frozenset({("team-blue", "a")})))

@@ -122,8 +122,8 @@ class ReadChangesTests(SourceCase):
         """
         self.patch(kubernetes.ClusterSource, "_pages", lambda *_, **__: iter([{"metadata": {"name": "other"}}]))
         update = self.read(BLUE, namespaces=("team-green",))
-        told = f"the answer of {self.api.url} has objects that the proxy did not ask for"
-        self.assertEqual({failure.reason for failure in update.failures}, {told})
+        expected = f"the answer of {self.api.url} has objects that the proxy did not ask for"
+        self.assertEqual({failure.reason for failure in update.failures}, {expected})
         self.assertEqual((dict(update.secrets), dict(update.namespaces)), ({}, {}))
 
 
@@ -144,7 +144,7 @@ class Threads:
 
 
 class DirectoryTests(SourceCase):
-    """The service that reads, told of changes as a watch would."""
+    """The service that reads, with changes reported as by a watch."""
 
     def setUp(self) -> None:
         super().setUp()

@@ -79,9 +79,9 @@ class WhereItIsTests(ClusterCase):
         self.assertNotIn(PLANTED, self.assertUnreachable("cannot be sent").reason)
 
     def test_what_a_credential_plugin_prints_is_not_told(self) -> None:
-        for told in ("exec: process returned 1. hunter2", "cmd-path: process returned 1\nCmd: hunter2\nStderr: hunter2"):
+        for error in ("exec: process returned 1. hunter2", "cmd-path: process returned 1\nCmd: hunter2\nStderr: hunter2"):
             with mock.patch.object(kubernetes_api, "kubernetes_config") as config:
-                config.load_kube_config.side_effect = ConfigException(told)
+                config.load_kube_config.side_effect = ConfigException(error)
                 reading = self.kubeconfig_source().read()
             self.assertRegex(reading.namespaces.reason, "^no access to the Kubernetes API: .*: process returned 1$")
 
@@ -93,7 +93,7 @@ class WhereItIsTests(ClusterCase):
         )
         context = "current-context: a\ncontexts: [{name: a, context: {cluster: b, user: c}}]\n"
         cluster = "clusters: [{name: b, cluster: {server: 'https://h'}}]\n"
-        for text, told in (
+        for text, expected in (
             ("", "it is empty"),
             ("[]", r"it cannot be used \(TypeError\)"),
             ("text", r"it cannot be used \(TypeError\)"),
@@ -112,7 +112,7 @@ class WhereItIsTests(ClusterCase):
             ),
         ):
             path.write_text(text)
-            failure = self.assertUnreachable(f"^no access to the Kubernetes API: {path}: {told}$")
+            failure = self.assertUnreachable(f"^no access to the Kubernetes API: {path}: {expected}$")
             self.assertNotIn(PLANTED, failure.reason)
 
     def test_a_user_in_the_address_is_not_shown(self) -> None:

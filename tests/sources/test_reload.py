@@ -1,4 +1,4 @@
-"""What keeps the directory: when it is read, what is told, and when something expires."""
+"""Tests the reload service: when it reads, what it reports, and when something expires."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ class RefreshTests(ServiceCase):
 class ToldTests(ServiceCase):
     """What an operator reads."""
 
-    def told(self, call: Callable[[], object]) -> list[tuple[str, str]]:
+    def logged(self, call: Callable[[], object]) -> list[tuple[str, str]]:
         with capturedLogs() as events:
             call()
         return [(event["log_level"].name, formatEvent(event)) for event in events]
@@ -263,38 +263,38 @@ class ToldTests(ServiceCase):
         service = self.make()
         name = "team-green/redis-secret-master"
         problem = f"{name}: redis-connection-string does not end in /N, the number of the database"
-        told = self.told(service.startService)
-        self.assertIn(("warn", problem), told)
-        self.assertIn(("info", f"1 tenants with 1 credentials, from {self.source}"), told)
-        self.assertEqual(self.told(lambda: self.clock.pump([300] * 5)), [])
+        logged = self.logged(service.startService)
+        self.assertIn(("warn", problem), logged)
+        self.assertIn(("info", f"1 tenants with 1 credentials, from {self.source}"), logged)
+        self.assertEqual(self.logged(lambda: self.clock.pump([300] * 5)), [])
         self.write(*self.blue, *tenant("team-green", 3, "green-password"))
-        changed = self.told(service.refresh)
+        changed = self.logged(service.refresh)
         self.assertEqual([level for level, _ in changed], ["warn", "info"])
         self.assertEqual(changed[0][1], f"{name}: database 3 belongs to the older team-blue")
         self.assertEqual(changed[1][1], f"fixed: {problem}")
         self.write(*self.blue)
-        self.assertEqual(self.told(service.refresh), [("info", f"fixed: {changed[0][1]}")])
-        self.assertEqual(self.told(service.refresh), [])
+        self.assertEqual(self.logged(service.refresh), [("info", f"fixed: {changed[0][1]}")])
+        self.assertEqual(self.logged(service.refresh), [])
 
     def test_a_source_that_fails_for_long_is_told_once(self) -> None:
         service = self.start()
         (self.manifests.path / "broken.yaml").write_text("a: [")
-        levels = [level for level, _ in self.told(service.refresh)]
+        levels = [level for level, _ in self.logged(service.refresh)]
         self.assertEqual(levels, ["warn"])
-        self.assertEqual(self.told(lambda: self.clock.pump([20] * 100)), [])
+        self.assertEqual(self.logged(lambda: self.clock.pump([20] * 100)), [])
         (self.manifests.path / "broken.yaml").unlink()
-        self.assertIn(("info", f"{self.source} can be read again"), self.told(service.refresh))
+        self.assertIn(("info", f"{self.source} can be read again"), self.logged(service.refresh))
 
     def test_a_flood_of_problems_is_told_a_few_at_a_time(self) -> None:
         names = [f"team-{number}" for number in range(50)]
         self.write(*(document for name in names for document in tenant(name, "x", "password")))
         service = self.make()
-        turns = [self.told(service.startService)]
+        turns = [self.logged(service.startService)]
         self.assertEqual(len(service.problems), 50)
         while due := [call for call in self.clock.getDelayedCalls() if call.getTime() == self.clock.seconds()]:
             tell = due[0].func
             due[0].cancel()  # Clock would make them all in one turn
-            turns.append(self.told(tell))
+            turns.append(self.logged(tell))
         lines = [[text for level, text in turn if level == "warn"] for turn in turns]
         self.assertEqual([len(turn) for turn in lines], [reload.LINES_AT_ONCE] * 2 + [10])
         self.assertEqual({text.split("/")[0] for turn in lines for text in turn}, set(names))
@@ -403,12 +403,12 @@ class ExpiryTests(ServiceCase):
 
 
 class SummaryTests(ServiceCase):
-    """What those who act on what exists are told of each read."""
+    """What listeners are given after each read."""
 
     def start(self) -> KeptSnapshot:
         service = self.make()
-        self.told: list[tuple[ReadSummary, float]] = []
-        service.on_read.append(lambda summary, began: self.told.append((summary, began - CREATED)))
+        self.summaries: list[tuple[ReadSummary, float]] = []
+        service.on_read.append(lambda summary, began: self.summaries.append((summary, began - CREATED)))
         service.startService()
         return service
 
@@ -416,8 +416,8 @@ class SummaryTests(ServiceCase):
         self.write(*self.blue)
         self.start()
         self.clock.advance(300)
-        told = ReadSummary(True, True, frozenset({"team-blue"}))
-        self.assertEqual(self.told, [(told, 0), (told, 300)])
+        summary = ReadSummary(True, True, frozenset({"team-blue"}))
+        self.assertEqual(self.summaries, [(summary, 0), (summary, 300)])
 
     def test_who_acts_on_it_has_the_directory_that_follows(self) -> None:
         self.write(*self.blue)
@@ -443,7 +443,7 @@ class SummaryTests(ServiceCase):
         self.start()
         (self.manifests.path / "broken.yaml").write_text("a: [")
         self.clock.advance(300)
-        self.assertEqual(self.told[-1], (ReadSummary(True, False, None), 300))
+        self.assertEqual(self.summaries[-1], (ReadSummary(True, False, None), 300))
 
     def test_a_master_secret_that_is_gone_or_malformed_is_not_in_force(self) -> None:
         self.write(*self.blue)
@@ -451,7 +451,7 @@ class SummaryTests(ServiceCase):
         for documents in (self.blue, [master("redis://"), *self.blue]):
             self.manifests.write(documents)
             service.refresh()
-            self.assertEqual(self.told[-1][0], ReadSummary(True, False, frozenset({"team-blue"})))
+            self.assertEqual(self.summaries[-1][0], ReadSummary(True, False, frozenset({"team-blue"})))
 
     def test_of_single_objects_what_came_and_what_is_gone(self) -> None:
         self.write(*self.blue, *tenant("team-green", 5, "green-password"))
@@ -463,8 +463,8 @@ class SummaryTests(ServiceCase):
             service._changes.note("team-green", None)
             service.changed()
             self.clock.advance(1)
-            self.assertEqual(len(self.told), expected)
-        self.assertEqual(self.told[-1][0], ReadSummary(False, False, frozenset({"team-blue"})))
+            self.assertEqual(len(self.summaries), expected)
+        self.assertEqual(self.summaries[-1][0], ReadSummary(False, False, frozenset({"team-blue"})))
 
 
 class StopTests(ServiceCase):

@@ -72,7 +72,7 @@ class WatchTests(SourceCase):
         self.watch.startService()
         self.wait(lambda: self.watch.watching, "all are open")
         self.wait(lambda: len(self.api.watches()) == 3, "the server has them")
-        self.wait(lambda: self.watch.events == 1, "the master secret is told at the start")
+        self.wait(lambda: self.watch.events == 1, "the master secret is reported at the start")
         self.queue.pop_batch()
         self.assertEqual(self.refreshes, 2, "all is read after it is known where the watches begin")
 
@@ -89,7 +89,7 @@ class WatchTests(SourceCase):
             found = Changes(found.namespaces | more.namespaces, found.secrets | more.secrets)
             return found.secrets >= set(secrets) and found.namespaces >= set(namespaces)
 
-        self.wait(all_there, "the changes are told")
+        self.wait(all_there, "the changes are reported")
         self.assertEqual(found, Changes(frozenset(namespaces), frozenset(secrets)))
 
     def test_what_changes(self) -> None:
@@ -97,7 +97,7 @@ class WatchTests(SourceCase):
         self.put("team-blue", "second")
         self.seen(BLUE)
         self.api.put(*tenant("team-red", 7, "red-password"))
-        self.wait(lambda: self.watch.events == 4, "both are told")
+        self.wait(lambda: self.watch.events == 4, "both are reported")
         self.seen(namespaces=("team-red",))
         self.api.put(namespace("other"), secret("other", CLIENT), secret("team-blue", "other"))
         self.api.put(master("redis://:second@redis:6379/0"))
@@ -172,8 +172,8 @@ class WatchTests(SourceCase):
             self.api.put(namespace("other"))
             self.api.compact()
             self.api.fix()
-            # Those that begin before compact() count as open, for this service, until they are
-            # told.
+            # Those that begin before compact() count as open, for this service, until they get
+            # an answer.
             self.wait(lambda: len(set(self.api.watches())) == 3 and self.watch.watching, "all begin after compact()")
             self.calls.run()
             self.assertGreaterEqual(self.refreshes, 2, "all is read")
@@ -217,10 +217,12 @@ class WatchTests(SourceCase):
             self.assertFalse(self.watch.watching)
             self.api.fix()
             self.wait(lambda: self.watch.watching, "the right was given")
-        told = [formatEvent(event) for event in events]
-        self.assertEqual(len(told), 2, told)
-        self.assertRegex(told[0], "^secrets cannot be watched: 403 Forbidden: the right to watch secrets in all namespaces")
-        self.assertNotIn("planted", told[0])
+        logged = [formatEvent(event) for event in events]
+        self.assertEqual(len(logged), 2, logged)
+        self.assertRegex(
+            logged[0], "^secrets cannot be watched: 403 Forbidden: the right to watch secrets in all namespaces"
+        )
+        self.assertNotIn("planted", logged[0])
 
     def test_a_bug_costs_no_more_than_that(self) -> None:
         self.start()

@@ -301,8 +301,8 @@ class ApiServer:
 
     def _items(self, kind: str, namespace: str | None) -> list[dict]:
         """Returns the objects in the order of the API. namespace: None for all."""
-        places = sorted(key for key in self._objects if key[0] == kind) if namespace is None else [(kind, namespace)]
-        return [item for place in places for _, item in sorted(self._objects.get(place, {}).items())]
+        collections = sorted(key for key in self._objects if key[0] == kind) if namespace is None else [(kind, namespace)]
+        return [item for place in collections for _, item in sorted(self._objects.get(place, {}).items())]
 
     def _selected(self, request: Request) -> tuple[str, str | None, Callable[[dict], bool]]:
         """Returns what a list or a watch covers: kind, namespace, and the filter of the field

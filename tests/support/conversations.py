@@ -214,8 +214,8 @@ class Conversation:
         if not self.finish(upstream):
             upstream.release(clean=True)
 
-    def refuse_upstream(self, error: str) -> None:
-        self.finish(Unavailable(error))
+    def refuse_upstream(self, error: str = "", closes: bool = False) -> None:
+        self.finish(Unavailable(error, closes=closes))
 
     def use_policy(self, policy: Policy) -> None:
         """Switches to another policy, as if Redis was replaced or its rules changed."""
@@ -300,19 +300,19 @@ class RecordingScriptPool:
         for step in waiting:
             step.finish(None)
 
-    def breaks(self, begun: bool = False) -> None:
-        """Loses the connection: see `RecordingPool.breaks`."""
+    def breaks(self) -> None:
+        """Loses the connection."""
         upstream, self.upstream = self.upstream, Unavailable(busy=True)
-        lose(upstream, begun)
+        lose(upstream)
 
 
-def lose(upstream: RecordingUpstream, begun: bool) -> None:
+def lose(upstream: RecordingUpstream) -> None:
     """Notifies the sessions of a lost connection, with the same calls as `upstream.multiplexed`."""
     oldest: dict[object, ReplyBatch] = {}
     for batch in upstream.pending.abandon():
         oldest.setdefault(batch.receiver, batch)
     for receiver, batch in oldest.items():
-        receiver.upstream_lost(batch, begun)
+        receiver.upstream_lost(batch)
 
 
 class RecordingPool:
@@ -336,15 +336,15 @@ class RecordingPool:
         for session in waiting:
             session.upstream_ready()
 
-    def goes_away(self, error: str) -> None:
-        """Closes the connection; a new one cannot be opened."""
-        self.upstream = Unavailable(error)
+    def goes_away(self, error: str = "", closes: bool = False) -> None:
+        """Closes the connection; a new one cannot be opened. closes: the time to wait is over."""
+        self.upstream = Unavailable(error, closes=closes)
         self.ready()
 
-    def breaks(self, begun: bool = False) -> None:
+    def breaks(self) -> None:
         """Loses the connection."""
         upstream, self.upstream = self.upstream, Unavailable(busy=True)
-        lose(upstream, begun)
+        lose(upstream)
 
 
 class SharedConversation(Conversation):

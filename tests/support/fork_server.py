@@ -100,10 +100,10 @@ class ForkedProcess:
         self.pid = self._number()
 
     def _number(self) -> int:
-        told = self._control.recv(64)
-        if not told:
+        received = self._control.recv(64)
+        if not received:
             raise AssertionError("the server of forked processes has ended")
-        return int(told)
+        return int(received)
 
     def wait(self, timeout: float | None = None) -> int:
         """Returns the exit status, or the negative number of the signal that ended the process.

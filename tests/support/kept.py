@@ -21,23 +21,23 @@ class KeptSnapshot:
         self, clock: object, source: Source, enrolment: Enrolment, interval: float, *arguments: object, **named: object
     ) -> None:
         self.reading = ReloadService(clock, source, enrolment, interval, *arguments, **named)
-        self.holder = CurrentSnapshot(clock, clock.seconds)
-        self.reading.listeners.append(self.holder.use)
+        self.current = CurrentSnapshot(clock, clock.seconds)
+        self.reading.listeners.append(self.current.use)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.reading, name)
 
     @property
     def listeners(self) -> list[Callable[[Snapshot], None]]:
-        return self.holder.listeners
+        return self.current.listeners
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
-        return self.holder.authenticate(username, password)
+        return self.current.authenticate(username, password)
 
     def startService(self) -> None:
-        self.holder.startService()
+        self.current.startService()
         self.reading.startService()
 
     def stopService(self) -> None:
         self.reading.stopService()
-        self.holder.stopService()
+        self.current.stopService()

@@ -94,8 +94,8 @@ class SentinelProcess:
 
 
 def sentinel_url(*sentinels: SentinelProcess) -> str:
-    places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
-    return f"redis+sentinel://:{MASTER_PASSWORD}@{places}/{NAME}/0"
+    addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
+    return f"redis+sentinel://:{MASTER_PASSWORD}@{addresses}/{NAME}/0"
 
 
 class Sentinels:

@@ -36,22 +36,22 @@ def free_port() -> int:
     if both sockets have SO_REUSEADDR. The kernel gives the port neither to a process that asks for
     any port nor to an outgoing connection.
     """
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
-    port = holder.getsockname()[1]
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
     if sys.platform == "linux":
-        _held[port] = holder
+        _held[port] = listener
     else:  # Elsewhere a server could not bind the port beside this socket.
-        holder.close()
+        listener.close()
     return port
 
 
 def release(port: int) -> None:
     """Gives a port of `free_port` back, unless it was given back before."""
-    holder = _held.pop(port, None)
-    if holder is not None:
-        holder.close()
+    listener = _held.pop(port, None)
+    if listener is not None:
+        listener.close()
 
 
 def listens(port: int) -> bool:
@@ -155,8 +155,10 @@ def debian(program: str) -> str:
     installed.
     """
     # Do not search the virtual environment: PyPI packages ship programs with the same names.
-    places = [place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if not place.startswith(sys.prefix)]
-    path = shutil.which(program, path=os.pathsep.join(places))
+    directories = [
+        place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if not place.startswith(sys.prefix)
+    ]
+    path = shutil.which(program, path=os.pathsep.join(directories))
     if path is None:
         raise SkipTest(f"{program} is not installed: apt-get install {_PACKAGES.get(program, 'redis-tools')}")
     return path

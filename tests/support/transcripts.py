@@ -139,8 +139,8 @@ class Transcript:
             talk.open_upstream()
         elif what == "refused":  # it cannot be opened; how: the error
             talk.refuse_upstream(how)
-        elif what == "broken":  # the multiplexed connection; how: any text if within a reply
-            talk.tenant_pool.breaks(begun=bool(how))
+        elif what == "broken":  # the multiplexed connection
+            talk.tenant_pool.breaks()
         elif what == "lost":  # the dedicated connection
             talk.upstream.pending.abandon()
             session.upstream_lost()

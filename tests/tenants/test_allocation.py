@@ -148,16 +148,16 @@ class RotationTests(unittest.TestCase):
         return allocation.plan_rotation(data, "NEW")
 
     def test_only_the_password_of_the_url_changes(self) -> None:
-        for url, told in (
+        for url, expected in (
             ("redis://:old@h:6379/3", "redis://:NEW@h:6379/3"),
             ("rediss://user:old@[::1]:7000/3", "rediss://user:NEW@[::1]:7000/3"),
             ("REDIS://us%40er:o%2Fl@d@h/3?timeout=5#x", "REDIS://us%40er:NEW@h/3?timeout=5#x"),
             ("redis://:a:b@h:6379/3", "redis://:NEW@h:6379/3"),
         ):
             planned = self.plan(url)
-            self.assertEqual(planned.changes["redis-connection-string"].decode(), told)
+            self.assertEqual(planned.changes["redis-connection-string"].decode(), expected)
             self.assertEqual((planned.before, planned.index), (url, 3))
-            self.assertEqual(urlsplit(told).hostname, urlsplit(url).hostname)
+            self.assertEqual(urlsplit(expected).hostname, urlsplit(url).hostname)
             self.assertNotIn("old", repr(planned))
 
     def test_the_old_password_alone_is_replaced_wherever_it_is_a_value(self) -> None:

@@ -153,9 +153,9 @@ class EnrolmentTests(unittest.TestCase):
         enrolment.use_full_read(FullRead(None, tuple(NamespaceDocument(name, 0.0) for name in secrets), secrets))
         snapshot, problems = enrolment.resolve()
         self.assertEqual({tenant.namespace for tenant in snapshot.tenants}, set(good))
-        told = [problem for problem in problems if "is not a valid name of a namespace" in problem.reason]
-        self.assertEqual(len(told), len(bad))
-        self.assertTrue(all(problem.namespace.isascii() and problem.namespace.isprintable() for problem in told))
+        refused = [problem for problem in problems if "is not a valid name of a namespace" in problem.reason]
+        self.assertEqual(len(refused), len(bad))
+        self.assertTrue(all(problem.namespace.isascii() and problem.namespace.isprintable() for problem in refused))
 
     def test_of_many_namespaces_with_one_password_a_few_are_named(self) -> None:
         names = [f"team-{number:03}" for number in range(NAMED + 5)]
@@ -167,9 +167,9 @@ class EnrolmentTests(unittest.TestCase):
         enrolment = Enrolment(CLIENT, ("kube-system", CLIENT))
         enrolment.use_full_read(FullRead(None, tuple(NamespaceDocument(name, 0.0) for name in names), secrets))
         _, problems = enrolment.resolve()
-        told = {problem.namespace: problem.reason for problem in problems if problem.namespace in names}
-        self.assertEqual(set(told), set(names))
-        for name, reason in told.items():
+        refused = {problem.namespace: problem.reason for problem in problems if problem.namespace in names}
+        self.assertEqual(set(refused), set(names))
+        for name, reason in refused.items():
             others = [other for other in names if other in reason]
             self.assertEqual(len(others), NAMED)
             self.assertNotIn(name, others)

@@ -192,13 +192,13 @@ class OtherTests(unittest.TestCase):
         self.assertEqual(possible_indexes(None), ())
 
     def test_addresses(self) -> None:
-        for given_, told in (
+        for given_, address in (
             ("redis.example", "redis://redis.example:6379"),
             ("redis.example:7000", "redis://redis.example:7000"),
             ("rediss://redis.example", "rediss://redis.example:6379"),
             ("redis://[::1]:7000/", "redis://[::1]:7000"),
         ):
-            self.assertEqual(parse_address(given_), told)
+            self.assertEqual(parse_address(given_), address)
         for text in ("", "a b", "http://h", "h:0", "h:65536", "redis://u:pw@h", "h/3", "h:6379x", "redis://", "h:", "a,b"):
             with self.assertRaisesRegex(ValueError, "HOST:PORT"):
                 parse_address(text)

@@ -37,7 +37,7 @@ class TwoBackendsTests(unittest.TestCase):
         self.first, self.second = Backend(settings, reactor), Backend(settings, reactor)
         self.databases: dict[Backend, list[int | None]] = {self.first: [], self.second: []}
         for backend, server, tenant in ((self.first, self.servers[0], BLUE), (self.second, self.servers[1], GREEN)):
-            backend.databases_told = self.databases[backend].append
+            backend.databases_reported = self.databases[backend].append
             self.assertEqual(backend.not_ready(), "the master secret, which says where Redis is, has not been read yet")
             backend.startService()
             self.addCleanup(backend.stopService)
@@ -138,12 +138,13 @@ class FaultTests(unittest.SynchronousTestCase):
         self.assertEqual(self.backend.state()["fault"], "")
 
     def test_a_redis_that_hangs_is_waited_for_before_the_proxy_is_not_ready(self) -> None:
-        """The proxy stays ready until Redis has hung for HUNG_UNREADY_SECONDS: until then clients
-        just wait.
+        """The proxy stays ready until Redis has hung for --hold-seconds: until then clients just
+        wait.
         """
         backend, clock = self.backend, task.Clock()
         backend.health._clock = clock
         backend.control._connection = object()
+        self.patch(backend, "_ready_at", clock.seconds())
         backend.health._since = clock.seconds()
         for seconds, answers, ready in ((5.9, "up", True), (0.1, "hung", True), (8.9, "hung", True), (0.1, "hung", False)):
             clock.advance(seconds)
@@ -162,7 +163,7 @@ class FaultTests(unittest.SynchronousTestCase):
 
     def test_of_a_redis_that_is_used_none_is_told(self) -> None:
         self.backend.pool._faults.reason = messages.REDIS_SILENT(address="redis://redis:6379")
-        self.patch(self.backend, "not_ready", lambda: None)
+        self.patch(self.backend, "_unready", lambda: None)
         self.assertEqual(self.backend.state()["fault"], "")
 
     def test_latency_is_kept_of_those_who_are_tenants(self) -> None:
@@ -196,7 +197,7 @@ class RightsTests(unittest.SynchronousTestCase):
     def told(self, commands: set[bytes]) -> None:
         """The same run of Redis reports the built-in commands, without these."""
         had = {name: command for name, command in builtin().items() if name not in commands}
-        self.backend._server_told(Server("a Redis", 64, had, True, False, run_id="a run"))
+        self.backend._server_probed(Server("a Redis", 64, had, True, False, run_id="a run"))
 
     def test_they_are_tried_again_until_redis_is_elsewhere(self) -> None:
         self.told({b"GET"})

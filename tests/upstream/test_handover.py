@@ -35,7 +35,7 @@ class Sharing(Heard):
 
     lost = 0
 
-    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
+    def upstream_lost(self, batch: ReplyBatch) -> None:
         self.lost += 1
 
 
@@ -139,7 +139,7 @@ class GivenUpTests(PoolCase):
 
             def dataReceived(self, data: bytes) -> None:
                 if b"SELECT" in data:
-                    self.transport.write(b"+OK\r\n")
+                    self.transport.write(b"+OK\r\n+PONG\r\n")
                 else:
                     taken.append(data)
 

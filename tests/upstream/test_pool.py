@@ -368,7 +368,7 @@ class ConnectionPoolTests(PoolCase):
         pool = self.pool()
         upstream = yield self.acquire(pool)
         upstream.release(clean=True)
-        pool.redis_told(needs_acl_users=True)
+        pool.redis_probed(needs_acl_users=True)
         self.assertIsNone(pool.fresh(BLUE, 2))
         failure = yield self.assertFailure(self.acquire(pool), UpstreamError)
         self.assertEqual(failure.client_reply, messages.UNREACHABLE.text)

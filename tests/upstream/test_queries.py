@@ -215,19 +215,20 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
     def test_an_error_among_several_answers(self) -> None:
         asked = self.ask_all([INFO, INFO, INFO])
         self.upstream.redis(bulk(b"1") + b"-LOADING Redis is loading\r\n" + bulk(b"3"))
-        self.assertEqual(self.failed(asked), "LOADING Redis is loading")
+        self.assertIn("did not answer", self.failed(asked))
         self.assertKept(self.upstream)
 
-    def test_only_an_error_about_the_state_of_the_server_is_passed_on(self) -> None:
+    def test_only_that_redis_is_busy_with_a_script_is_passed_on(self) -> None:
+        """It is not held either, unlike the others."""
         for error, heard in (
             ("BUSY Redis is busy.", "BUSY Redis is busy."),
-            ("OOM command not allowed", "OOM command not allowed"),
+            ("LOADING Redis is loading", messages.UNANSWERED.text),
             ("ERR something else", messages.UNANSWERED.text),
-            ("NOAUTH Authentication required.", messages.UNANSWERED.text),
         ):
             asked = self.ask()
             self.upstream.redis(b"-%b\r\n" % error.encode())
-            self.assertEqual(self.failed(asked), heard)
+            failure = self.failureResultOf(asked, ControlError).value
+            self.assertEqual((failure.client_reply, failure.passing), (heard, heard != error))
             self.assertKept(self.upstream)
 
     def test_what_the_master_may_not_ask_is_told_as_that(self) -> None:

@@ -54,7 +54,7 @@ class Session:
 class Receiver(Heard):
     """Receives replies, and learns that there will be none."""
 
-    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
+    def upstream_lost(self, batch: ReplyBatch) -> None:
         self.heard.append(b"lost")
 
 

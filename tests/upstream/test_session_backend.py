@@ -18,6 +18,7 @@ from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.client import ControlError
 from redisproxy.upstream.connection import RedisUnreachable
+from redisproxy.upstream.hold import HeldWork
 from redisproxy.upstream.session_backend import SessionBackend
 
 BLUE = Tenant("blue", 3)
@@ -70,7 +71,10 @@ class BackendCase(unittest.SynchronousTestCase):
         self.work: defer.Deferred[object] = defer.Deferred()
         self.tenant_pool = TenantPool(is_open=True)
         self.limits = TenantLimits(self.clock)
-        pool = SimpleNamespace(fresh=lambda *_: self.fresh, acquire=self._wait, tenant_pool=lambda *_: self.tenant_pool)
+        hold = HeldWork(task.Clock(), 0.0, lambda: None)
+        pool = SimpleNamespace(
+            fresh=lambda *_: self.fresh, acquire=self._wait, tenant_pool=lambda *_: self.tenant_pool, hold=hold
+        )
         self.backend = SessionBackend(
             pool, SimpleNamespace(ask=self._wait), SimpleNamespace(permit=self._wait), self.limits, multiplexes=True
         )

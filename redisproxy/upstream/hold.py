@@ -1,0 +1,132 @@
+"""Hold instead of fail: how long work waits while Redis takes no connections, and when it is tried
+again.
+
+Owns these times. Work that has not been sent to Redis waits while Redis restarts, loads its data,
+fails over, or has too many clients. `pool` and `session_backend` say what is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTime
+
+from .. import probes
+from ..messages import MessageError
+from ..net.waiters import Waiters
+from ..ops.retry import Backoff
+
+#: The delay before the next attempt of one piece of work, if Redis serves others meanwhile.
+BACKOFF = Backoff(0.05, 0.5, factor=1.5, spread=0.05)
+
+#: Words of Redis's errors that do not pass by themselves, and how such errors of the word ERR go
+#: on: no such password, right, database, command or protocol version. All others may pass.
+_LASTING = (b"WRONGPASS", b"NOPERM", b"NOPROTO")
+_LASTING_ERR = (
+    b"invalid password",
+    b"auth ",
+    b"client sent auth, but no password is set",
+    b"db index",
+    b"invalid db index",
+    b"select is not allowed",
+    b"unknown",
+)
+
+Result = TypeVar("Result")
+
+
+def is_lasting(error: bytes) -> bool:
+    """Whether an error of Redis says that a later attempt cannot succeed either.
+
+    error: with or without its hyphen.
+    """
+    word, _, text = error.removeprefix(b"-").partition(b" ")
+    return word in _LASTING or (word == b"ERR" and text.lower().startswith(_LASTING_ERR))
+
+
+class PassingError(Protocol):
+    """An error of Redis, or of a connection to it."""
+
+    #: whether a later attempt may succeed
+    passing: bool
+
+
+class HeldWork:
+    """Holds the work of all tenants of one Redis.
+
+    seconds: how long work waits, from the moment when Redis was found away; 0: not at all. hurry:
+    called when work begins to wait until Redis takes connections, so that somebody tries soon.
+    """
+
+    def __init__(self, clock: IReactorTime, seconds: float, hurry: Callable[[], object]) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._hurry = hurry
+        # Since when Redis takes no connections of anybody, in the clock's seconds.
+        self._away_since: float | None = None
+        self._waiting: Waiters[None] = Waiters()
+        self._stopped = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether work waits for the next attempt."""
+        return len(self._waiting) > 0
+
+    def away(self) -> None:
+        """Redis was found away: it takes no connections, or does not answer."""
+        if self._away_since is None:
+            self._away_since = self._clock.seconds()
+
+    def reached(self) -> None:
+        """Redis takes connections. All work that waits is tried again."""
+        if self._away_since is not None:
+            self._away_since = None
+            self._waiting.fire(None)
+
+    def stop(self) -> None:
+        """The proxy ends: work waits no longer."""
+        self._stopped = True
+        self._waiting.fire(None)
+
+    async def keep_trying(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Returns the result of an attempt, which is made again while its errors may pass.
+
+        Raises the attempt's MessageError: at once if a later attempt cannot succeed (see
+        `PassingError`), else when the time is over. The caller may cancel this.
+        """
+        since: float | None = None
+        failures = 0
+        while True:
+            try:
+                return await attempt()
+            except MessageError as error:
+                now = self._clock.seconds()
+                since = now if since is None else since
+                failures += 1
+                remaining = self._remaining(since, now) if getattr(error, "passing", False) else 0.0
+                if remaining <= 0:
+                    raise
+            probes.reached("work is held while Redis is away")
+            await self._next_attempt(failures, remaining)
+
+    def _remaining(self, since: float, now: float) -> float:
+        """Seconds that work may still wait. since: when its first attempt failed."""
+        if self._stopped:
+            return 0.0
+        if self._away_since is not None:
+            since = min(since, self._away_since)
+        return since + self._seconds - now
+
+    async def _next_attempt(self, failures: int, remaining: float) -> None:
+        """Waits until Redis is reached if it is away, else for a delay; at most so many seconds."""
+        away = self._away_since is not None
+        waiter = self._waiting.wait()
+        waiter.addTimeout(remaining if away else min(remaining, BACKOFF.delay(failures)), self._clock)
+        if away:
+            self._hurry()
+        try:
+            await waiter
+        except defer.TimeoutError:
+            pass

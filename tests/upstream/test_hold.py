@@ -1,0 +1,177 @@
+"""How long work waits while Redis is away, with a clock of the tests."""
+
+from __future__ import annotations
+
+from twisted.internet import defer, task
+from twisted.trial import unittest
+
+from redisproxy import messages
+from redisproxy.upstream.base import BACKOFF as BASE_BACKOFF
+from redisproxy.upstream.base import HURRIED, Base
+from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
+from redisproxy.upstream.hold import BACKOFF, HeldWork, is_lasting
+
+
+def away() -> RedisUnreachable:
+    return RedisUnreachable(messages.REDIS_UNKNOWN())
+
+
+class HoldTests(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.hurried = 0
+        self.attempts: list[defer.Deferred[str]] = []
+        self.hold = HeldWork(self.clock, 15.0, self.hurry)
+        self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
+
+    def hurry(self) -> None:
+        self.hurried += 1
+
+    def work(self) -> defer.Deferred[str]:
+        def attempt() -> defer.Deferred[str]:
+            self.attempts.append(defer.Deferred())
+            return self.attempts[-1]
+
+        return defer.Deferred.fromCoroutine(self.hold.keep_trying(attempt))
+
+    def fails(self, error: Exception | None = None, all_of_them: bool = True) -> None:
+        if all_of_them:
+            self.hold.away()
+        self.attempts[-1].errback(error or away())
+
+    def test_what_succeeds_at_once(self) -> None:
+        work = self.work()
+        self.attempts[0].callback("done")
+        self.assertEqual((self.successResultOf(work), self.hurried), ("done", 0))
+
+    def test_it_is_tried_again_as_soon_as_redis_is_reached(self) -> None:
+        work = self.work()
+        self.fails()
+        self.assertTrue(self.hold.waits)
+        self.assertEqual(self.hurried, 1)
+        self.clock.advance(14.9)
+        self.assertEqual(len(self.attempts), 1)
+        self.hold.reached()
+        self.assertEqual(len(self.attempts), 2)
+        self.attempts[1].callback("done")
+        self.assertEqual(self.successResultOf(work), "done")
+        self.assertFalse(self.hold.waits)
+
+    def test_the_time_counts_from_when_redis_was_found_away(self) -> None:
+        """Whoever comes late waits less: after the time, Redis would refuse connections at once."""
+        first = self.work()
+        self.fails()
+        self.clock.advance(10)
+        second = self.work()
+        self.fails()
+        self.clock.advance(4.9)
+        self.assertNoResult(first)
+        self.clock.advance(0.2)  # one attempt more for each
+        for attempt in self.attempts[2:]:
+            attempt.errback(away())
+        for work in (first, second):
+            self.failureResultOf(work, RedisUnreachable)
+        third = self.work()
+        self.fails()
+        self.failureResultOf(third, RedisUnreachable)
+
+    def test_where_redis_serves_others_it_is_tried_again_after_a_delay(self) -> None:
+        work = self.work()
+        while not work.called:
+            self.fails(all_of_them=False)
+            self.clock.advance(BACKOFF.longest + BACKOFF.spread)
+        self.failureResultOf(work, RedisUnreachable)
+        self.assertEqual(self.hurried, 0)
+        self.assertTrue(15 < self.clock.seconds() < 17, self.clock.seconds())
+        self.assertGreater(len(self.attempts), 25)
+
+    def test_what_cannot_pass_fails_at_once(self) -> None:
+        work = self.work()
+        self.fails(UpstreamError(messages.REDIS_NO_ACL(), "ERR no"))
+        self.failureResultOf(work, UpstreamError)
+
+    def test_without_time_it_fails_at_once(self) -> None:
+        self.hold = HeldWork(self.clock, 0.0, self.hurry)
+        work = self.work()
+        self.fails()
+        self.failureResultOf(work, RedisUnreachable)
+
+    def test_the_caller_leaves(self) -> None:
+        work = self.work()
+        self.fails()
+        work.cancel()
+        self.failureResultOf(work, defer.CancelledError)
+        self.assertFalse(self.hold.waits)
+
+    def test_the_proxy_stops(self) -> None:
+        work = self.work()
+        self.fails()
+        self.hold.stop()
+        self.attempts[-1].errback(away())
+        self.failureResultOf(work, RedisUnreachable)
+
+
+class LastingTests(unittest.SynchronousTestCase):
+    def test_only_no_such_password_right_database_or_command(self) -> None:
+        for error in (
+            b"WRONGPASS invalid username-password pair or user is disabled.",
+            b"ERR invalid password",
+            b"ERR AUTH <password> called without any password configured for the default user.",
+            b"NOPERM this user has no permissions to run the 'select' command",
+            b"ERR DB index is out of range",
+            b"ERR unknown command 'HELLO'",
+            b"NOPROTO unsupported protocol version",
+        ):
+            self.assertTrue(is_lasting(error) and is_lasting(b"-" + error), error)
+        for error in (
+            b"LOADING Redis is loading the dataset in memory",
+            b"BUSY Redis is busy running a script.",
+            b"MASTERDOWN Link with MASTER is down",
+            b"ERR max number of clients reached",
+            b"OOM command not allowed",
+            b"READONLY You can't write against a read only replica.",
+            b"TRYAGAIN",
+            b"ERR anything else",
+            b"",
+        ):
+            self.assertFalse(is_lasting(error), error)
+
+
+class HurryTests(unittest.SynchronousTestCase):
+    """While work waits, the proxy looks soon whether Redis is back."""
+
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.attempts = 0
+        self.waits = False
+        self.base = Base(self.clock, lambda: True, self.open, lambda _: None, lambda: self.waits)
+        self.addCleanup(self.base.stop)
+
+    async def open(self) -> None:
+        self.attempts += 1
+        raise away()
+
+    def test_the_next_attempt_comes_sooner(self) -> None:
+        self.base.start()
+        self.assertEqual(self.attempts, 1)
+        self.clock.advance(BASE_BACKOFF.first - 0.01)
+        self.assertEqual(self.attempts, 1)
+        self.waits = True
+        self.base.hurry()
+        self.base.hurry()
+        self.clock.advance(HURRIED.first + HURRIED.spread)
+        self.assertEqual(self.attempts, 2)
+        longest = HURRIED.longest + HURRIED.spread
+        self.clock.pump([longest] * 10)
+        self.assertEqual(self.attempts, 12)
+
+    def test_it_is_as_patient_as_before_when_nobody_waits(self) -> None:
+        self.waits = True
+        self.base.start()
+        self.waits = False
+        self.clock.advance(HURRIED.first + HURRIED.spread)
+        self.assertEqual(self.attempts, 2)
+        self.clock.advance(BASE_BACKOFF.first - 0.01)
+        self.assertEqual(self.attempts, 2)
+        self.base.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
