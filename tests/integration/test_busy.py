@@ -127,8 +127,7 @@ class BusyTests(BusyCase):
             for pipeline, count in PIPELINES:
                 heard = []
                 for client in next(found):
-                    for words in pipeline:
-                        client.send(words)
+                    client.send(b"".join(map(encode, pipeline)))
                     heard.append([client.reply() for _ in range(count)])
                 self.assertSame(*heard, pipeline)
             # Redis takes the MULTI. The proxy needs a connection for it, and has none.
