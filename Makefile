@@ -14,6 +14,11 @@ BENCH ?=
 MACHINES ?=
 TIMES ?=
 BUSY ?=
+# What `make faults` runs: libraries and faults with commas between, and further options of
+# tests/compat/run-faults.
+LIBRARIES ?=
+FAULTS ?=
+RUN ?=
 # The minutes of `make soak`, and further options of its proxy.
 MINUTES ?= 30
 SOAK ?=
@@ -30,7 +35,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --config-settings editable_mode=compat
 
-.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist chart sbom image image-check bench soak sim fmt clean
+.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat faults test-lowest test-anywhere dist chart sbom image image-check bench soak sim fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local with a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
@@ -40,6 +45,7 @@ help:
 	@echo "make test-processes  run the tests of clients' sessions and of Kubernetes with --processes 2"
 	@echo "make test-cluster  run the tests that need a real kube-apiserver, which is built once (root, Debian)"
 	@echo "make test-compat   run redis-py's own suite, and sessions of ioredis, Bull and go-redis, through the proxy"
+	@echo "make faults        run client libraries while Redis or the proxy fails, directly and through the proxy (LIBRARIES=redis-py,rq FAULTS=restart,stop)"
 	@echo "make test-lowest   run most of the suite with the oldest allowed dependencies"
 	@echo "make dist          build the sdist and a wheel in dist/"
 	@echo "make chart         package the Helm chart in dist/: an archive for helm push, an OCI layout for skopeo and oras"
@@ -162,7 +168,11 @@ test-compat: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/python tests/compat/run-redis-py
 	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-node ioredis
 	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-node --straight bull
+	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-node --straight bullmq
 	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-go-redis
+
+faults: $(VENV)/installed-test $(SERVERS)
+	@$(BIN)/python tests/compat/run-faults --libraries '$(LIBRARIES)' --faults '$(FAULTS)' $(RUN)
 
 # The lower bounds of pyproject.toml, as exact versions.
 LOWEST = $$($(BIN)/python -c 'import tomllib; t = tomllib.load(open("pyproject.toml", "rb")); \

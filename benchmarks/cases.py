@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .load import ClosedLoop, RedisBenchmark
+from .load import SIZE, ClosedLoop, PubSub, RedisBenchmark
 
 #: Peers that the proxy is compared with, in the order of the tables.
 HAPROXY, TWEMPROXY, STRAIGHT = "haproxy", "twemproxy", "straight"
-#: Keys of GET and SET, bytes of a value, elements of the list.
-KEYS, SIZE, ELEMENTS = 10_000, 64, 100
+#: Keys of GET and SET, elements of the list.
+KEYS, ELEMENTS = 10_000, 100
 LIST_KEY, LARGE_KEY, LARGE = "bench:list", "bench:large", 1 << 20
 
 
@@ -43,7 +43,7 @@ class Case:
 
     case: str
     title: str
-    load: RedisBenchmark | ClosedLoop
+    load: RedisBenchmark | ClosedLoop | PubSub
     goals: tuple[Goal, ...] = ()
     without: str = ""
     guess: int = 4_000
@@ -140,6 +140,13 @@ CASES = (
         (Goal(STRAIGHT, 0.35), Goal(HAPROXY, 0.7)),
         without="twemproxy answers AUTH and PING itself",
         guess=1_000,
+    ),
+    Case(
+        "sub",
+        f"SUBSCRIBE, PUBLISH {SIZE} B, UNSUBSCRIBE; 25 subscribers and 25 publishers",
+        PubSub(25),
+        without="twemproxy knows no channels",
+        guess=3_000,
     ),
 )
 

@@ -3,7 +3,7 @@
 The generator is the same for all peers, speaks over raw sockets, and compares every reply with the
 expected one.
 
-    python -m benchmarks.load closed|open|idle JSON
+    python -m benchmarks.load closed|open|idle|pubsub JSON
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from .peers import ROOT, Peer
 
 #: Seconds after which a measurement that should take a few seconds is given up.
 LIMIT = 90.0
+#: Bytes of a message.
+SIZE = 64
 #: Seconds of each piece of the timeline of an open-loop measurement.
 SLICE = 0.1
 
@@ -121,6 +123,28 @@ class ClosedLoop:
         )
         cpu = (peer.cpu() - before) * 1e6 / (trips * self.commands)
         return Sample(answer["rate"] * self.commands, answer["p50"], answer["p99"], cpu)
+
+
+@dataclass(frozen=True)
+class PubSub:
+    """Pairs of a subscriber and a publisher with a channel of their own.
+
+    Again and again the subscriber subscribes, the publisher sends a message, and the subscriber
+    unsubscribes.
+    """
+
+    pairs: int
+
+    def run(self, peer: Peer, requests: int, ca: Path) -> Sample:
+        """Sends this many requests, three for each message, and returns the measurement.
+
+        p50, p99: of all three together.
+        """
+        trips = max(requests // 3, self.pairs)
+        before = peer.cpu()
+        answer = _generate("pubsub", port=peer.port, password=peer.password, pairs=self.pairs, trips=trips)
+        cpu = (peer.cpu() - before) * 1e6 / (trips * 3)
+        return Sample(answer["rate"] * 3, answer["p50"], answer["p99"], cpu)
 
 
 @dataclass(frozen=True)
@@ -298,6 +322,81 @@ def _open(port: int, password: str, rate: float, seconds: float, connections: in
     return {"slices": [percentile(sorted(each), 0.99) * 1e3 for each in slices], **_summary(latencies)}
 
 
+class _Pair:
+    """A subscriber and a publisher, and what each has to hear before the next step."""
+
+    def __init__(self, port: int, password: str, number: int) -> None:
+        self.subscriber, self.publisher = _connect(port, password), _connect(port, password)
+        channel = b"bench:%d" % number
+        name = b"$%d\r\n%s\r\n" % (len(channel), channel)
+        value = b"$%d\r\n%s\r\n" % (SIZE, b"x" * SIZE)
+        #: for each step: who sends what, and what the subscriber and the publisher hear
+        self.steps = (
+            (self.subscriber, b"*2\r\n$9\r\nSUBSCRIBE\r\n" + name, b"*3\r\n$9\r\nsubscribe\r\n" + name + b":1\r\n", b""),
+            (
+                self.publisher,
+                b"*3\r\n$7\r\nPUBLISH\r\n" + name + value,
+                b"*3\r\n$7\r\nmessage\r\n" + name + value,
+                b":1\r\n",
+            ),
+            (
+                self.subscriber,
+                b"*2\r\n$11\r\nUNSUBSCRIBE\r\n" + name,
+                b"*3\r\n$11\r\nunsubscribe\r\n" + name + b":0\r\n",
+                b"",
+            ),
+        )
+        self.step = 0
+        self.began = 0.0
+        self.expected: dict[int, bytes] = {}
+
+    def send(self) -> None:
+        sender, sent, heard, answered = self.steps[self.step]
+        self.expected = {self.subscriber.fileno(): heard, self.publisher.fileno(): answered}
+        sender.sendall(sent)
+
+    def received(self, number: int, data: bytes) -> bool:
+        """Returns whether all three steps are over."""
+        expected = self.expected[number]
+        if not data or not expected.startswith(data):
+            raise SystemExit(f"an unexpected reply: {data[:200]!r}" if data else "a connection was closed")
+        self.expected[number] = expected[len(data) :]
+        if any(self.expected.values()):
+            return False
+        self.step = (self.step + 1) % 3
+        if self.step:
+            self.send()
+        return not self.step
+
+
+def _pubsub(port: int, password: str, pairs: int, trips: int) -> dict[str, float]:
+    epoll = select.epoll()
+    clock = time.perf_counter
+    by_number: dict[int, tuple[_Pair, socket.socket]] = {}
+    all_pairs = [_Pair(port, password, number) for number in range(pairs)]
+    for pair in all_pairs:
+        for connection in (pair.subscriber, pair.publisher):
+            by_number[connection.fileno()] = pair, connection
+            epoll.register(connection, select.EPOLLIN)
+    latencies: list[float] = []
+    left = trips - pairs
+    start = clock()
+    for pair in all_pairs:
+        pair.began = clock()
+        pair.send()
+    while len(latencies) < trips:
+        for number, _ in epoll.poll(30):
+            pair, connection = by_number[number]
+            if pair.received(number, connection.recv(65536)):
+                now = clock()
+                latencies.append(now - pair.began)
+                if left > 0:
+                    left -= 1
+                    pair.began = now
+                    pair.send()
+    return {"rate": trips / (clock() - start), **_summary(latencies)}
+
+
 def _idle(port: int, password: str, count: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -316,7 +415,7 @@ def _idle(port: int, password: str, count: int) -> None:
 def main() -> None:
     """Runs the process of the generator."""
     kind, options = sys.argv[1], json.loads(sys.argv[2])
-    answer = {"closed": _closed, "open": _open, "idle": _idle}[kind](**options)
+    answer = {"closed": _closed, "open": _open, "idle": _idle, "pubsub": _pubsub}[kind](**options)
     print(json.dumps(answer))
 
 

@@ -152,6 +152,9 @@ SCRIPT_CHECK_SECONDS: Annotated[float, 0.001] = 0.05
 ACQUIRING: Annotated[int, 2] = 256
 #: Time after its last use in which an idle connection is used again without a PING.
 FRESH_SECONDS: Annotated[float, 0.0] = 1.0
+#: Time that a command waits for a tenant's command that was read before, and waits for a dedicated
+#: connection. After that the order is given up, until a connection can be had again.
+ORDER_SECONDS: Annotated[float, 0.05] = 1.0
 #: A connection that ends sooner, and that nobody used, counts as a failure.
 SHORT_LIVED_SECONDS = 1.0
 #: One reply during a log-in to Redis. Each is one line, but the one to HELLO names Redis's modules.

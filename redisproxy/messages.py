@@ -1122,6 +1122,12 @@ TRUST_ANYBODY = LogLine(
 # The process and its workers.
 
 LISTENING = LogLine("process-listening", "listening on {address}")
+CANNOT_LISTEN = LogLine(
+    "process-cannot-listen",
+    "the proxy ends: {error}",
+    "Another program took the port while the proxy read its credentials for the first time. The proxy ends with status 1.",
+    level="critical",
+)
 STATUS_AT = LogLine("process-status-at", "the status page is at {address}")
 STATUS_PROBES_ONLY = LogLine(
     "process-status-probes-only",

@@ -26,12 +26,12 @@ from .listen.endpoints import PROXIED, EndpointError, ListenError, Listening, pl
 from .listen.tls import CertificateError
 from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
-from .net.addresses import shown_address
 from .net.reactor import IProxyReactor, is_monotonic
 from .ops.bugs import bug
 from .ops.logs import Log, observer
 from .ops.stats import Stats
 from .printable import printable
+from .processes.opening import Opening
 from .processes.os_process import end_with, prepare, quiet_libraries
 from .processes.ports import ServingPort
 from .processes.single import Serving
@@ -107,13 +107,14 @@ class ProxyService(service.MultiService):
             self.listening = Listening(reactor, settings.listen, client_ca=settings.client_ca, trusted=settings.trust_proxy)
         except EndpointError as error:
             raise SettingsError(f"--listen is {error}") from None
+        self._opening = Opening(self.listening)
         if settings.trust_proxy and not any(endpoint.startswith(PROXIED) for endpoint in settings.listen):
             raise SettingsError("--trust-proxy needs a haproxy: endpoint, and --listen has none")
         self.source = source_of(settings)
         embedded = self._embedded = None
         if settings.embedded:
             try:
-                embedded = self._embedded = EmbeddedRedis(died=self._embedded_died)
+                embedded = self._embedded = EmbeddedRedis(died=self._fail)
             except EmbeddedError as error:
                 raise SettingsError(str(error)) from None
             embedded.setServiceParent(self)
@@ -136,7 +137,7 @@ class ProxyService(service.MultiService):
             self.serving = Workers(
                 reactor, settings.processes, options or {}, self.reading.use_databases, settings.drain_seconds
             )
-        self.reading.listeners.append(self.serving.use_snapshot)
+        self.reading.listeners.append(self._use_snapshot)
         self.reading.on_read.append(self.serving.take_read)
         if self._is_quick_start:
             self.serving.on_snapshot.append(self._first_snapshot)
@@ -212,8 +213,8 @@ class ProxyService(service.MultiService):
     # Starting.
 
     def privilegedStartService(self) -> None:
-        """Listens, as the user that twistd was started as, before anything else runs. Raises
-        StartError.
+        """Binds the ports, as the user that twistd was started as, before anything else runs. The
+        status endpoint also listens. Raises StartError.
         """
         # First of all, because an early signal must not end the process. Also, process 1 of a
         # container is not even sent a SIGTERM for which it has no handler.
@@ -224,7 +225,7 @@ class ProxyService(service.MultiService):
         super().privilegedStartService()
         self._show_certificates()
         try:
-            self.serving.listen(self.listening)
+            self.serving.bind(self.listening)
             if self.status is not None:
                 self.status.privilegedStartService()
         except ListenError as error:
@@ -263,8 +264,6 @@ class ProxyService(service.MultiService):
         if self.status is not None:
             self.status.startService()
             self.serving.collect_stats()
-        for address in self.listening.addresses:
-            self._log.write(messages.LISTENING, address=shown_address(address))
         if self._settings.client_ca is not None:
             for endpoint in self._settings.listen:
                 if plain_kind(endpoint) != "ssl":
@@ -272,6 +271,18 @@ class ProxyService(service.MultiService):
         for network in self._settings.trust_proxy:
             if network.prefixlen == 0:
                 self._log.write(messages.TRUST_ANYBODY, network=str(network))
+
+    def _use_snapshot(self, snapshot: Snapshot) -> None:
+        """Puts a snapshot in force. The ports listen from the first one on, whether Redis answers
+        or not. If they cannot, the proxy ends with status 1.
+        """
+        if not self._opening.listens:
+            if self._ending:
+                return
+            if not self._opening.listen():
+                self._fail()
+                return
+        self.serving.use_snapshot(snapshot)
 
     def _on_signal(self, call: Callable[[], object], number: int, frame: object) -> None:
         self._reactor.callFromThread(call)
@@ -341,7 +352,8 @@ class ProxyService(service.MultiService):
     def _not_ready(self) -> messages.Text | None:
         return messages.DRAINING() if self.draining else self.serving.not_ready()
 
-    def _embedded_died(self) -> None:
+    def _fail(self) -> None:
+        """Ends the proxy with status 1."""
         end_with(1)
         self._stop_reactor()
 

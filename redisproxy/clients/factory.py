@@ -99,7 +99,7 @@ class ClientFactory(Factory):
         return self.backend.policy
 
     def startFactory(self) -> None:
-        """Called by Twisted when the first port listens."""
+        """Called by Twisted when the first port is bound."""
         self._probing.start(bounds.PAUSED_CHECK_SECONDS, now=False)
 
     def stopFactory(self) -> None:

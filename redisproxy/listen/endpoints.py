@@ -1,7 +1,8 @@
 """Opens the sockets that clients connect to.
 
 Owns the open ports: it makes them from the operator's endpoints, gives accepted connections to a
-factory, and closes the ports. If several processes serve, the parent opens the ports and accepts
+factory, and closes the ports. Clients' ports are bound at the start, and listen later (`bind`,
+`listen`; see `bound_port`). If several processes serve, the parent opens the ports and accepts
 nothing (`Listening.hold`). The workers accept at the sockets that they inherit: there `_Inheriting`
 takes the place of the reactor, and already has the socket that an endpoint asks for.
 """
@@ -36,6 +37,7 @@ from zope.interface import implementer
 from .. import bounds, messages
 from ..ops.logs import Log
 from . import proxy_protocol, tls
+from .bound_port import BindingReactor, BoundPort
 
 #: How a description begins if each connection begins with a PROXY header: see `proxy_protocol`.
 PROXIED = "haproxy:"
@@ -98,6 +100,11 @@ class Listening:
     ) -> None:
         self._descriptions = descriptions
         self._option = option
+        self._reactor = BindingReactor(reactor)
+        # The ports that do not accept yet, with their descriptions.
+        self._waiting: list[tuple[str, FileDescriptor]] = []
+        # Whether this process accepts connections, once the ports listen.
+        self._accepts = True
         #: of the `ssl:` endpoints. Each needs a certificate (`ServerTls.use`) before it accepts
         self.tls: list[tls.ServerTls] = []
         self._endpoints: list[IStreamServerEndpoint] = []
@@ -107,7 +114,7 @@ class Listening:
             if proxied:
                 _check_proxied(description, option, trusted)
             try:
-                listens = reactor if inherited is None else _Inheriting(reactor, inherited[number], may_take)
+                listens = self._reactor if inherited is None else _Inheriting(reactor, inherited[number], may_take)
                 if inherited is not None and description.startswith("systemd:"):
                     # systemd's sockets belong to the process that systemd started. Only that
                     # process can ask for them.
@@ -131,36 +138,67 @@ class Listening:
         self.ports: list[IListeningPort] = []
 
     def open(self, factory: IProtocolFactory) -> None:
-        """Listens. Raises ListenError."""
+        """Listens, and accepts connections. Raises ListenError."""
         for description, endpoint in zip(self._descriptions, self._endpoints, strict=True):
             self._open_one(description, endpoint, factory)
+
+    def bind(self, factory: IProtocolFactory) -> None:
+        """Binds the ports, which refuse connections until `listen`. Raises ListenError.
+
+        A socket of `systemd:` listens already: its clients wait. Endpoints without a socket
+        (`stdio:`) accept at once.
+        """
+        for description, endpoint in zip(self._descriptions, self._endpoints, strict=True):
+            before = len(self.ports)
+            with self._reactor.binding() as bound:
+                self._open_one(description, endpoint, factory)
+            waiting: list[FileDescriptor] = [*bound]
+            for port in self.ports[before:]:
+                if isinstance(port, FileDescriptor) and not isinstance(port, BoundPort):
+                    port.stopReading()
+                    waiting.append(port)
+            self._waiting += [(description, port) for port in waiting]
+
+    def hold(self) -> list[int]:
+        """Binds the ports like `bind`, and accepts nothing also after `listen`. Returns their
+        descriptors, for other processes to inherit. Raises ListenError.
+        """
+        self._accepts = False
+        self.bind(_Nobody())
+        descriptors: list[int] = []
+        for number, description in enumerate(self._descriptions):
+            port = self.ports[number] if number < len(self.ports) else None
+            if not isinstance(port, FileDescriptor) or port.fileno() < 0:
+                raise ListenError(
+                    f"cannot listen on {description} for several processes: it is not a plain socket; use --processes 1"
+                )
+            port._shouldShutdown = False  # closing it here must not close it for the others
+            descriptors.append(port.fileno())
+        return descriptors
+
+    def listen(self) -> None:
+        """Listens at the ports that were bound, and accepts connections there. Does nothing once
+        the ports are closed. Raises ListenError.
+        """
+        waiting, self._waiting = self._waiting, []
+        for description, port in waiting:
+            if isinstance(port, BoundPort):
+                try:
+                    port.listen(self._accepts)
+                except OSError as error:
+                    raise self._cannot_listen(description, error) from None
+            elif self._accepts:
+                port.startReading()
 
     def _open_one(self, description: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
         failed: list[Failure] = []
         endpoint.listen(factory).addCallbacks(self.ports.append, failed.append)
         if failed:
             reason = failed[0].value
-            if isinstance(reason, CannotListenError):
-                reason = reason.socketError
-            raise ListenError(f"cannot listen on {description}: {reason}; choose another endpoint with {self._option}")
+            raise self._cannot_listen(description, reason.socketError if isinstance(reason, CannotListenError) else reason)
 
-    def hold(self) -> list[int]:
-        """Opens the ports and accepts nothing. Returns their descriptors, for other processes to
-        inherit. Raises ListenError.
-        """
-        descriptors: list[int] = []
-        for description, endpoint in zip(self._descriptions, self._endpoints, strict=True):
-            before = len(self.ports)
-            self._open_one(description, endpoint, _Nobody())
-            port = self.ports[-1] if len(self.ports) > before else None
-            if not isinstance(port, FileDescriptor) or port.fileno() < 0:
-                raise ListenError(
-                    f"cannot listen on {description} for several processes: it is not a plain socket; use --processes 1"
-                )
-            port.stopReading()
-            port._shouldShutdown = False  # closing it here must not close it for the others
-            descriptors.append(port.fileno())
-        return descriptors
+    def _cannot_listen(self, description: str, reason: object) -> ListenError:
+        return ListenError(f"cannot listen on {description}: {reason}; choose another endpoint with {self._option}")
 
     @property
     def addresses(self) -> list[IAddress]:
@@ -169,7 +207,7 @@ class Listening:
 
     def close(self) -> defer.Deferred[list[None]]:
         """Stops accepting. Fires when all ports are closed."""
-        ports, self.ports = self.ports, []
+        ports, self.ports, self._waiting = self.ports, [], []
         return defer.gatherResults([defer.Deferred.fromCoroutine(_close(port)) for port in ports])
 
 

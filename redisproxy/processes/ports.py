@@ -28,9 +28,9 @@ class ServingPort(Protocol):
     def setServiceParent(self, parent: object) -> None:
         """See IService."""
 
-    def listen(self, listening: Listening) -> None:
-        """Opens the ports, as the user that twistd was started as. This process or its workers
-        accept the clients. Raises ListenError.
+    def bind(self, listening: Listening) -> None:
+        """Binds the ports, as the user that twistd was started as. This process or its workers
+        accept the clients once there is a snapshot. Raises ListenError.
         """
 
     def show_certificates(self, material: Callable[[], list[Material]]) -> None:
@@ -39,7 +39,7 @@ class ServingPort(Protocol):
         """
 
     def use_snapshot(self, snapshot: Snapshot) -> None:
-        """Puts a snapshot in force."""
+        """Puts a snapshot in force. At the first one the ports listen already."""
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
         """Called after the source was read and `use_snapshot` has had the result.

@@ -72,10 +72,10 @@ class Serving(service.MultiService):
         for part in (self.backend, self.snapshot, access_log):
             part.setServiceParent(self)
 
-    def listen(self, listening: Listening) -> None:
+    def bind(self, listening: Listening) -> None:
         """See `ports.ServingPort`."""
         self.raise_descriptor_limit(self._settings)
-        listening.open(self.clients)
+        listening.bind(self.clients)
 
     @staticmethod
     def raise_descriptor_limit(settings: Settings) -> None:

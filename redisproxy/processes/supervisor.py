@@ -66,7 +66,7 @@ class Workers(service.Service):
         self._end_limit = drain_seconds + bounds.WORKER_END_SECONDS
         self._options = dict(options)
         self._databases_reported = databases_reported
-        # Descriptors of the listening sockets.
+        # Descriptors of the ports' sockets.
         self._ports: list[int] = []
         #: see `ports.ServingPort`; called when all workers have the snapshot in force
         self.on_snapshot: list[Callable[[Snapshot], object]] = []
@@ -104,7 +104,7 @@ class Workers(service.Service):
     def _running(self) -> list[WorkerProcess]:
         return [process for process in self._processes.values() if process is not None]
 
-    def listen(self, listening: Listening) -> None:
+    def bind(self, listening: Listening) -> None:
         """See `ports.ServingPort`."""
         self._ports = listening.hold()
 

@@ -1,7 +1,7 @@
 """A worker: one of several processes that serve clients, started by `supervisor.Workers`.
 
 ``python -m redisproxy.processes.worker NUMBER``. Owns all that serves its clients. It inherits a
-channel to its parent and the listening sockets. It reads no credentials: the parent sends each
+channel to its parent and the ports' sockets. It reads no credentials: the parent sends each
 snapshot. If the parent is gone, the worker ends too, after its clients have got all their pending
 replies.
 """
@@ -98,6 +98,8 @@ class Worker:
         #: None before the first message
         self._parts: _Parts | None = None
         self._throttle = Throttle()
+        # Whether the parent has asked to accept clients.
+        self._may_accept = False
         self._ending = False
         #: the exit status of the process
         self.status = 0
@@ -188,8 +190,8 @@ class Worker:
             return defer.Deferred()  # the worker ended before it was started
         serving, elsewhere = self._parts.serving, message.fields["handed_over"]
         if serving.snapshot.snapshot is None:
-            # There are no clients to delay yet, and "listen" must come after the snapshot.
-            serving.use_snapshot(wire_form.load(message.payload), elsewhere)
+            serving.use_snapshot(wire_form.load(message.payload), elsewhere)  # no client waits yet
+            self._accept()
             return defer.succeed(None)
         taking = threads.deferToThread(self._load, message.payload)
         return taking.addCallback(serving.use_snapshot, elsewhere)
@@ -219,8 +221,19 @@ class Worker:
         self._started.serving.take_read(summary, self._reactor.seconds() - fields["age"])
 
     def _listen(self, message: Message) -> None:
-        """Starts to accept clients, then answers."""
+        """Accepts clients from the first snapshot on. The answer does not wait for that."""
+        self._may_accept = True
+        self._accept()
+
+    def _accept(self) -> None:
+        """Accepts clients if the parent has asked for it and there is a snapshot.
+
+        The parent listens before it sends the first snapshot. Earlier, epoll would report the
+        socket as closed again and again.
+        """
         serving, listening, has = self._started
+        if not self._may_accept or serving.snapshot.snapshot is None or self._ending:
+            return
         has(0)
         serving.clients.counted = has
         listening.open(serving.clients)

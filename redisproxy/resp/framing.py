@@ -281,6 +281,21 @@ class RequestScanner:
         if self.buffered >= self._wanted:
             self._join()
 
+    def hold_back(self, size: int) -> bytes:
+        """Removes and returns the newest bytes, which `next` has not seen. size: how many."""
+        if self._chunks:
+            self._join()
+        kept = len(self._buffer) - size
+        taken = self._buffer[kept:]
+        self._buffer = self._buffer[:kept]
+        return taken
+
+    @property
+    def name(self) -> bytes:
+        """The next command's name, if it is there and not inline; else empty."""
+        head = self._buffer[self._pos : self._pos + 64].split(b"\r\n", 3)
+        return head[2] if len(head) > 3 and head[0][:1] == b"*" else b""
+
     def _join(self) -> None:
         self._chunks.insert(0, self._buffer[self._pos :])
         self._buffer = b"".join(self._chunks)

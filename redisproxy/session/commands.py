@@ -138,6 +138,15 @@ def dispatch(session: Session, words: list[bytes]) -> None:
     return handler.run(session, words)
 
 
+def expects_dedicated(session: Session, name: bytes) -> bool:
+    """Returns whether a command of this name mostly needs a dedicated connection."""
+    name = name.upper()
+    handler = HANDLERS.get(name)
+    if handler is None:
+        return name in session.policy.blocking
+    return bool(handler.needs & _DEDICATED) or name == b"MULTI"
+
+
 def _passes(session: Session, name: bytes, words: list[bytes]) -> bool:
     """Returns whether the policy lets the command pass. If not, answers with the error."""
     verdict = session.policy.table.get(name)

@@ -92,12 +92,11 @@ def _subscriptions(session: Session) -> names.Subscriptions:
 
 def _send(session: Session, subscriptions: names.Subscriptions, name: bytes, update: names.SubscriptionChange) -> None:
     """Sends the command. Redis confirms each channel that it names, but at least one."""
-    session.route.clean = False
     session.replies.heard()  # the client gets confirmations in any mode; they use up a SKIP
     subscriptions.ask(update)
     count = max(1, len(update.channels))
     batch = ReplyBatch(session.replies, count, CONFIRMATIONS, subscription=(subscriptions, update))
-    session.expect(encode([name, *update.channels]), batch)
+    session.expect_at_once(encode([name, *update.channels]), batch, always=update.joins)
 
 
 # PUBSUB: about the tenant's channels, by the names that the tenant uses.

@@ -82,6 +82,7 @@ class Ending:
             session = self._session
             self._enter(Phase.CLOSED)
             session.route.end(session.leaves_nothing)
+            session.route.use_order(session)
             session.connection.close(self.close_reason)
 
     def hurry(self) -> None:

@@ -96,6 +96,8 @@ def allow_patterns(session: Session, patterns: list[bytes], then: Callable[[None
     """
     step: Step[Unavailable | None] = session.suspend(Until.QUERY, partial(_answered, session, then))
     session.backend.allow_patterns(session.tenant, patterns, step)
+    if step.waits:
+        session.route.order.begin(session)
 
 
 def _answered(session: Session, then: Callable[[Result], None], result: Result | Unavailable) -> None:

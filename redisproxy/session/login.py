@@ -96,6 +96,7 @@ def hello_stays(session: Session, protocol: int) -> bool:
 def log_out(session: Session) -> None:
     """Handles RESET: the session is as it was at its beginning."""
     session.route.end(session.leaves_nothing)
+    session.route.use_order(session)
     if session.credential is not None:
         session.sent_unauthenticated = session.scanner.buffered
         session.connection.identity_changed(None)
@@ -187,6 +188,7 @@ class Login:
         """
         session = self._session
         session.credential = self.credential
+        session.route.use_order(session, session.backend.order(self.credential.tenant))
         session.protocol = protocol
         session.multi = session.watching = False
         session.subscriptions = None

@@ -16,6 +16,7 @@ from .. import messages
 from ..policy.policy import Policy
 from ..resp.value import Answer
 from ..tenants.model import Credential, Tenant
+from .order import Order
 from .pending import ReplyBatch
 from .pubsub import SubscriptionChange
 from .scripts import Scripts
@@ -152,6 +153,9 @@ class Dedicated(Upstream, Protocol):
     def carry_session(self, session: DedicatedUser) -> None:
         """Carries this session's commands from now on."""
 
+    def expect(self, batch: ReplyBatch) -> None:
+        """Expects the replies to commands that are sent next."""
+
     def withdraw(self, batch: ReplyBatch) -> None:
         """Expects the newest batch no more: Redis did not get its command whole."""
 
@@ -173,6 +177,10 @@ class Dedicated(Upstream, Protocol):
 
 class Multiplexed(Upstream, Protocol):
     """A connection to Redis that carries the commands of many sessions."""
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether it takes no more commands for another reason than the tenant's order."""
 
     def slow_reader(self, user: MultiplexedUser, size: int) -> None:
         """The session's client does not read. size: bytes that its backlog grew by."""
@@ -275,6 +283,12 @@ class Backend(Protocol):
         pool has no connection yet, and its `upstream` is an Unavailable that has a `hello`.
         """
 
+    def prepare(self, tenant: Tenant, protocol: int) -> None:
+        """A dedicated connection will probably be acquired soon."""
+
+    def order(self, tenant: Tenant) -> Order:
+        """Returns the order of the tenant's commands, the same object for all of its sessions."""
+
     def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
         """Runs commands with the master's rights, for a tenant.
 
@@ -342,6 +356,11 @@ class Unavailable:
 
     def __repr__(self) -> str:
         return f"<Unavailable: {self.error}>"
+
+    @property
+    def overloaded(self) -> bool:
+        """See Multiplexed."""
+        return self.busy
 
     @property
     def reply(self) -> bytes:

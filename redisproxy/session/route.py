@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from .. import messages, probes
+from .order import UNORDERED, Order
 from .ports import Dedicated, Multiplexed, TenantPool, Unavailable, Upstream
 from .state import BugError, Gate, Until
 
@@ -53,7 +54,18 @@ NOWHERE = Unavailable(messages.NOAUTH.text)
 class Route:
     """The route of one session's commands to Redis."""
 
-    __slots__ = ("_attempted", "_backlog_at", "_queued", "_replies", "_with_scripts", "clean", "pool", "state", "upstream")
+    __slots__ = (
+        "_attempted",
+        "_backlog_at",
+        "_queued",
+        "_replies",
+        "_with_scripts",
+        "clean",
+        "order",
+        "pool",
+        "state",
+        "upstream",
+    )
 
     def __init__(self, replies: ReplyQueue) -> None:
         self._replies = replies
@@ -62,6 +74,8 @@ class Route:
         self.upstream: Upstream = NOWHERE
         #: the tenant's multiplexed connections, if the session uses them or may go back to them
         self.pool: TenantPool | None = None
+        #: the order of the tenant's commands; set by the log-in
+        self.order: Order = UNORDERED
         #: False once a command may have left a state on the dedicated connection that nothing else
         #: here records
         self.clean = True
@@ -131,6 +145,12 @@ class Route:
         self.upstream = upstream
         self.leave_pool()
 
+    def use_order(self, session: Session, order: Order = UNORDERED) -> None:
+        """Takes part in this order of commands from now on. Without one: the session sends none."""
+        former, self.order = self.order, order
+        if former is not order:
+            former.leave(session)
+
     # Over multiplexed connections.
 
     def ready(self, session: Session) -> bool:
@@ -147,8 +167,8 @@ class Route:
             self._change_upstream(upstream, with_scripts=False)
         if self.upstream is not upstream:
             if not self._replies.drained:
-                if self._with_scripts and not (self.upstream.busy or self._replies.slow):
-                    return True  # behind the session's scripts, in the order in which they came
+                if self._with_scripts:
+                    return self._ready_behind_scripts(session)
                 probes.reached("replies are awaited before another multiplexed connection is used")
                 session.close_gate(Gate.UPSTREAM)
                 return False
@@ -159,7 +179,12 @@ class Route:
                 return False
             probes.reached("commands fail at once: Redis refuses connections")
             return True
-        if not upstream.busy:
+        busy = upstream.busy
+        if self.order.closed:
+            if not self.in_turn(session):
+                return False
+            busy = upstream.overloaded
+        if not busy:
             if not self._replies.slow:
                 return True
             # Replies that the client does not read must not pile up in the proxy. With a dedicated
@@ -175,6 +200,19 @@ class Route:
         if not self._queued:
             self._queued = True
             pool.wait(session)
+        return False
+
+    def in_turn(self, session: Session) -> bool:
+        """Returns whether it is the session's turn, while commands of its tenant wait.
+
+        If not, a gate is closed until it is.
+        """
+        order = self.order
+        if order.passes(session):
+            return True
+        order.wait(session, session.scanner.buffered)
+        if session.expects_dedicated:
+            session.backend.prepare(session.tenant, session.protocol)
         return False
 
     @property
@@ -197,6 +235,15 @@ class Route:
         Does the same as `move`, for less: many sessions do so for each script.
         """
         self.upstream, self._with_scripts = upstream, with_scripts
+
+    def _ready_behind_scripts(self, session: Session) -> bool:
+        """Returns whether the next command can be sent behind the session's scripts now."""
+        if self.order.closed and not self.in_turn(session):
+            return False
+        free = not (cast(Multiplexed, self.upstream).overloaded or self._replies.slow)
+        if not free:
+            session.close_gate(Gate.UPSTREAM)
+        return free
 
     def takes_scripts(self) -> bool:
         """Returns whether commands that run scripts may be sent to `upstream` now.
@@ -232,14 +279,23 @@ class Route:
         scripts = pool.scripts
         if scripts.slow:
             probes.reached("script takes long, and others get connections of their own")
-            return self._acquire(session, partial(self._acquired_for_scripts, session, count, then))
-        if scripts.upstream.busy:
+            self._acquire(session, partial(self._acquired_for_scripts, session, count, then))
+        elif scripts.upstream.overloaded:
             probes.reached("scripts wait for their connection")
             again = partial(self._free_for_scripts, session, count, then)
-            return scripts.wait_until_free(session.suspend(Until.SCRIPTS, again))
-        if isinstance(scripts.upstream, Unavailable):
-            return session.not_held(scripts.upstream, count)
-        self._change_upstream(scripts.upstream, with_scripts=True)
+            scripts.wait_until_free(session.suspend(Until.SCRIPTS, again))
+        else:
+            return self._send_scripts(session, scripts.upstream, count, then)
+        if session.step is not None:
+            self.order.begin(session)
+        return None
+
+    def _send_scripts(
+        self, session: Session, upstream: Multiplexed | Unavailable, count: int, then: Callable[[], None]
+    ) -> None:
+        if isinstance(upstream, Unavailable):
+            return session.not_held(upstream, count)
+        self._change_upstream(upstream, with_scripts=True)
         return then()
 
     def _free_for_scripts(self, session: Session, count: int, then: Callable[[], None], _: None) -> None:
@@ -251,6 +307,7 @@ class Route:
         if isinstance(result, Unavailable):
             session.not_held(result, count)
         elif self._may_use(session, result):
+            self.order.connected()
             self.use(session, result)
             then()
 
@@ -287,7 +344,10 @@ class Route:
         upstream = None if self.pool is None else self.pool.upstream
         if isinstance(upstream, Unavailable) and not upstream.busy:
             return session.not_held(upstream)
-        return session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
+        session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
+        if session.step is not None:
+            self.order.begin(session)
+        return None
 
     def _acquire(self, session: Session, then: Callable[[Dedicated | Unavailable], None]) -> None:
         session.backend.acquire(session.tenant, session.protocol, session.suspend(Until.DEDICATED, then))
@@ -296,6 +356,7 @@ class Route:
         if isinstance(result, Unavailable):
             session.not_held(result)
         elif self._may_use(session, result):
+            self.order.connected()
             self.use(session, result)
             then()
 

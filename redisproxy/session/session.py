@@ -48,6 +48,8 @@ TLS_HANDSHAKE = b"\x16"
 
 _OPEN, _DRAINING = Phase.OPEN, Phase.DRAINING
 
+_PING = encode([b"PING"])
+
 Result = TypeVar("Result")
 
 
@@ -165,6 +167,11 @@ class Session:
         return self.streaming and self.scanner.forwarding
 
     @property
+    def expects_dedicated(self) -> bool:
+        """Whether the next command will probably need a dedicated connection."""
+        return self.route.state is MULTIPLEXED and commands.expects_dedicated(self, self.scanner.name)
+
+    @property
     def client_library(self) -> dict[bytes, bytes]:
         """What the client set with CLIENT SETINFO, by option: LIB-NAME and LIB-VER."""
         if self._client_library is None:
@@ -201,6 +208,8 @@ class Session:
         self.scanner.feed(data)
         if not self.gates:
             self.advance()
+        elif self.gates & Gate.ORDER:
+            self.route.order.more(self, len(data))
         if self.gates and self.scanner.buffered > bounds.BUFFERED_BYTES:
             probes.reached("client is not read from: it sent much while it waits")
             self.connection.pause_reading()
@@ -340,6 +349,15 @@ class Session:
             self.connection.resume_reading()
             self.advance()
 
+    def turn_came(self, later: int) -> None:
+        """See `order.OrderedSession`."""
+        scanner = self.scanner
+        # A session that drains runs all of it now, because afterwards it ends.
+        rest = scanner.hold_back(later) if later and self.ending.phase is _OPEN else b""
+        self.open_gate(Gate.ORDER)
+        if rest:
+            scanner.feed(rest)
+
     def suspend(self, until: Until, then: Callable[[Result], None], deadline: float | None = None) -> Step[Result]:
         """Suspends the session until the returned Step finishes.
 
@@ -377,6 +395,7 @@ class Session:
         if self.step is None:
             self.route.return_if_clean(self)
             self.open_gate(Gate.STEP)
+            self.route.order.settled(self)
             if self.gates and self.ending.phase is _DRAINING:
                 self.ending.drained(False)  # the loop does not look, as another gate is closed
 
@@ -385,6 +404,7 @@ class Session:
         step, self.step = self.step, None
         if step is not None:
             step.abandon()
+        self.route.use_order(self)
         login, self.pending_login = self.pending_login, None
         if login is not None:
             login.abandon()
@@ -414,7 +434,7 @@ class Session:
                 detour = upstream is not pool.upstream or upstream.busy or self.replies.slow
                 if detour and scanner.buffered and not route.ready(self):
                     continue
-            elif route.state is NONE and self.credential is not None and scanner.buffered and not route.attempted(self):
+            elif (route.order.closed and scanner.buffered and not (scanner.within or route.in_turn(self))) or (route.state is NONE and self.credential is not None and scanner.buffered and not route.attempted(self)):
                 continue
             try:
                 found = scanner.next()
@@ -473,7 +493,22 @@ class Session:
         """Sends a command that may block over the dedicated connection."""
         batch = ReplyBatch(self.replies, 1, BLOCKING, discard=int(not self.replies.heard()))
         self._newest_blocking = batch
-        self.expect(encode(words), batch)
+        # $: what comes from now on
+        self.expect_at_once(encode(words), batch, always=b"$" in words)
+
+    def expect_at_once(self, data: bytes, batch: ReplyBatch, always: bool = True) -> None:
+        """Sends a command over the dedicated connection that other sessions' must not overtake.
+
+        always: False: only if it has waited for the connection.
+        """
+        dedicated = self.route.dedicated
+        # The reply of a client that does not read is not read from Redis either.
+        needless = dedicated is None or self.multi or self.replies.slow
+        fence = None if needless else self.route.order.fence(self, always)
+        if fence is not None and dedicated is not None:
+            dedicated.expect(fence)
+            data = _PING + data
+        self.expect(data, batch)
 
     def expect_hello(self, words: list[bytes], protocol: int) -> None:
         """Sends a HELLO over the dedicated connection, and suspends the session until its reply.

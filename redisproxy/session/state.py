@@ -39,6 +39,8 @@ class Gate:
     #: the tenant is over its rate. Owner: Session.throttle, called by the tenant's rate limiter
     RATE = 8
     STEP = 32  #: the session waits for its Step. Owner: Session.suspend
+    #: a command of the same tenant that was read before waits for a connection. Owner: Order
+    ORDER = 128
     #: no more commands are read: the phase is CLOSING or CLOSED. Owner: Ending, with the phase
     CLOSING = 64
 

@@ -7,8 +7,6 @@ modules: the log-in and the carrying of commands read the same bytes.
 
 from __future__ import annotations
 
-import os
-import socket
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +19,7 @@ from twisted.python.failure import Failure
 
 from .. import bounds, messages
 from ..net.addresses import shown_address
+from ..net.keepalive import probe_idle_connection
 from ..net.protocol import PauseReason, Pressure, RespReceiver
 from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
@@ -30,6 +29,7 @@ from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
 from .hold import is_lasting
+from .order import TenantOrder
 from .redis_errors import first_word, is_busy
 
 
@@ -149,6 +149,8 @@ class RedisConnection(RespReceiver):
         self._user: User | None = None
         # Whether it was half closed: see `finish`.
         self._finished = False
+        #: the order of its tenant's commands; None while it is not lent
+        self.order: TenantOrder | None = None
         #: the limit of its tenant
         self.tenant_limit: TenantLimit = UNLIMITED_TENANT
 
@@ -158,10 +160,7 @@ class RedisConnection(RespReceiver):
     def connectionMade(self) -> None:
         super().connectionMade()
         if not isinstance(self.transport.getHost(), UNIXAddress):
-            # The handle of a TLS transport is no socket.
-            with socket.socket(fileno=os.dup(self.transport.fileno())) as connection:
-                for option, value in _KEEPALIVE:
-                    connection.setsockopt(socket.IPPROTO_TCP, option, value)
+            probe_idle_connection(self.transport.fileno())
 
     @property
     def key(self) -> tuple[Tenant, int] | None:
@@ -338,7 +337,15 @@ class RedisConnection(RespReceiver):
             if TYPE_CHECKING:
                 assert self._pending is not None, "it is lent to the session"
             self._pending.batches.append(batch)
+        if self.order is not None and self.order.unflushed:
+            self.order.flush()
         self.write(data)
+
+    def expect(self, batch: ReplyBatch) -> None:
+        """See `session.ports.Dedicated`."""
+        if TYPE_CHECKING:
+            assert self._pending is not None, "it is lent to the session"
+        self._pending.batches.append(batch)
 
     def withdraw(self, batch: ReplyBatch) -> None:
         """See `session.ports.Dedicated`."""
@@ -443,17 +450,3 @@ class RedisConnection(RespReceiver):
 
 def _discard(_: bytes) -> None:
     """Writes nothing."""
-
-
-def _keepalive() -> list[tuple[int, int]]:
-    wanted = {
-        "TCP_KEEPIDLE": bounds.KEEPALIVE_SECONDS,
-        "TCP_KEEPINTVL": bounds.KEEPALIVE_SECONDS,
-        "TCP_KEEPCNT": bounds.UNACKNOWLEDGED_SECONDS // bounds.KEEPALIVE_SECONDS,
-        "TCP_USER_TIMEOUT": bounds.UNACKNOWLEDGED_SECONDS * 1000,
-    }
-    return [(getattr(socket, name), value) for name, value in wanted.items() if hasattr(socket, name)]
-
-
-#: Socket options and values, as far as the system has them.
-_KEEPALIVE = _keepalive()

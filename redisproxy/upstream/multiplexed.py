@@ -5,7 +5,7 @@ Owns when their bytes are written: at once on an idle connection, else once in a
 reactor. Also owns what happens at a connection's limits: it takes no more for now, is replaced by
 another one, or closes a client that does not read. `TenantPool` implements
 `session.ports.TenantPool`. Connections come from `pool`, and are released to it. This module is
-longer than other modules: a connection and its pool act together at each limit.
+longer than other modules: a connection and its tenant's pool share the reasons why commands wait.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ..session.pending import ReplyBatch
 from ..session.ports import MultiplexedUser, ReplyReceiver, Unavailable
 from ..tenants.model import Tenant
 from .connection import RedisBusy, RedisConnection, UpstreamError
+from .order import TenantOrder
 
 if TYPE_CHECKING:
     from .script_pool import ScriptPool
@@ -60,9 +61,10 @@ class MultiplexedConnection:
         self.connection = connection
         #: no further session may begin to use it
         self.retired = False
-        #: it takes no more commands for now
-        self.busy = False
+        #: it takes no more commands for now; also while sessions have to ask the tenant's order
+        self.busy = tenant_pool.order.closed
         self._tenant_pool = tenant_pool
+        self._order = tenant_pool.order
         self._reactor = reactor
         self._pending = connection.carry(self, self._pressed, self._received)
         self._batches = self._pending.batches
@@ -96,7 +98,8 @@ class MultiplexedConnection:
             self.connection.write(data)
             return
         if not self._queued:
-            self._reactor.callLater(0, self._flush)
+            self._reactor.callLater(0, self.flush)
+            self._order.unflushed.add(self)
         self._queued.append(data)
         self._queued_size += len(data)
         if self._queued_size >= bounds.QUEUED_BYTES or len(batches) >= bounds.PENDING_BATCHES:
@@ -179,9 +182,11 @@ class MultiplexedConnection:
 
     # For its connection to Redis.
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Writes the commands that wait for the end of the turn."""
         queued, self._queued = self._queued, []
         self._queued_size = 0
+        self._order.unflushed.discard(self)
         if queued:
             self.connection.write(b"".join(queued))
             self._take_more()
@@ -203,14 +208,24 @@ class MultiplexedConnection:
 
     def _take_more(self) -> None:
         """Ends `busy`, unless a reason for it remains."""
-        if self.busy and not (
+        if self.busy and not (self._order.closed or self.overloaded):
+            self.busy = False
+            self._tenant_pool.notify_waiting()
+
+    @property
+    def overloaded(self) -> bool:
+        """See `session.ports.Multiplexed`."""
+        return bool(
             self._full
             or self._slow_reader_timer
             or self._queued_size >= bounds.QUEUED_BYTES
             or len(self._batches) > bounds.PENDING_BATCHES // 2
-        ):
-            self.busy = False
-            self._tenant_pool.notify_waiting()
+        )
+
+    def order_changed(self) -> None:
+        """Sessions have to ask the tenant's order from now on, or not any more."""
+        self.busy = self.busy or self._order.closed
+        self._take_more()
 
     def retire(self) -> None:
         """Lets no further session use it, and releases the connection when nothing is pending."""
@@ -224,6 +239,7 @@ class MultiplexedConnection:
             probes.reached("tenant is gone while its commands wait for the end of the turn")
             self._queued.clear()
             self._queued_size = 0
+            self._order.unflushed.discard(self)
             self.connection.finish()
         else:
             self.connection.give_up(blocked=False)
@@ -240,6 +256,7 @@ class MultiplexedConnection:
         """See `connection.User`. Each session with a command in flight is closed."""
         batches = self._pending.abandon()
         self._queued.clear()
+        self._order.unflushed.discard(self)
         self._stop_waiting()
         self.send_nothing_behind()
         self._tenant_pool.lost(self)
@@ -270,9 +287,13 @@ class TenantPool:
     #: whether the connections are for scripts
     for_scripts = False
 
-    def __init__(self, pool: Pool, reactor: IReactorTime, tenant: Tenant, protocol: int) -> None:
+    def __init__(
+        self, pool: Pool, reactor: IReactorTime, tenant: Tenant, protocol: int, order: TenantOrder | None = None
+    ) -> None:
         self.tenant = tenant
         self.protocol = protocol
+        #: that of all the tenant's commands
+        self.order = order or TenantOrder(reactor)
         self.upstream: MultiplexedConnection | Unavailable = OPENING
         #: the connection in use, and replaced ones that still have replies pending
         self.upstreams: set[MultiplexedConnection] = set()
@@ -296,9 +317,16 @@ class TenantPool:
         """The connection in use; None if there is none."""
         return None if isinstance(self.upstream, Unavailable) else self.upstream
 
+    @property
+    def pending(self) -> bool:
+        """Whether replies are pending on the connection in use."""
+        upstream = self.open
+        return upstream is not None and upstream.newest() is not None
+
     def enter(self) -> None:
         """Adds a session. A connection must be open."""
         self._users += 1
+        self.order.pools.add(self)
 
     def come(self) -> defer.Deferred[None]:
         """Adds a session. Fires when a connection is open, or Redis is busy with a script.
@@ -306,6 +334,7 @@ class TenantPool:
         Fails with UpstreamError. The caller must call `leave` then, too.
         """
         self._users += 1
+        self.order.pools.add(self)
         upstream = self.upstream
         if not isinstance(upstream, Unavailable) or upstream.hello:
             return defer.succeed(None)
@@ -324,6 +353,7 @@ class TenantPool:
         self._users -= 1
         if not self._users:
             self._pool.forget(self)
+            self.order.pools.discard(self)
             self._give_up_opening()
             upstream, self.upstream = self.open, OPENING
             if upstream is not None:
@@ -360,6 +390,11 @@ class TenantPool:
             if not waiting or self.upstream.busy:
                 break
             waiting.popleft().upstream_ready()
+
+    def order_changed(self) -> None:
+        """See `order.TenantOrder`."""
+        if self.open is not None:
+            self.open.order_changed()
 
     # For connections.
 

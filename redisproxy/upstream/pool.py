@@ -34,6 +34,7 @@ from .hold import HeldWork
 from .idle import IdleConnections
 from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
+from .order import TenantOrder
 from .preparing import Preparation
 from .script_pool import ScriptPool
 from .turns import Turns
@@ -76,6 +77,7 @@ class ConnectionPool(service.Service):
         self._needs_acl_users = False
         # By tenant, protocol, and whether they are for scripts.
         self._tenant_pools: dict[tuple[Tenant, int, bool], TenantPool] = {}
+        self._orders: dict[Tenant, TenantOrder] = {}
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._faults = Faults(reactor)
         self._preparation = Preparation(acl_users, self._idle, self._faults, self._open, self._answered, self._keep)
@@ -191,6 +193,8 @@ class ConnectionPool(service.Service):
                 del self._tenant_pools[key]  # its last sessions keep it, and no new ones come
                 for multiplexed in list(tenant_pool.upstreams):
                     multiplexed.give_up()
+        for gone in self._orders.keys() - set(tenants):
+            del self._orders[gone]  # its last sessions keep it
         owned = {tenant.index for tenant in tenants}
         former = [
             upstream
@@ -263,13 +267,28 @@ class ConnectionPool(service.Service):
         """Returns the tenant's multiplexed connections in this protocol."""
         tenant_pool = self._tenant_pools.get((tenant, protocol, False))
         if tenant_pool is None:
-            tenant_pool = self._tenant_pools[tenant, protocol, False] = TenantPool(self, self._reactor, tenant, protocol)
+            tenant_pool = self._tenant_pools[tenant, protocol, False] = TenantPool(
+                self, self._reactor, tenant, protocol, self.order(tenant)
+            )
         return tenant_pool
 
     def script_pool(self, tenant: Tenant, protocol: int) -> ScriptPool:
         """See `multiplexed.Pool`."""
-        script_pool = self._tenant_pools[tenant, protocol, True] = ScriptPool(self, self._reactor, tenant, protocol)
+        script_pool = self._tenant_pools[tenant, protocol, True] = ScriptPool(
+            self, self._reactor, tenant, protocol, self.order(tenant)
+        )
         return script_pool
+
+    def order(self, tenant: Tenant) -> TenantOrder:
+        """Returns the order of the tenant's commands."""
+        order = self._orders.get(tenant)
+        if order is None:
+            order = self._orders[tenant] = TenantOrder(self._reactor, lambda: self.refused)
+        return order
+
+    def has_idle(self, tenant: Tenant, protocol: int) -> bool:
+        """Whether the tenant has an idle connection in this protocol."""
+        return self._idle.newest((tenant, protocol)) is not None
 
     def forget(self, tenant_pool: TenantPool) -> None:
         """See `multiplexed.Pool`."""
@@ -290,6 +309,7 @@ class ConnectionPool(service.Service):
             return None
         self._idle.remove(upstream)
         upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
+        upstream.order = self.order(tenant)
         return upstream
 
     async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
@@ -323,6 +343,7 @@ class ConnectionPool(service.Service):
             upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
             if self._faults.reason is not None:
                 self._faults.over(upstream.address.shown, ready=True)
+            upstream.order = self.order(tenant)
             return upstream
         except RedisUnreachable as error:
             # If another caller reached Redis in the same time, only this one failed.

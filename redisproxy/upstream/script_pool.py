@@ -21,6 +21,7 @@ from ..session.state import Step
 from ..tenants.model import Tenant
 from .connection import RedisConnection
 from .multiplexed import MultiplexedConnection, Pool, TenantPool
+from .order import TenantOrder
 
 
 class ScriptConnection(MultiplexedConnection):
@@ -62,6 +63,11 @@ class ScriptConnection(MultiplexedConnection):
             self._check_later()
         super()._received(data)
 
+    def _take_more(self) -> None:
+        super()._take_more()
+        if self.busy:  # else that has notified them
+            self._tenant_pool.notify_waiting()
+
     def _stop_checking(self) -> None:
         timer, self._check_timer = self._check_timer, None
         if timer is not None:
@@ -82,8 +88,10 @@ class ScriptPool(TenantPool):
 
     for_scripts = True
 
-    def __init__(self, pool: Pool, reactor: IReactorTime, tenant: Tenant, protocol: int) -> None:
-        super().__init__(pool, reactor, tenant, protocol)
+    def __init__(
+        self, pool: Pool, reactor: IReactorTime, tenant: Tenant, protocol: int, order: TenantOrder | None = None
+    ) -> None:
+        super().__init__(pool, reactor, tenant, protocol, order)
         self._free: Waiters[None] = Waiters()
 
     def begin(self) -> None:
@@ -100,7 +108,9 @@ class ScriptPool(TenantPool):
     def available(self) -> ScriptConnection | None:
         """See `session.ports.ScriptPool`."""
         upstream = self.upstream
-        return upstream if isinstance(upstream, ScriptConnection) and not (upstream.busy or upstream.slow) else None
+        if not isinstance(upstream, ScriptConnection) or upstream.slow or (upstream.busy and upstream.overloaded):
+            return None
+        return upstream
 
     def wait_until_free(self, step: Step[None]) -> None:
         """See `session.ports.ScriptPool`."""
@@ -112,8 +122,10 @@ class ScriptPool(TenantPool):
     def notify_waiting(self) -> None:
         """Notifies sessions that wait: see `TenantPool.notify_waiting`. If the connection becomes
         busy again meanwhile, they wait again.
+
+        Their turn in the tenant's order has come already, so the order is no reason to wait.
         """
-        if not self.upstream.busy:
+        if len(self._free) and not self.upstream.overloaded:
             self._free.fire(None)
 
     def wanted(self, upstream: MultiplexedConnection, but: MultiplexedUser) -> bool:

@@ -22,6 +22,7 @@ from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..resp.value import Answer
 from ..session import ports
+from ..session.order import Order
 from ..session.ports import Dedicated, Unavailable
 from ..session.scripts import Scripts
 from ..session.state import Step
@@ -32,6 +33,7 @@ from .connection import RedisConnection, UpstreamError
 from .multiplexed import unavailable
 from .pool import ConnectionPool
 from .queries import ControlQueries
+from .spares import Spares
 
 
 class SessionBackend:
@@ -52,6 +54,7 @@ class SessionBackend:
         multiplexes: bool,
     ) -> None:
         self._pool = pool
+        self._spares = Spares(pool)
         self._queries = queries
         self._acl_users = acl_users
         self._tenant_limits = tenant_limits
@@ -83,15 +86,27 @@ class SessionBackend:
         def opened(upstream: RedisConnection) -> None:
             if not step.finish(upstream):
                 upstream.release(clean=True)
+            elif self.multiplexes:
+                self._spares.keep_one((tenant, protocol))
 
         upstream = self._pool.fresh(tenant, protocol)
         if upstream is not None:
             opened(upstream)
             return
-        work = defer.Deferred.fromCoroutine(self._pool.acquire(tenant, protocol))
+        work = self._spares.claim((tenant, protocol))
+        if work is None:
+            work = defer.Deferred.fromCoroutine(self._pool.acquire(tenant, protocol))
         step.cancel = work.cancel
         work.addCallbacks(opened, self._not_opened, errbackArgs=(step,))
         work.addErrback(self._bug, step)
+
+    def prepare(self, tenant: Tenant, protocol: int) -> None:
+        """See `session.ports.Backend`."""
+        self._spares.open((tenant, protocol))
+
+    def order(self, tenant: Tenant) -> Order:
+        """See `session.ports.Backend`."""
+        return self._pool.order(tenant)
 
     def join(self, tenant: Tenant, protocol: int, step: Step[ports.TenantPool | Unavailable]) -> None:
         """See `session.ports.Backend`."""

@@ -49,6 +49,7 @@ class SharedTests(unittest.TestCase):
         holder = Listening(reactor, descriptions)
         descriptors = holder.hold()
         self.addCleanup(holder.close)
+        holder.listen()
         return holder, descriptors
 
     def serve(self, word: bytes, descriptions: list[str], descriptors: list[int]) -> tuple[Listening, GreeterFactory]:
@@ -163,6 +164,7 @@ class SharedTests(unittest.TestCase):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             description = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-            for way in (lambda ports: ports.open(GreeterFactory(b"")), Listening.hold):
+            ways = [lambda ports: ports.open(GreeterFactory(b"")), lambda ports: ports.bind(GreeterFactory(b""))]
+            for way in (*ways, Listening.hold):
                 with self.assertRaisesRegex(ListenError, f"cannot listen on {description}: .*Address already in use"):
                     way(Listening(reactor, [description]))

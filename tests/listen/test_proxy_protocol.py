@@ -294,6 +294,7 @@ class EndpointTests(unittest.TestCase):
         holder = Listening(reactor, descriptions, trusted=LOOPBACK)
         descriptors = holder.hold()
         self.addCleanup(holder.close)
+        holder.listen()
         self.port = holder.addresses[0].port
         self.open(Listening(reactor, descriptions, adopt(map(os.dup, descriptors)), trusted=LOOPBACK))
         connection = self.connect()

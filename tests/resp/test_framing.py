@@ -454,6 +454,35 @@ class RequestScannerTests(ScanCase):
         self.assertIs(scanning.limits, AUTHENTICATED)
         self.assertEqual(scanning.next(), (RUN, encode([b"GET", b"y"]) * 2, 2))
 
+    def test_the_newest_bytes_can_be_held_back(self) -> None:
+        commands = encode([b"GET", b"x"]) + encode([b"SET", b"k", b"v" * 100]) + encode([b"LOOK", b"y"])
+        for cut in range(len(commands)):
+            for seen in range(0, cut + 1, 7):
+                scanning = scanner()
+                scanning.feed(commands[:seen])
+                found = [*iter(scanning.next, None)]
+                scanning.feed(commands[seen:cut])
+                scanning.feed(commands[cut:])
+                later = scanning.hold_back(len(commands) - cut)
+                self.assertEqual(later, commands[cut:])
+                found += iter(scanning.next, None)
+                scanning.feed(later)
+                found += iter(scanning.next, None)
+                self.assertEqual(sum(each[2] for each in found), 3, (cut, seen))
+                runs = b"".join(what for kind, what, _ in found if kind == RUN)
+                self.assertEqual(runs, commands[: -len(encode([b"LOOK", b"y"]))])
+
+    def test_the_next_commands_name(self) -> None:
+        scanning = scanner()
+        self.assertEqual(scanning.name, b"")
+        scanning.feed(encode([b"GET", b"x"])[:-4])
+        self.assertEqual(scanning.name, b"GET")
+        scanning.next()
+        scanning.feed(encode([b"GET", b"x"])[-4:] + b"*1\r\n$4\r\nLOOK\r\n" + b"PING x\r\n")
+        for name in (b"GET", b"LOOK", b""):
+            self.assertEqual(scanning.name, name)
+            scanning.next()
+
     def test_forwarding(self) -> None:
         scanning = scanner()
         scanning.feed(b"*2\r\n$3\r\nGET\r\n$65536\r\nab")

@@ -256,7 +256,7 @@ class DedicatedConnectionTests(SharedCase):
         self.assertTrue(conversation.session.dedicated)
         conversation.command(b"UNSUBSCRIBE").redis(b"*3\r\n$11\r\nunsubscribe\r\n$6\r\nblue:a\r\n:0\r\n")
         self.assertHome(conversation)
-        self.assertIs(conversation.upstream.released, False)
+        self.assertIs(conversation.upstream.released, True)
 
     def test_a_refused_subscription_comes_back(self) -> None:
         for kind in (b"", b"P", b"S"):

@@ -13,6 +13,7 @@ from redisproxy.policy.policy import Policy, make_policy
 from redisproxy.resp.framing import encode
 from redisproxy.session.errors import OK
 from redisproxy.session.info import CLIENT_STATS
+from redisproxy.session.order import UNORDERED
 from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.session.ports import Unavailable
 from redisproxy.session.scripts import Scripts
@@ -193,6 +194,9 @@ class Conversation:
 
     def scripts(self, tenant: Tenant) -> Scripts:
         return self.known_scripts.setdefault(tenant, Scripts(tenant.channel_prefix))
+
+    def order(self, tenant: Tenant) -> object:
+        return UNORDERED
 
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step) -> None:
         assert self.session.credential is not None and tenant == self.session.credential.tenant

@@ -71,12 +71,17 @@ class BackendCase(unittest.SynchronousTestCase):
         self.work: defer.Deferred[object] = defer.Deferred()
         self.tenant_pool = TenantPool(is_open=True)
         self.limits = TenantLimits(self.clock)
-        hold = HeldWork(task.Clock(), 0.0, lambda: None)
-        pool = SimpleNamespace(
-            fresh=lambda *_: self.fresh, acquire=self._wait, tenant_pool=lambda *_: self.tenant_pool, hold=hold
+        self.pool = SimpleNamespace(
+            fresh=lambda *_: self.fresh,
+            acquire=self._wait,
+            tenant_pool=lambda *_: self.tenant_pool,
+            has_idle=lambda *_: self.has_idle,
+            refused=False,
+            hold=HeldWork(task.Clock(), 0.0, lambda: None),
         )
+        self.has_idle = True
         self.backend = SessionBackend(
-            pool, SimpleNamespace(ask=self._wait), SimpleNamespace(permit=self._wait), self.limits, multiplexes=True
+            self.pool, SimpleNamespace(ask=self._wait), SimpleNamespace(permit=self._wait), self.limits, multiplexes=True
         )
         self.session = Session()
 
@@ -129,6 +134,78 @@ class DedicatedTests(BackendCase):
         self.work.callback(Upstream())
         self.assertIsInstance(self.session.bugs[0], ZeroDivisionError)
         self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class SpareTests(BackendCase):
+    """A connection that is opened before a session needs it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.has_idle = False
+        self.works: list[defer.Deferred[Upstream]] = []
+
+    async def _wait(self, *_: object) -> object:
+        self.works.append(defer.Deferred())
+        return await self.works[-1]
+
+    def acquire(self) -> Session:
+        session = Session()
+        self.backend.acquire(BLUE, 2, session.step)
+        return session
+
+    def test_one_is_opened_behind_the_one_that_is_taken(self) -> None:
+        self.fresh = Upstream()
+        self.acquire()
+        self.acquire()
+        self.assertEqual(len(self.works), 1)
+        spare = Upstream()
+        self.works[0].callback(spare)
+        self.assertEqual(spare.released, [True])
+
+    def test_none_where_one_is_idle(self) -> None:
+        self.fresh, self.has_idle = Upstream(), True
+        self.acquire()
+        self.assertEqual(self.works, [])
+
+    def test_none_while_redis_takes_none(self) -> None:
+        self.fresh, self.pool.refused = Upstream(), True
+        self.acquire()
+        self.assertEqual(self.works, [])
+
+    def test_none_where_sessions_share_no_connections(self) -> None:
+        self.fresh, self.backend.multiplexes = Upstream(), False
+        self.acquire()
+        self.assertEqual(self.works, [])
+
+    def test_one_that_is_being_opened_is_taken(self) -> None:
+        self.backend.prepare(BLUE, 2)
+        session, spare = self.acquire(), Upstream()
+        self.assertEqual(len(self.works), 1)
+        self.works[0].callback(spare)
+        self.assertEqual((session.results, spare.released), ([spare], []))
+        self.assertEqual(len(self.works), 2)  # the next spare one
+
+    def test_only_by_the_same_tenant_in_the_same_protocol(self) -> None:
+        self.backend.prepare(BLUE, 3)
+        self.acquire()
+        self.assertEqual(len(self.works), 2)
+
+    def test_one_that_fails_harms_nobody(self) -> None:
+        self.backend.prepare(BLUE, 2)
+        self.works[0].errback(RedisUnreachable("away"))
+        self.acquire()
+        self.assertEqual(len(self.works), 2)
+
+    def test_who_took_one_that_fails_is_told(self) -> None:
+        self.backend.prepare(BLUE, 2)
+        self.session = self.acquire()
+        self.works[0].errback(RedisUnreachable("away"))
+        self.assertFails(messages.UNREACHABLE.text)
+
+    def test_a_bug_is_logged(self) -> None:
+        self.backend.prepare(BLUE, 2)
+        self.works[0].errback(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class MultiplexedTests(BackendCase):

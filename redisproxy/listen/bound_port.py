@@ -1,0 +1,108 @@
+"""Ports that are bound at the start and listen later.
+
+Owns the time between `bind` and `listen`. A port that is taken is an error at the start, and a
+privileged port is bound before the process gives up its rights. Until the port listens, the kernel
+refuses connections (ECONNREFUSED), as it does for a Redis that is not started yet.
+
+The ports are Twisted's own. So the rules for addresses, SO_REUSEADDR, and the mode and lock file of
+a Unix socket are Twisted's, and so is the way to accept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from twisted.internet import tcp, unix
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorFDSet
+
+
+class _BoundSocket(socket.socket):
+    """A socket whose `listen` only keeps the backlog: Twisted calls it directly after `bind`."""
+
+    _backlog = 0
+
+    def listen(self, backlog: int = 0, /) -> None:
+        self._backlog = backlog
+
+    def listen_now(self) -> None:
+        """Listens. Raises OSError."""
+        super().listen(self._backlog)
+
+
+class BoundPort(tcp.Port):
+    """A TCP port that `startListening` only binds."""
+
+    _bound: _BoundSocket
+    _accepts = False
+
+    def createInternetSocket(self) -> socket.socket:
+        """See Twisted's port, which binds the result."""
+        self._bound = _BoundSocket(fileno=super().createInternetSocket().detach())
+        self._bound.setblocking(False)
+        return self._bound
+
+    def startReading(self) -> None:
+        """Accepts connections, but not before `listen`: epoll reports a socket that does not listen
+        as closed.
+        """
+        if self._accepts:
+            super().startReading()
+
+    def listen(self, accept: bool) -> None:
+        """Listens. accept: whether this process accepts the connections. Raises OSError: another
+        process listens there, and was also bound only when this one was bound.
+        """
+        self._bound.listen_now()
+        self._accepts = accept
+        self.startReading()
+
+
+class BoundUnixPort(BoundPort, unix.Port):
+    """A Unix socket that `startListening` only binds."""
+
+
+class BindingReactor:
+    """A reactor that can be asked to bind only: see `binding`."""
+
+    def __init__(self, reactor: IReactorFDSet) -> None:
+        self._reactor: Any = reactor
+        # None: ports listen at once.
+        self._bound: list[BoundPort] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    @contextlib.contextmanager
+    def binding(self) -> Iterator[list[BoundPort]]:
+        """While this context lasts, ports of TCP and Unix sockets are only bound. Gives a list that
+        has them all in the end.
+        """
+        bound = self._bound = []
+        try:
+            yield bound
+        finally:
+            self._bound = None
+
+    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
+        """See IReactorTCP."""
+        if self._bound is not None:
+            return self._bind(BoundPort(port, factory, backlog, interface, self._reactor), self._bound)
+        listening: IListeningPort = self._reactor.listenTCP(port, factory, backlog, interface)
+        return listening
+
+    def listenUNIX(
+        self, address: bytes, factory: IProtocolFactory, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
+    ) -> IListeningPort:
+        """See IReactorUNIX."""
+        if self._bound is not None:
+            return self._bind(BoundUnixPort(address, factory, backlog, mode, self._reactor, wantPID), self._bound)
+        listening: IListeningPort = self._reactor.listenUNIX(address, factory, backlog, mode, wantPID)
+        return listening
+
+    def _bind(self, port: BoundPort, bound: list[BoundPort]) -> IListeningPort:
+        port.startListening()
+        bound.append(port)
+        return port
