@@ -423,6 +423,15 @@ class Session:
         finally:
             self._advancing = False
 
+    def _may_take(self) -> bool:
+        """Returns whether the next command may be taken now, if the session's connection is its
+        own, or if it has none. If not, the session waits.
+        """
+        route = self.route
+        if route.order.closed and not (self.scanner.within or route.in_turn(self)):
+            return False
+        return route.state is not NONE or self.credential is None or route.attempted(self)
+
     def _take_commands(self) -> None:
         scanner = self.scanner
         route, ending = self.route, self.ending
@@ -434,7 +443,7 @@ class Session:
                 detour = upstream is not pool.upstream or upstream.busy or self.replies.slow
                 if detour and scanner.buffered and not route.ready(self):
                     continue
-            elif (route.order.closed and scanner.buffered and not (scanner.within or route.in_turn(self))) or (route.state is NONE and self.credential is not None and scanner.buffered and not route.attempted(self)):
+            elif (route.order.closed or route.state is NONE) and scanner.buffered and not self._may_take():
                 continue
             try:
                 found = scanner.next()
