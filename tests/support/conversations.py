@@ -46,6 +46,10 @@ class RecordingUpstream:
         self.released: bool | None = None
         self._conversation = conversation
 
+    @property
+    def overloaded(self) -> bool:
+        return self.busy
+
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
         assert self.released is None, "sent to a connection that was given back"
         assert self.given_up is None, "sent to a connection that was given up"
