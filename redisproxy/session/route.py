@@ -269,6 +269,7 @@ class Route:
         an error instead if there is no connection to be had.
         """
         session.when_drained(partial(self._move_to_scripts, session, count, then))
+        self._keep_order(session)
 
     def _move_to_scripts(self, session: Session, count: int, then: Callable[[], None]) -> None:
         pool = self.pool
@@ -285,9 +286,7 @@ class Route:
             again = partial(self._free_for_scripts, session, count, then)
             scripts.wait_until_free(session.suspend(Until.SCRIPTS, again))
         else:
-            return self._send_scripts(session, scripts.upstream, count, then)
-        if session.step is not None:
-            self.order.begin(session)
+            self._send_scripts(session, scripts.upstream, count, then)
         return None
 
     def _send_scripts(
@@ -345,9 +344,20 @@ class Route:
         if isinstance(upstream, Unavailable) and not upstream.busy:
             return session.not_held(upstream)
         session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
-        if session.step is not None:
-            self.order.begin(session)
-        return None
+        return self._keep_order(session)
+
+    def _keep_order(self, session: Session) -> None:
+        """Lets later commands of the tenant's other sessions wait, if the session's command waits.
+
+        Not if it waits for a script of its own that takes long: others must learn that Redis is
+        busy.
+        """
+        if session.step is None:
+            return
+        if self._with_scripts and self.pool is not None and self.pool.scripts.slow and not self._replies.drained:
+            probes.reached("nobody waits for a command behind a script that takes long")
+            return
+        self.order.begin(session)
 
     def _acquire(self, session: Session, then: Callable[[Dedicated | Unavailable], None]) -> None:
         session.backend.acquire(session.tenant, session.protocol, session.suspend(Until.DEDICATED, then))

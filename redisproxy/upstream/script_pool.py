@@ -52,6 +52,7 @@ class ScriptConnection(MultiplexedConnection):
             if not self._moved:
                 probes.reached("script takes long")
                 self.slow = True
+                self._order.give_up({batch.receiver for batch in self._batches})
                 return
             self._moved = False
             self._check_later()

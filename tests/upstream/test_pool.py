@@ -322,6 +322,22 @@ class ConnectionPoolTests(PoolCase):
         self.assertEqual((there.tenant, there.protocol, len(pool)), (BLUE, 2, 2))
 
     @defer.inlineCallbacks
+    def test_a_fault_that_lasts_is_one_line_although_connections_can_be_opened(self):
+        login: defer.Deferred[None] = defer.Deferred()
+        pool = self.pool(acl_users=SimpleNamespace(login=lambda *_: login))
+        events: list[dict] = []
+        pool._faults._log = Log(observer=events.append)
+        for _ in range(3):
+            failed: list[UpstreamError] = []
+            self.assertFailure(self.acquire(pool), RedisUnreachable).addCallback(failed.append)
+            yield self.until(lambda failed=failed: failed, passing=0.05)
+            login = defer.Deferred()
+        login.callback(None)
+        yield self.acquire(pool)
+        shown = [event["log_format"] for event in events]
+        self.assertEqual(shown, [messages.REDIS_NO_CONNECTION.text, messages.REDIS_USABLE_AGAIN.text])
+
+    @defer.inlineCallbacks
     def test_the_base_is_tried_again_later_and_later(self):
         self.server.kill()
         pool = self.pool(base=1)
@@ -396,22 +412,6 @@ class Logins:
 
     def forget(self, tenant: Tenant) -> None:
         pass
-
-    @defer.inlineCallbacks
-    def test_a_fault_that_lasts_is_one_line_although_connections_can_be_opened(self):
-        login: defer.Deferred[None] = defer.Deferred()
-        pool = self.pool(acl_users=SimpleNamespace(login=lambda *_: login))
-        events: list[dict] = []
-        pool._faults._log = Log(observer=events.append)
-        for _ in range(3):
-            failed: list[UpstreamError] = []
-            self.assertFailure(self.acquire(pool), RedisUnreachable).addCallback(failed.append)
-            yield self.until(lambda failed=failed: failed, passing=0.05)
-            login = defer.Deferred()
-        login.callback(None)
-        yield self.acquire(pool)
-        shown = [event["log_format"] for event in events]
-        self.assertEqual(shown, [messages.REDIS_NO_CONNECTION.text, messages.REDIS_USABLE_AGAIN.text])
 
 
 class QueueTests(PoolCase):

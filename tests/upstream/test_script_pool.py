@@ -9,7 +9,7 @@ from twisted.internet import defer, task
 from redisproxy import bounds
 from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.session.ports import Unavailable
-from redisproxy.session.state import Step, Until
+from redisproxy.session.state import Gate, Step, Until
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.connection import RedisBusy
 from redisproxy.upstream.multiplexed import BUSY_BACKOFF, TenantPool
@@ -49,6 +49,20 @@ class Session:
 
     def step_finished(self, step: Step[None], result: None) -> None:
         self.told += 1
+
+
+class BehindScript:
+    """A session whose command waits, as its tenant's order sees it."""
+
+    def __init__(self, replies: object) -> None:
+        self.replies = replies
+        self.gates = 0
+
+    def close_gate(self, gate: int) -> None:
+        self.gates |= gate
+
+    def turn_came(self, later: int) -> None:
+        self.gates = 0
 
 
 class Receiver(Heard):
@@ -143,6 +157,21 @@ class ScriptPoolTests(PoolCase):
         self.reply()
         self.assertFalse(self.wait(0.9 * TICK))
         self.assertTrue(self.wait(1.4 * TICK))
+
+    def test_then_nobody_waits_for_what_stands_behind_it(self) -> None:
+        """A command that a session sent behind its script waits for a dedicated connection."""
+        order = self.pool.order
+        for receiver, waits in ((self.heard, False), (Receiver(), True)):
+            behind = BehindScript(receiver)
+            self.send()
+            order.begin(behind)
+            self.assertTrue(order.closed)
+            self.assertFalse(self.wait(0.9 * TICK))
+            self.assertTrue(order.closed)
+            self.wait(1.4 * TICK)
+            self.assertEqual((order.closed, behind.gates), (waits, Gate.ORDER if waits else 0))
+            order.settled(behind)
+            self.reply()
 
     def test_a_lost_connection_is_replaced(self) -> None:
         self.send()
