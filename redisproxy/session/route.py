@@ -267,9 +267,11 @@ class Route:
         Called where `takes_scripts` says no. The session moves to the connection for scripts, and
         stays there until it has all replies. count: the number of commands, which are answered with
         an error instead if there is no connection to be had.
+
+        Later commands of others wait while the session waits for a connection, but not while it
+        waits for its own replies: many sessions do so again and again.
         """
         session.when_drained(partial(self._move_to_scripts, session, count, then))
-        self._keep_order(session)
 
     def _move_to_scripts(self, session: Session, count: int, then: Callable[[], None]) -> None:
         pool = self.pool
@@ -286,7 +288,9 @@ class Route:
             again = partial(self._free_for_scripts, session, count, then)
             scripts.wait_until_free(session.suspend(Until.SCRIPTS, again))
         else:
-            self._send_scripts(session, scripts.upstream, count, then)
+            return self._send_scripts(session, scripts.upstream, count, then)
+        if session.step is not None:
+            self.order.begin(session)
         return None
 
     def _send_scripts(
@@ -344,20 +348,17 @@ class Route:
         if isinstance(upstream, Unavailable) and not upstream.busy:
             return session.not_held(upstream)
         session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
-        return self._keep_order(session)
+        if session.step is not None and not self._behind_slow_script:
+            self.order.begin(session)
+        return None
 
-    def _keep_order(self, session: Session) -> None:
-        """Lets later commands of the tenant's other sessions wait, if the session's command waits.
+    @property
+    def _behind_slow_script(self) -> bool:
+        """Whether the session waits for a script of its own that takes long.
 
-        Not if it waits for a script of its own that takes long: others must learn that Redis is
-        busy.
+        Then others do not wait for what it sends behind that: they must learn that Redis is busy.
         """
-        if session.step is None:
-            return
-        if self._with_scripts and self.pool is not None and self.pool.scripts.slow and not self._replies.drained:
-            probes.reached("nobody waits for a command behind a script that takes long")
-            return
-        self.order.begin(session)
+        return self._with_scripts and not self._replies.drained and self.pool is not None and self.pool.scripts.slow
 
     def _acquire(self, session: Session, then: Callable[[Dedicated | Unavailable], None]) -> None:
         session.backend.acquire(session.tenant, session.protocol, session.suspend(Until.DEDICATED, then))

@@ -284,12 +284,16 @@ class ScriptTests(OrderCase):
         self.assertSent(("b", "GET b2"))
         self.assertOver()
 
-    def test_and_while_one_waits_for_the_replies_before_it(self) -> None:
+    def test_nobody_waits_while_one_waits_for_the_replies_before_it(self) -> None:
         self.a.says("GET a", "EVAL a 0")
         self.b.says("GET b")
-        self.assertSent(("a", "GET a"))
+        self.assertSent(("a", "GET a"), ("b", "GET b"))
+        self.c.says("BLPOP li 0")
+        self.b.says("GET b2")
         self.a.shared_redis(b"$-1\r\n")
-        self.assertSent(("a", "EVAL a 0"), ("b", "GET b"))
+        self.assertSent(("a", "EVAL a 0"))
+        self.c.open_upstream()
+        self.assertSent(("c", "BLPOP li 0"), ("b", "GET b2"))
         self.assertOver()
 
     def test_nobody_waits_for_a_command_behind_a_script_that_takes_long(self) -> None:
