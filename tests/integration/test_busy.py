@@ -178,6 +178,26 @@ class BusyTests(BusyCase):
         self.assertEqual(len(logged), 1, logged)
         self.assertNotIn("no connection to Redis", self.installation.proxy.log)
 
+    def each_is_not_held(self, binary: Callable[[], str]) -> None:
+        """The proxy itself is refused: a pattern in the rights of a tenant's ACL user, and the user
+        of another tenant, whom Redis does not know yet. What is held waits for longer than a client
+        here.
+        """
+        self.start(binary, "--hold-seconds", str(10 * LIMIT))
+        runner, patterns = self.through(), self.sides()
+        # Then a dedicated connection is idle, and only the pattern is refused.
+        self.assertEqual(patterns[1].ask([b"BLPOP", b"q", b"0.01"]), b"*-1\r\n")
+        with self.busy(runner):
+            straight, through = (client.ask([b"PSUBSCRIBE", b"c*"]) for client in patterns)
+            self.assertSame([straight], [through], "PSUBSCRIBE")
+            for words in ([b"PSUBSCRIBE", b"c*"], [b"GET", b"a"], [b"PUBSUB", b"CHANNELS"]):
+                with self.through(password=Installation.GREEN) as green:
+                    self.assertSame([self.straight().ask(words)], [green.ask(words)], words)
+        for password in (Installation.BLUE, Installation.GREEN):
+            client = self.through(password=password)
+            until(lambda client=client: client.ask([b"GET", b"a"]) == b"$-1\r\n", "it is over", 5.0)
+            self.assertEqual(client.ask([b"PSUBSCRIBE", b"c*"]), b"*3\r\n$10\r\npsubscribe\r\n$2\r\nc*\r\n:1\r\n")
+
     def each_start(self, binary: Callable[[], str]) -> None:
         """The proxy starts while Redis is busy, so it does not know yet what Redis is."""
         installation = self.start(binary)
