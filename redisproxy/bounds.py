@@ -262,7 +262,9 @@ WALL_CLOCK_CHECK_SECONDS = 1.0
 DRAINED_PER_SECOND = 200
 #: Time between two turns of a drain.
 DRAIN_TURN_SECONDS = 0.05
-#: Time before the end of a drain at which blocked commands are ended. A quarter of the drain's
+#: Time between two rounds in which a drain ends blocked commands. Each asks CLIENT LIST once.
+DRAIN_UNBLOCK_SECONDS = 0.5
+#: Time before the end of a drain from which on no further command is sent. A quarter of the drain's
 #: time, if that is less.
 DRAIN_MARGIN_SECONDS = 1.0
 #: Time for a worker to end, after the time for its drain.

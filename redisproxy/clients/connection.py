@@ -222,7 +222,7 @@ class ClientProtocol(RespReceiver):
         probes.reached("client that is not read from has left")
         self._read_closed = True
         self._leaves(0)
-        if self.session.blocked:
+        if self.session.blocked or self.session.held:
             self.session.ending.half_closed()
 
     @property
@@ -464,18 +464,24 @@ class ClientProtocol(RespReceiver):
         else:
             self.close(messages.SHUTDOWN.code)
 
+    def unblock(self) -> Dedicated | None:
+        """Returns the dedicated connection, if its command is blocked and has no reply yet.
+
+        The client does not get the error of a command that is unblocked for a drain.
+        """
+        upstream = self.session.dedicated
+        if upstream is None or not (upstream.waits and self.session.blocked):
+            return None
+        self.session.ending.expect_unblocking()
+        return upstream
+
     def hurry(self) -> Dedicated | None:
         """The end is near: sends no more commands to Redis.
 
-        Returns the dedicated connection, if a reply is pending there of which nothing has come.
+        Returns the dedicated connection, if its command is blocked: see `unblock`.
         """
-        session = self.session
-        session.ending.hurry()
-        upstream = session.dedicated
-        if upstream is None or not upstream.waits:
-            return None
-        session.ending.expect_unblocking()
-        return upstream
+        self.session.ending.hurry()
+        return self.unblock()
 
     def cut_off(self) -> None:
         """Closes the client now: the time of the drain is over."""

@@ -42,6 +42,9 @@ class Drain:
         self._turns = task.LoopingCall(self._take_turn)
         self._turns.clock = clock
         self._timers: list[IDelayedCall] = []
+        # Connections whose blocked commands have to end, and when that is next.
+        self._blocked: list[Dedicated] = []
+        self._unblocking: IDelayedCall | None = None
         self._count = 0
         self._over: defer.Deferred[None] = defer.Deferred()
 
@@ -98,9 +101,25 @@ class Drain:
         for client in self._to_come[: self._at_once]:
             if client in self._clients:
                 client.drain()
+                if (upstream := client.unblock()) is not None:
+                    self._blocked.append(upstream)
         del self._to_come[: self._at_once]
         if not self._to_come and self._turns.running:
             self._turns.stop()
+        if self._blocked and self._unblocking is None:
+            self._unblock_some()
+
+    def _unblock_some(self) -> None:
+        """Ends the blocked commands of the latest turns. CLIENT LIST is not asked in each turn."""
+        self._unblocking = None
+        if self._blocked:
+            blocked, self._blocked = self._blocked, []
+            self._unblock_soon(blocked)
+            self._unblocking = self._clock.callLater(bounds.DRAIN_UNBLOCK_SECONDS, self._unblock_some)
+            self._timers.append(self._unblocking)
+
+    def _unblock_soon(self, upstreams: Sequence[Dedicated]) -> None:
+        defer.Deferred.fromCoroutine(self._unblock(upstreams)).addErrback(bug(self._log, "unblocking blocked commands"))
 
     def _hurry(self) -> None:
         # A connection to Redis that is paused for its tenant's rate would hold back replies to
@@ -108,7 +127,7 @@ class Drain:
         self._factory.tenant_limits.lift()
         upstreams = [upstream for client in list(self._clients) if (upstream := client.hurry()) is not None]
         if upstreams:
-            defer.Deferred.fromCoroutine(self._unblock(upstreams)).addErrback(bug(self._log, "unblocking blocked commands"))
+            self._unblock_soon(upstreams)
 
     def _cut(self) -> None:
         for client in list(self._clients):

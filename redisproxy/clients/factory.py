@@ -128,7 +128,7 @@ class ClientFactory(Factory):
         for client in list(self._paused):
             if not client.held:
                 self._paused.discard(client)
-            elif client.session.blocked:
+            elif client.session.blocked or client.session.held:
                 client.probe()
         self._stop_probing()
 

@@ -93,7 +93,7 @@ class Ending:
         self.begin(messages.CUT_OFF.code)
 
     def expect_unblocking(self) -> None:
-        """Redis is asked to unblock the blocked command, after `hurry`.
+        """Redis is asked to unblock the blocked command, after `drain` or `hurry`.
 
         See `ReplyQueue.expect_unblocking`.
         """
@@ -139,12 +139,13 @@ class Ending:
         """The client sent its end of file. It sends no more, but it may still read its replies.
 
         As in Redis, a blocked command is given up at once, and what stands behind it is not run.
-        That holds even if the session had ended before and only waited for that command.
+        That holds even if the session had ended before and only waited for that command. What waits
+        until Redis is back is not run either: the client sends it again elsewhere.
         """
         if self.phase is Phase.OPEN:
             self._enter(Phase.DRAINING)
         self._drain_from = None
-        if self._session.blocked or not self._session.gates:
+        if self._session.blocked or self._session.held or not self._session.gates:
             self._client_left()
 
     def _client_left(self) -> None:

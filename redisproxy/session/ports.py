@@ -289,6 +289,9 @@ class Backend(Protocol):
     def order(self, tenant: Tenant) -> Order:
         """Returns the order of the tenant's commands, the same object for all of its sessions."""
 
+    def holds(self, tenant: Tenant) -> bool:
+        """Whether the tenant's work waits because Redis is away."""
+
     def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
         """Runs commands with the master's rights, for a tenant.
 

@@ -3,7 +3,8 @@ dedicated connection.
 
 Owns this choice. Only `Route.move` changes it: only as `LEGAL` allows, and only when no reply is
 pending, so that a session's commands run in the order in which the client sent them. While the
-session has a pool, it can go back to the multiplexed connections.
+session has a pool, it can go back to the multiplexed connections. This module is longer than other
+modules: all ways from one connection to another share the same state.
 """
 
 from __future__ import annotations

@@ -162,6 +162,14 @@ class Session:
         return self._newest_blocking is not None and self._newest_blocking.count > 0
 
     @property
+    def held(self) -> bool:
+        """Whether what the client sent was not sent to Redis yet, because Redis is away."""
+        login = self.pending_login
+        credential = self.credential if login is None else login.credential
+        waits = self.gates & (Gate.UPSTREAM | Gate.STEP) and not self.replies.pending
+        return bool(waits) and credential is not None and self.backend.holds(credential.tenant)
+
+    @property
     def midway(self) -> bool:
         """Whether Redis got the beginning of a command, and not yet its end."""
         return self.streaming and self.scanner.forwarding

@@ -46,7 +46,9 @@ class UpstreamError(messages.MessageError):
 
 
 class RedisUnreachable(UpstreamError):
-    """Redis takes no connections, or does not answer in time. This is so for all tenants."""
+    """Redis takes no connections, serves nobody, or does not answer in time. This is so for all
+    tenants.
+    """
 
     def __init__(self, reason: messages.Text) -> None:
         super().__init__(reason, messages.UNREACHABLE.text, passing=True)
@@ -69,10 +71,6 @@ class UserUnknown(UpstreamError):
     """Redis does not know the tenant's ACL user, or knows another password. It must be provisioned
     again.
     """
-
-
-#: The answers to PING of a Redis that does not serve yet.
-_NOT_YET = (b"-LOADING ", b"-MASTERDOWN ")
 
 
 def _error(answer: bytes) -> messages.Text:
@@ -181,16 +179,26 @@ class RedisConnection(RespReceiver):
         return answered
 
     async def log_in(self) -> None:
-        """Sends AUTH with the master password. Raises UpstreamError."""
+        """Sends AUTH with the master password, if there is one, and PING. Raises UpstreamError.
+
+        A Redis that loads its data takes AUTH, and refuses what tenants send. Without a password,
+        only the PING shows whether Redis keeps the connection.
+        """
         address = self.address
-        if not address.password:
-            return
         who = [address.username.encode()] if address.username else []
-        answer = await self._ask(b"AUTH", *who, address.password)
-        if answer != b"+OK":
-            raise UpstreamError(
-                messages.REDIS_ANSWERED_AUTH(error=_error(answer)), messages.LOGIN_REFUSED.text, not is_lasting(answer)
-            )
+        authenticated = self._ask(b"AUTH", *who, address.password) if address.password else defer.succeed(b"+OK")
+        pinged = self._ask(b"PING")
+        try:
+            answer = await authenticated
+            if answer != b"+OK":
+                reason = messages.REDIS_ANSWERED_AUTH(error=_error(answer))
+                raise UpstreamError(reason, messages.LOGIN_REFUSED.text) if is_lasting(answer) else RedisUnreachable(reason)
+        except BaseException:
+            pinged.addErrback(lambda _: None)  # it fails with the connection
+            raise
+        answer = await pinged
+        if answer != b"+PONG" and not is_lasting(answer) and not is_busy(_text(answer)):
+            raise RedisUnreachable(messages.REDIS_ANSWERED_PING(error=_error(answer)))
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
         """SELECTs the tenant's database, logs in as its ACL user, and sends HELLO for another
@@ -200,16 +208,8 @@ class RedisConnection(RespReceiver):
         connection keeps the master's rights. protocol: 2 or 3. Raises UpstreamError, UserUnknown,
         or RedisBusy. After RedisBusy the connection is as it was before.
         """
-        selected = self._ask(b"SELECT", b"%d" % tenant.index)
-        # A Redis that loads its data takes SELECT and AUTH, and refuses what tenants send.
-        pinged = self._ask(b"PING")
-        try:
-            answer = await selected
-        except BaseException:
-            pinged.addErrback(lambda _: None)  # it fails with the other
-            raise
+        answer = await self._ask(b"SELECT", b"%d" % tenant.index)
         if answer != b"+OK":
-            pinged.addErrback(lambda _: None)  # if the connection ends before it is answered
             text = _text(answer)
             if is_busy(text):
                 raise await self.busy_error(text, protocol)
@@ -220,9 +220,6 @@ class RedisConnection(RespReceiver):
                 refused if first_word(text) == "ERR" else text.lstrip("-"),
                 not is_lasting(answer),
             )
-        answer = await pinged
-        if answer.startswith(_NOT_YET):
-            raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text, passing=True)
         if login is not None:
             answer = await self._ask(b"AUTH", *login)
             if answer.startswith(b"-WRONGPASS"):

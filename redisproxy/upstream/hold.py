@@ -7,7 +7,9 @@ fails over, or has too many clients. `pool` and `session_backend` say what is tr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Protocol, TypeVar
 
 from twisted.internet import defer
@@ -17,13 +19,14 @@ from .. import probes
 from ..messages import MessageError
 from ..net.waiters import Waiters
 from ..ops.retry import Backoff
+from ..tenants.model import Tenant
 
 #: The delay before the next attempt of one piece of work, if Redis serves others meanwhile.
 BACKOFF = Backoff(0.05, 0.5, factor=1.5, spread=0.05)
 
 #: Words of Redis's errors that do not pass by themselves, and how such errors of the word ERR go
 #: on: no such password, right, database, command or protocol version. All others may pass.
-_LASTING = (b"WRONGPASS", b"NOPERM", b"NOPROTO")
+_LASTING = (b"WRONGPASS", b"NOPERM", b"NOPROTO", b"NOAUTH")
 _LASTING_ERR = (
     b"invalid password",
     b"auth ",
@@ -67,6 +70,8 @@ class HeldWork:
         # Since when Redis takes no connections of anybody, in the clock's seconds.
         self._away_since: float | None = None
         self._waiting: Waiters[None] = Waiters()
+        # By tenant: how much work has failed at least once, and is tried again.
+        self._held: Counter[Tenant] = Counter()
         self._stopped = False
 
     @property
@@ -90,34 +95,51 @@ class HeldWork:
         self._stopped = True
         self._waiting.fire(None)
 
-    async def keep_trying(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    def holds(self, tenant: Tenant) -> bool:
+        """Whether work of this tenant is held now."""
+        return tenant in self._held
+
+    async def keep_trying(self, tenant: Tenant, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Returns the result of an attempt, which is made again while its errors may pass.
 
-        Raises the attempt's MessageError: at once if a later attempt cannot succeed (see
-        `PassingError`), else when the time is over. The caller may cancel this.
+        tenant: whose work it is. Raises the attempt's MessageError: at once if a later attempt
+        cannot succeed (see `PassingError`), else when the time is over. The caller may cancel this.
         """
-        since: float | None = None
-        failures = 0
-        while True:
+        try:
+            return await attempt()
+        except MessageError as error:
+            since = self._clock.seconds()
+            remaining = self._remaining(error, since)
+            if remaining <= 0:
+                raise
+        probes.reached("work is held while Redis is away")
+        self._held[tenant] += 1
+        try:
+            return await self._keep_trying(attempt, since, remaining)
+        finally:
+            self._held[tenant] -= 1
+            if not self._held[tenant]:
+                del self._held[tenant]
+
+    async def _keep_trying(self, attempt: Callable[[], Awaitable[Result]], since: float, remaining: float) -> Result:
+        """Makes further attempts. since: when the first one failed; remaining: see `_remaining`."""
+        for failures in count(1):
+            await self._next_attempt(failures, remaining)
             try:
                 return await attempt()
             except MessageError as error:
-                now = self._clock.seconds()
-                since = now if since is None else since
-                failures += 1
-                remaining = self._remaining(since, now) if getattr(error, "passing", False) else 0.0
+                remaining = self._remaining(error, since)
                 if remaining <= 0:
                     raise
-            probes.reached("work is held while Redis is away")
-            await self._next_attempt(failures, remaining)
+        raise AssertionError("it counts for ever")
 
-    def _remaining(self, since: float, now: float) -> float:
-        """Seconds that work may still wait. since: when its first attempt failed."""
-        if self._stopped:
+    def _remaining(self, error: MessageError, since: float) -> float:
+        """Seconds that work may still wait after an error. since: when its first attempt failed."""
+        if self._stopped or not getattr(error, "passing", False):
             return 0.0
         if self._away_since is not None:
             since = min(since, self._away_since)
-        return since + self._seconds - now
+        return since + self._seconds - self._clock.seconds()
 
     async def _next_attempt(self, failures: int, remaining: float) -> None:
         """Waits until Redis is reached if it is away, else for a delay; at most so many seconds."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from twisted.application import service
 from twisted.internet import defer
+from twisted.internet.error import ConnectionDone, ConnectionLost
 
 from .. import bounds, messages, probes
 from ..net.rate_limit import TenantLimits
@@ -88,7 +89,8 @@ class ConnectionPool(service.Service):
         self._turns = Turns(bounds.ACQUIRING)
         # How often Redis was reached: a log-in succeeded, or an idle connection answered a PING.
         self._reached = 0
-        #: whether the latest attempt to open a connection failed, or its log-in was refused
+        #: whether the latest attempt to open a connection failed, or its log-in was refused, or a
+        #: connection was not ready in time
         self.refused = False
         self._empty: Waiters[None] = Waiters()
         self._like_replica: set[RedisConnection] = set()
@@ -318,7 +320,7 @@ class ConnectionPool(service.Service):
         While Redis takes no connections, loads its data or fails over, the caller waits: see
         `hold`. The caller may cancel this: no other caller notices, and nothing is logged.
         """
-        return await self.hold.keep_trying(partial(self._acquire, tenant, protocol))
+        return await self.hold.keep_trying(tenant, partial(self._acquire, tenant, protocol))
 
     async def _acquire(self, tenant: Tenant, protocol: int) -> RedisConnection:
         """Makes one attempt.
@@ -387,9 +389,9 @@ class ConnectionPool(service.Service):
             # The tenant's other idle connections would take as long.
             self._idle.close(lambda upstream: upstream.key == (tenant, protocol))
             reason = messages.REDIS_SILENT(address=address.shown if address else "Redis")
-            if address == self._address:
-                self._faults.of_all(reason, although_open=True)
-                self.hold.away()
+            if address is not None:
+                # The base tries again: perhaps nobody else notices that Redis is back.
+                self._not_opened(address, reason, although_open=True)
             raise RedisUnreachable(reason) from None
 
     def _answered(self) -> None:
@@ -424,10 +426,11 @@ class ConnectionPool(service.Service):
         self.hold.reached()
         return upstream
 
-    def _not_opened(self, address: BackendAddress, reason: messages.Text) -> None:
+    def _not_opened(self, address: BackendAddress, reason: messages.Text, although_open: bool = False) -> None:
+        """No tenant can get a connection. although_open: see `Faults.of_all`."""
         if address != self._address:
             return  # says nothing about the present address
-        self._faults.of_all(reason)
+        self._faults.of_all(reason, although_open)
         self.refused = True
         self.hold.away()
         self._base.not_opened()
@@ -441,6 +444,9 @@ class ConnectionPool(service.Service):
         self._connections.add(upstream)
         try:
             await upstream.log_in()
+        except (ConnectionDone, ConnectionLost):
+            probes.reached("Redis closes connections before they are ready")
+            raise RedisUnreachable(messages.REDIS_CLOSES(address=address.shown)) from None
         except BaseException:
             upstream.drop()
             raise

@@ -99,6 +99,10 @@ class Probe:
             return
         server, persistence, replication = map(probing.fields, infos)
         self.state = _state(server, persistence)
+        if persistence.get("loading") == "1":
+            # It refuses most questions. Nothing is concluded: tenants are not served meanwhile.
+            self.again = {"INFO persistence": ErrorReply(messages.REDIS_IS_LOADING())}
+            return
         key = server.get("run_id") or self._address
         if self._key not in ("", key):
             # Something in front of Redis, such as a load balancer, led the connection to another

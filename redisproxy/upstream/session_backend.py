@@ -80,6 +80,10 @@ class SessionBackend:
 
     # Connections.
 
+    def holds(self, tenant: Tenant) -> bool:
+        """See `session.ports.Backend`."""
+        return self._pool.hold.holds(tenant)
+
     def acquire(self, tenant: Tenant, protocol: int, step: Step[Dedicated | Unavailable]) -> None:
         """See `session.ports.Backend`."""
 
@@ -139,7 +143,7 @@ class SessionBackend:
     def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
         """See `session.ports.Backend`."""
         asking = partial(self._queries.ask, tenant, commands)
-        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(asking))
+        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(tenant, asking))
         step.cancel = work.cancel
 
         def answered(answers: list[Answer]) -> None:
@@ -156,7 +160,7 @@ class SessionBackend:
         count.
         """
         permitting = partial(self._acl_users.permit, tenant, patterns)
-        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(permitting))
+        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(tenant, permitting))
         work.addCallbacks(lambda _: step.finish(None), self._not_answered, errbackArgs=(step,))
         work.addErrback(self._bug, step)
 

@@ -36,12 +36,16 @@ class Client:
         self.asked: list[tuple[str, float]] = []
         self._clock = clock
         self._upstream = upstream
+        self.blocked = False
 
     def _ask(self, what: str) -> None:
         self.asked.append((what, round(self._clock.seconds(), 6)))
 
     def drain(self) -> None:
         self._ask("drain")
+
+    def unblock(self) -> object:
+        return self._upstream if self.blocked else None
 
     def hurry(self) -> object:
         self._ask("hurry")
@@ -73,12 +77,14 @@ class Control:
     def __init__(self, *lines: str, refuses: str = "") -> None:
         self._lines = lines
         self._refuses = refuses
+        self.lists = 0
         self.asked: list[tuple[str, ...]] = []
 
     async def ask(self, *words: str) -> object:
         if words[1] == self._refuses:
             raise ControlError("NOPERM")
         if words[1] == "LIST":
+            self.lists += 1
             return "\n".join(self._lines).encode() + b"\n"
         self.asked.append(words)
         return 1
@@ -218,6 +224,29 @@ class UnblockTests(DrainCase):
         self.hurry(control, upstream)
         self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
         self.assertFalse(upstream.given_up)
+
+    def test_it_is_unblocked_in_its_turn(self) -> None:
+        control = Control(self.OURS, self.OURS.replace("4711", "4712").replace("id=17", "id=18"))
+        clients = [self.clients(1, upstream=Upstream(f"10.0.0.7:{port}"))[0] for port in (4711, 4712)]
+        for client in clients:
+            client.blocked = True
+        self.start(8.0, control)
+        self.assertEqual(sorted(control.asked), [("CLIENT", "UNBLOCK", id_, "ERROR") for id_ in ("17", "18")])
+        self.leave(clients)
+        self.successResultOf(self.over)
+
+    def test_those_of_later_turns_are_unblocked_together(self) -> None:
+        clients = self.clients(2 * bounds.DRAINED_PER_SECOND)
+        control = Control()
+        self.start(60.0, control)
+        lists = control.lists
+        for client in clients:
+            client.blocked, client._upstream = True, Upstream(self.ADDRESS)
+        self.clock.pump([bounds.DRAIN_TURN_SECONDS] * int(1.9 / bounds.DRAIN_TURN_SECONDS))
+        self.assertLessEqual(control.lists - lists, 1 + 1.9 / bounds.DRAIN_UNBLOCK_SECONDS)
+        self.assertGreater(control.lists, lists)
+        self.leave(clients)
+        self.successResultOf(self.over)
 
     def test_by_one_of_ipv6(self) -> None:
         control = Control(self.OURS.replace("10.0.0.7:", "[fd00::7]:"))

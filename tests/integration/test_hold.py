@@ -131,6 +131,30 @@ class RestartTests(HoldCase):
         self.assertEqual([client.rest() for client in sessions] + [plain.rest()], [b""] * 5)
         self.installation.proxy.logged("redis-lost")
 
+    def test_what_a_client_sent_that_is_gone_is_not_run(self) -> None:
+        """It sends that again elsewhere: after a time-out for example."""
+        self.start(*LONG)
+        sessions = [self.connect() for _ in range(4)]
+        for client in sessions:
+            self.assertEqual(client.ask(b"GET a\r\n"), b"$-1\r\n")
+        self.server.kill()
+        self.logged_away()
+        sessions.append(self.connect_late())
+        sessions.append(self.connect_late())
+        for client in sessions:
+            client.send(b"INCR a\r\n")
+        sessions[1].send(encode([b"SET", b"a", b"x" * 200_000]))
+        sessions[2].send(b"MULTI\r\nINCR a\r\n")
+        time.sleep(0.3)  # until the proxy has read that
+        for client in sessions[1:-1]:
+            client.close()
+        sessions[-1].half_close()
+        self.assertEqual(sessions[-1].rest(), b"")
+        time.sleep(0.3)
+        self.server.start()
+        self.assertEqual(sessions[0].reply(), b":1\r\n")
+        self.assertEqual(sessions[0].ask(b"GET a\r\n"), b"$1\r\n1\r\n")
+
     def test_when_the_time_is_over_clients_are_closed(self) -> None:
         self.start("--hold-seconds", "1")
         sessions = [(self.connect(), first) for first, _ in FIRST]

@@ -138,8 +138,10 @@ class GivenUpTests(PoolCase):
                 servers.append(self)
 
             def dataReceived(self, data: bytes) -> None:
-                if b"SELECT" in data:
-                    self.transport.write(b"+OK\r\n+PONG\r\n")
+                if b"PING" in data:
+                    self.transport.write(b"+PONG\r\n")
+                elif b"SELECT" in data:
+                    self.transport.write(b"+OK\r\n")
                 else:
                     taken.append(data)
 

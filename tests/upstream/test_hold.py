@@ -6,10 +6,13 @@ from twisted.internet import defer, task
 from twisted.trial import unittest
 
 from redisproxy import messages
+from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.base import BACKOFF as BASE_BACKOFF
 from redisproxy.upstream.base import HURRIED, Base
 from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
 from redisproxy.upstream.hold import BACKOFF, HeldWork, is_lasting
+
+BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
 
 def away() -> RedisUnreachable:
@@ -32,7 +35,7 @@ class HoldTests(unittest.SynchronousTestCase):
             self.attempts.append(defer.Deferred())
             return self.attempts[-1]
 
-        return defer.Deferred.fromCoroutine(self.hold.keep_trying(attempt))
+        return defer.Deferred.fromCoroutine(self.hold.keep_trying(BLUE, attempt))
 
     def fails(self, error: Exception | None = None, all_of_them: bool = True) -> None:
         if all_of_them:
@@ -48,6 +51,7 @@ class HoldTests(unittest.SynchronousTestCase):
         work = self.work()
         self.fails()
         self.assertTrue(self.hold.waits)
+        self.assertEqual((self.hold.holds(BLUE), self.hold.holds(GREEN)), (True, False))
         self.assertEqual(self.hurried, 1)
         self.clock.advance(14.9)
         self.assertEqual(len(self.attempts), 1)
@@ -55,7 +59,7 @@ class HoldTests(unittest.SynchronousTestCase):
         self.assertEqual(len(self.attempts), 2)
         self.attempts[1].callback("done")
         self.assertEqual(self.successResultOf(work), "done")
-        self.assertFalse(self.hold.waits)
+        self.assertFalse(self.hold.waits or self.hold.holds(BLUE))
 
     def test_the_time_counts_from_when_redis_was_found_away(self) -> None:
         """Whoever comes late waits less: after the time, Redis would refuse connections at once."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import re
 import signal
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import redis
 from twisted.internet import defer, reactor, task
@@ -99,8 +102,8 @@ class PoolCase(unittest.TestCase):
         # This runs last, after all pools are stopped.
         self.addCleanup(lambda: self.assertEqual(self.reactor.getDelayedCalls(), []))
 
-    def pool(self, base: int = 0, acl_users: object = None) -> ConnectionPool:
-        pool = ConnectionPool(self.reactor, acl_users or AclUsers("off", None), base, 30.0, 5.0)
+    def pool(self, base: int = 0, acl_users: object = None, hold: float = 0.0) -> ConnectionPool:
+        pool = ConnectionPool(self.reactor, acl_users or AclUsers("off", None), base, 30.0, 5.0, hold=hold)
         pool.startService()
         self.addCleanup(self.stop, pool)
         pool.use(self.address)
@@ -566,6 +569,101 @@ class QueueTests(PoolCase):
             ["{upstream} sent a reply that the proxy did not expect: {reason}"] * 3,
         )
         yield self.until(lambda: len(pool) == 0)
+
+
+class Fake(Protocol):
+    """A server that answers each command with one of `replies`, by the command's name. An empty
+    reply closes the connection. After an error, it does not answer the commands behind.
+    """
+
+    replies: ClassVar[dict[bytes, bytes]] = {}
+    opened: ClassVar[list[Fake]] = []
+
+    def connectionMade(self) -> None:
+        self.opened.append(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        for name in re.findall(rb"\*\d+\r\n\$\d+\r\n([A-Z]+)\r\n", data):
+            reply = self.replies[name]
+            self.transport.write(reply)
+            if not reply:
+                self.transport.loseConnection()
+            if not reply or reply.startswith(b"-"):
+                break
+
+
+class HeldTests(PoolCase):
+    """What waits while Redis is away."""
+
+    def fake(self, password: bytes = b"x", **replies: bytes) -> BackendAddress:
+        Fake.replies.clear()
+        Fake.opened.clear()
+        self.answer(PING=b"+PONG\r\n", AUTH=b"+OK\r\n", SELECT=b"+OK\r\n")
+        self.answer(**replies)
+        port = reactor.listenTCP(0, Factory.forProtocol(Fake), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return BackendAddress(host="127.0.0.1", port=port.getHost().port, password=password)
+
+    def answer(self, **replies: bytes) -> None:
+        Fake.replies.update({name.encode(): reply for name, reply in replies.items()})
+
+    @defer.inlineCallbacks
+    def test_an_idle_connection_that_hung_shows_when_redis_is_back(self):
+        """Nobody else opens a connection: there is no base, and the idle connections are enough."""
+        pool = self.pool(hold=60.0)
+        upstream, other = yield defer.gatherResults([self.acquire(pool), self.acquire(pool, GREEN)])
+        upstream.release(clean=True)
+        other.release(clean=True)
+        self.reactor.clock.advance(bounds.FRESH_SECONDS + 0.1)
+        os.kill(self.server.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, self.server.pid, signal.SIGCONT)
+        acquired = self.acquire(pool)
+        self.reactor.clock.advance(5)
+        yield self.until(lambda: len(pool) == 1)
+        self.assertNoResult(acquired)
+        os.kill(self.server.pid, signal.SIGCONT)
+        began = self.reactor.seconds()
+        yield self.until(lambda: acquired.called, passing=0.05)
+        self.assertEqual((yield acquired).tenant, BLUE)
+        self.assertLess(self.reactor.seconds() - began, 10)
+
+    @defer.inlineCallbacks
+    def test_all_wait_for_one_attempt(self):
+        """Whether Redis loads its data, or has too many clients."""
+        for password, error in (
+            (b"x", b"-LOADING Redis is loading the dataset in memory\r\n"),
+            (b"", b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n"),
+            (b"", b"-ERR max number of clients reached\r\n"),
+            (b"", b""),
+        ):
+            pool = self.pool(hold=60.0)
+            pool.use(self.fake(password, PING=error))
+            acquired = [self.acquire(pool, tenant) for tenant in (BLUE, GREEN) for _ in range(20)]
+            events = []
+            self.patch(Log, "write", lambda _, line, events=events, **fields: events.append(line))
+            end = self.reactor.seconds() + 10
+            yield self.until(lambda end=end: self.reactor.seconds() >= end, passing=0.02)
+            self.assertTrue(pool.refused)
+            self.assertEqual(events, [messages.REDIS_NO_CONNECTION])
+            self.assertLess(len(Fake.opened), 40 + 10 / 0.1)
+            self.assertFalse(any(each.called for each in acquired))
+            self.answer(PING=b"+PONG\r\n")
+            yield self.until(lambda acquired=acquired: all(each.called for each in acquired), passing=0.02)
+            yield defer.gatherResults(acquired)
+            self.assertEqual(events, [messages.REDIS_NO_CONNECTION, messages.REDIS_USABLE_AGAIN])
+            yield pool.stopService()
+
+    @defer.inlineCallbacks
+    def test_an_error_at_the_login_leaves_no_failure_behind(self):
+        """Also not the failure of a command that was sent behind the refused one."""
+        for name, error in (("AUTH", b"-ERR invalid password\r\n"), ("SELECT", b"-ERR DB index is out of range\r\n")):
+            pool = self.pool(hold=60.0)
+            pool.use(self.fake(**{name: error}))
+            failure = yield self.assertFailure(self.acquire(pool), UpstreamError)
+            self.assertFalse(failure.passing)
+            yield pool.stopService()
+            gc.collect()
+            self.assertEqual(self.flushLoggedErrors(), [])
 
 
 def _run(server: RedisServer, script: str) -> None:

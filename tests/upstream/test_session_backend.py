@@ -281,7 +281,6 @@ class QueryTests(BackendCase):
         self.work.errback(ControlError("no"))
         self.assertFails(messages.UNANSWERED.text)
 
-
     def test_a_redis_that_is_busy_with_a_script_is_not_waited_for(self) -> None:
         clock = task.Clock()
         self.pool.hold = HeldWork(clock, 120.0, lambda: None)
