@@ -8,7 +8,8 @@ answers mean. No tenant's command goes over it.
 The module avoids two traps of ClientService. If `prepareConnection` fails, ClientService logs
 `NoTransition` when that connection ends later. So the log-in begins after the connection is made,
 and a refused log-in closes the connection, as Redis could have done. `whenConnected` must not be
-called from its own errback. So it is never called: see `RedisClient.connect`.
+called from its own errback. So it is never called: see `RedisClient.connect`. This module is longer
+than other modules: the errors, the connection and the service belong to one interface, `Commands`.
 """
 
 from __future__ import annotations
