@@ -465,23 +465,28 @@ class ClientProtocol(RespReceiver):
             self.close(messages.SHUTDOWN.code)
 
     def unblock(self) -> Dedicated | None:
-        """Returns the dedicated connection, if its command is blocked and has no reply yet.
+        """Returns the dedicated connection, if the session only waits for a blocked command there.
 
-        The client does not get the error of a command that is unblocked for a drain.
+        The client does not get the error of that command.
         """
-        upstream = self.session.dedicated
-        if upstream is None or not (upstream.waits and self.session.blocked):
+        session = self.session
+        upstream = session.dedicated
+        if upstream is None or not (upstream.waits and session.blocked and session.ending.expect_unblocking()):
             return None
-        self.session.ending.expect_unblocking()
         return upstream
 
     def hurry(self) -> Dedicated | None:
         """The end is near: sends no more commands to Redis.
 
-        Returns the dedicated connection, if its command is blocked: see `unblock`.
+        Returns the dedicated connection, if a reply is pending there of which nothing has come.
         """
-        self.session.ending.hurry()
-        return self.unblock()
+        session = self.session
+        session.ending.hurry()
+        upstream = session.dedicated
+        if upstream is None or not upstream.waits:
+            return None
+        session.ending.expect_unblocking()
+        return upstream
 
     def cut_off(self) -> None:
         """Closes the client now: the time of the drain is over."""

@@ -92,12 +92,14 @@ class Ending:
         """
         self.begin(messages.CUT_OFF.code)
 
-    def expect_unblocking(self) -> None:
-        """Redis is asked to unblock the blocked command, after `drain` or `hurry`.
+    def expect_unblocking(self) -> bool:
+        """After `drain` or `hurry`: drops the error of the blocked command, which Redis is asked to
+        unblock.
 
-        See `ReplyQueue.expect_unblocking`.
+        Returns False if other commands of the client still have to run, or have replies pending:
+        these would be in the wrong place. See `ReplyQueue.expect_unblocking`.
         """
-        self._session.replies.expect_unblocking()
+        return self.phase is Phase.CLOSING and self._session.replies.expect_unblocking()
 
     # To CLOSED, even while replies are pending.
 

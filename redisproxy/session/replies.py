@@ -251,17 +251,17 @@ class ReplyQueue:
         """
         self._session = self._connection = None
 
-    def expect_unblocking(self) -> None:
+    def expect_unblocking(self) -> bool:
         """Redis is asked to unblock the command that the session waits for.
 
-        If no other reply is pending, the client does not get the error UNBLOCKED: the command was
-        not run, and the client tries it again elsewhere.
+        Returns whether no other reply is pending. Then the client does not get the error UNBLOCKED:
+        the command was not run, and the client tries it again elsewhere.
         """
-        if len(self._items) != 1:
-            return
-        batch = self._items[0]
-        if isinstance(batch, ReplyBatch) and batch.kind == BLOCKING:
-            batch.receiver = _Unblocked(self.reply)
+        batch = self._items[0] if len(self._items) == 1 else None
+        if not isinstance(batch, ReplyBatch) or batch.kind != BLOCKING:
+            return False
+        batch.receiver = _Unblocked(self.reply)
+        return True
 
 
 class _Nobody:

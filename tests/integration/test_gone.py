@@ -217,11 +217,12 @@ class WaysTests(GoneCase):
         self.blocked(2, LIMIT)
         installation.proxy.process.terminate()
         installation.proxy.logged("draining: 2 sessions")
-        client.close()
         self.assertEqual(other.rest(), b"")
+        client.close()
         self.blocked(0)
         self.direct.rpush("l", "item")
         self.assertEqual(self.direct.llen("l"), 1)
+        self.assertIsNone(self.direct.get("late"))
 
     def test_a_tenant_with_a_rate(self) -> None:
         """Clients leave while their BLPOP waits for the tenant's rate, or behind it other commands

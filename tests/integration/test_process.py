@@ -182,17 +182,18 @@ class EndTests(unittest.TestCase):
             self.assertNotIn("Traceback", installation.proxy.log)
             self.assertNotIn("Unhandled", installation.proxy.log)
 
-    def test_a_busy_session_gets_its_reply(self) -> None:
+    def test_a_busy_session_gets_its_replies(self) -> None:
+        """It has sent something behind a blocked command."""
         installation = Installation(fresh=True)
         self.addCleanup(installation.stop)
         connection = raw_client(self, installation.proxy.port, b"AUTH", b"blue-password")
-        connection.send(b"BLPOP queue 0\r\n")
+        connection.send(b"BLPOP queue 0\r\nPING\r\n")
         straight = installation.server.client(3)
         until(lambda: any(c["cmd"] == "blpop" for c in straight.client_list()), "Redis has the BLPOP")
         installation.proxy.process.send_signal(signal.SIGTERM)
         installation.proxy.logged("draining: 1 sessions")
         straight.rpush("queue", "item")
-        self.assertEqual(connection.rest(), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
+        self.assertEqual(connection.rest(), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n+PONG\r\n")
         self.assertEqual(installation.proxy.process.wait(LIMIT), 0)
 
 

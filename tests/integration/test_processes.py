@@ -15,6 +15,8 @@ from pathlib import Path
 
 import redis
 
+from redisproxy.resp.framing import encode
+
 from ..support.certificates import Authority
 from ..support.processes import runs
 from ..support.proxy import Installation, ProxyProcess, has_ended, master, shared, tenant
@@ -154,17 +156,20 @@ class ServingTests(ProcessesCase):
 
 
 class EndTests(ProcessesCase):
+    COMMAND = encode([b"SET", b"a", b"x" * 200_000])
+    HALF = len(COMMAND) // 2
+
     def busy(self, installation: Installation) -> RawClient:
-        """Returns a connection that waits for an item of a list."""
+        """Returns a connection that has sent half of a command."""
         connection = raw_client(self, installation.proxy.port, b"AUTH", b"blue-password")
-        connection.send(b"BLPOP queue 0\r\n")
+        connection.send(self.COMMAND[: self.HALF])
         straight = installation.server.client(3)
-        until(lambda: any(c["cmd"] == "blpop" for c in straight.client_list()), "Redis has the BLPOP")
+        until(lambda: any(int(c["qbuf"]) > self.HALF // 2 for c in straight.client_list()), "Redis has the half")
         return connection
 
-    def assertGetsItem(self, installation: Installation, connection: RawClient) -> None:
-        installation.server.client(3).rpush("queue", "item")
-        self.assertEqual(connection.rest(), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
+    def assertComesToItsEnd(self, connection: RawClient) -> None:
+        connection.send(self.COMMAND[self.HALF :])
+        self.assertEqual(connection.rest(), b"+OK\r\n")
 
     def assertRefusesNew(self, installation: Installation) -> None:
         def refused() -> bool:
@@ -179,7 +184,7 @@ class EndTests(ProcessesCase):
         connection = self.busy(installation)
         installation.proxy.process.send_signal(signal.SIGTERM)
         self.assertRefusesNew(installation)
-        self.assertGetsItem(installation, connection)
+        self.assertComesToItsEnd(connection)
         self.assertEqual(installation.proxy.process.wait(LIMIT), 0)
         self.assertEnd(*self.workers.values())
         self.assertEqual(len(idle), 2)
@@ -200,7 +205,7 @@ class EndTests(ProcessesCase):
         connection = self.busy(installation)
         installation.proxy.process.kill()
         self.assertRefusesNew(installation)
-        self.assertGetsItem(installation, connection)
+        self.assertComesToItsEnd(connection)
         self.assertEnd(*self.workers.values())
 
     def test_a_killed_worker_is_replaced_and_the_other_serves_on(self) -> None:

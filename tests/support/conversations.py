@@ -125,6 +125,8 @@ class Conversation:
         self.told = b""
         self.closed: str | None = None
         self.held = False
+        #: Whether the tenant's work waits because Redis is away.
+        self.redis_away = False
         self.bugs: list[BaseException] = []
         self.now = 0.0
         #: Seconds until a wrong password is answered.
@@ -198,6 +200,9 @@ class Conversation:
 
     def scripts(self, tenant: Tenant) -> Scripts:
         return self.known_scripts.setdefault(tenant, Scripts(tenant.channel_prefix))
+
+    def holds(self, tenant: Tenant) -> bool:
+        return self.redis_away
 
     def order(self, tenant: Tenant) -> object:
         return UNORDERED
