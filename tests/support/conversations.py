@@ -207,9 +207,6 @@ class Conversation:
     def order(self, tenant: Tenant) -> object:
         return UNORDERED
 
-    def holds(self, tenant: Tenant) -> bool:
-        return False
-
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step) -> None:
         assert self.session.credential is not None and tenant == self.session.credential.tenant
         self.permitted += patterns
