@@ -153,8 +153,11 @@ SLOW_READER_SECONDS = 10.0
 #: that they use the present one.
 REPLACING_SECONDS = 0.1
 #: Multiplexed connections of a tenant in one protocol version: the one in use, and those left to
-#: slow readers.
+#: slow readers. As many again for scripts.
 MULTIPLEXED_CONNECTIONS: Annotated[int, 2] = 4
+#: Time between two checks whether the connection for a tenant's scripts has replied. After one to
+#: two times as long without a reply, it takes no more scripts: they use connections of their own.
+SCRIPT_CHECK_SECONDS: Annotated[float, 0.001] = 0.05
 #: Acquisitions of connections at the same time, by all tenants together. With more, each would take
 #: too long.
 ACQUIRING: Annotated[int, 2] = 256

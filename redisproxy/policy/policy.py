@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .. import messages
-from ..resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE
+from ..resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE, SCRIPT
 from .facts import Command
 from .server_config import NAMES
 
@@ -225,6 +225,8 @@ def make_policy(
                     table[name] = INSPECT_TEXT
                 elif name in SHA_SCRIPTS:
                     table[name] = INSPECT_KNOWN
+                elif name in CALLS:
+                    table[name] = SCRIPT
             continue
         allowed = [subcommand for subcommand in command.subcommands if may(subcommand, command)]
         whole = len(allowed) == len(command.subcommands)

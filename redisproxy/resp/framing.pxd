@@ -29,6 +29,7 @@ cdef class RequestScanner:
     cdef Py_ssize_t _wanted
     cdef Py_ssize_t _seen
     cdef Py_ssize_t _unseen
+    cdef object _seen_kind
     cdef int _mode
     cdef Py_ssize_t _arguments_left
     cdef Py_ssize_t _bulk_left
@@ -38,7 +39,7 @@ cdef class RequestScanner:
     cdef _join(self)
     @cython.locals(
         buffer=bytes, end=Py_ssize_t, start=Py_ssize_t, pos=Py_ssize_t, begin=Py_ssize_t, count=Py_ssize_t, remaining=Py_ssize_t,
-        name_at=Py_ssize_t, after=Py_ssize_t, wanted=Py_ssize_t, name=bytes, view="const unsigned char *",
+        name_at=Py_ssize_t, after=Py_ssize_t, wanted=Py_ssize_t, name=bytes, view="const unsigned char *", kind=object,
     )
     cdef _scan(self)
     @cython.locals(arguments=Py_ssize_t, at=Py_ssize_t, length=Py_ssize_t, name_at=Py_ssize_t, after=Py_ssize_t)

@@ -33,13 +33,15 @@ INSPECT = 2  #: report its name and arguments, once all of them are here
 #: as INSPECT, but if the command has two arguments, the second is streamed if it is large
 INSPECT_FIRST = 3
 #: if RequestScanner.inspects() is true for the first argument: report its name and arguments, but
-#: stream them from the first large one on, which cannot be the first argument. Else as FORWARD.
+#: stream them from the first large one on, which cannot be the first argument. Else as SCRIPT.
 INSPECT_TEXT = 4
 #: the same, but if the first argument is in RequestScanner.known
 INSPECT_KNOWN = 5
+SCRIPT = 6  #: plain, but may take long: pass its bytes on, apart from commands of FORWARD
 
 # The kinds of what RequestScanner.next() returns.
-RUN: Final = 0  #: (RUN, bytes to pass on, number of commands): whole commands only
+# RUN and SCRIPTS are also the verdicts for their commands.
+RUN: Final = 0  #: (RUN, bytes to pass on, number of commands): whole commands of FORWARD only
 COMMAND: Final = 1  #: (COMMAND, [name, arguments …], 1)
 REFUSED: Final = 2  #: (REFUSED, name, 1): an overlong name is empty, or cut if inline
 #: (OVERSIZE, name, 1): an inspected command is larger than INSPECTED_BYTES; its rest is skipped
@@ -50,10 +52,11 @@ HEADED: Final = 4
 #: (STREAM, bytes to pass on, 1): a command larger than WHOLE_COMMAND_BYTES begins; its further
 #: pieces have a 0
 STREAM: Final = 5
+SCRIPTS: Final = 6  #: as RUN, but of SCRIPT
 
 if TYPE_CHECKING:
-    #: bytes with RUN, REFUSED, OVERSIZE or STREAM; a list with COMMAND or HEADED
-    Found: TypeAlias = tuple[Literal[0, 2, 3, 5], bytes, int] | tuple[Literal[1, 4], list[bytes], int]
+    #: bytes with RUN, REFUSED, OVERSIZE, STREAM or SCRIPTS; a list with COMMAND or HEADED
+    Found: TypeAlias = tuple[Literal[0, 2, 3, 5, 6], bytes, int] | tuple[Literal[1, 4], list[bytes], int]
 
 
 CRLF = b"\r\n"
@@ -222,10 +225,11 @@ class RequestScanner:
         self._chunks: list[bytes] = []
         self._size = 0
         self._wanted = 0
-        # The plain command at _pos, if it is not whole: bytes that were scanned, and arguments
-        # still to come.
+        # The command to pass on at _pos, if it is not whole: bytes that were scanned, arguments
+        # still to come, and RUN or SCRIPTS.
         self._seen = 0
         self._unseen = 0
+        self._seen_kind: Literal[0, 6] = RUN
         # The current command, if it is passed on, collected or skipped in pieces.
         self._mode = FORWARD
         self._arguments_left = 0  # arguments whose header was not read yet
@@ -325,20 +329,22 @@ class RequestScanner:
                 return None
 
     def _scan(self) -> Found | None:
-        """All whole FORWARD commands that come next, or the next command if it is not FORWARD.
-        Must be called at a command boundary.
+        """All whole commands that come next and are all FORWARD or all SCRIPT, or the next command
+        if it is neither. Must be called at a command boundary.
         """
         buffer = self._buffer
         end = len(buffer)
         view = buffer  # a pointer in the compiled form: a slice of a pointer costs half as much
         start = pos = begin = self._pos
         count = 0
+        kind: Literal[0, 6] = RUN
         try:
             while pos < end:
                 begin = pos
                 if self._seen:
                     pos += self._seen
                     remaining = self._unseen
+                    kind = self._seen_kind
                     self._seen = 0
                 elif buffer[pos] != 42:  # b"*"
                     if count:
@@ -371,19 +377,26 @@ class RequestScanner:
                     mode = self.table.get(name)
                     if mode is None:
                         mode = self.table.get(name.upper(), self.default)
-                    if mode:  # not FORWARD
+                    # `is not` costs least, and small numbers are the same objects. Were they not,
+                    # the branch would still do what is right.
+                    if mode is not kind:
                         if mode >= INSPECT_TEXT:
                             mode, wanted = self._by_first(mode, buffer, begin, after, remaining, end)
                             if mode < 0:
                                 if not count:
                                     self._wanted = wanted
                                 break
-                        if mode:
+                        if mode != kind:
                             if count:
                                 break
-                            return self._begin(name, mode, remaining, after)
+                            if mode == FORWARD:
+                                kind = RUN
+                            elif mode == SCRIPT:
+                                kind = SCRIPTS
+                            else:
+                                return self._begin(name, mode, remaining, after)
                     pos = after
-                # A plain command: the rest of its arguments, as far as they are here.
+                # A command to pass on: the rest of its arguments, as far as they are here.
                 pos, remaining, wanted = self._pass(buffer, begin, pos, remaining, end)
                 if wanted > self._whole_limit:
                     if count:
@@ -397,6 +410,7 @@ class RequestScanner:
                 if remaining:
                     self._seen = pos - begin
                     self._unseen = remaining
+                    self._seen_kind = kind
                     pos = begin
                     if not count:
                         self._wanted = wanted
@@ -410,19 +424,20 @@ class RequestScanner:
         if count == 0:
             return None
         if start == 0 and pos == end:
-            return RUN, buffer, count
-        return RUN, buffer[start:pos], count
+            return kind, buffer, count
+        return kind, buffer[start:pos], count
 
-    def transaction(self) -> tuple[bytes, int] | None:
+    def transaction(self) -> tuple[bytes, int, bool] | None:
         """Takes the commands behind a MULTI, if all of them up to its EXEC are here and plain.
 
-        Returns (bytes, number of commands), both with the EXEC, or None. With None, no bytes are
-        consumed.
+        Returns (bytes, number of commands, whether a script is among them), the first two with the
+        EXEC, or None. With None, no bytes are consumed.
         """
         buffer = self._buffer
         end = len(buffer)
         pos = self._pos
         count = 0
+        scripts = False
         if self._chunks:
             return None
         try:
@@ -436,11 +451,13 @@ class RequestScanner:
                 if name == b"EXEC" and remaining == 0 and self.table.get(name) == INSPECT:
                     found = buffer[self._pos : after]
                     self._pos = after
-                    return found, count
+                    return found, count, scripts
                 mode = self.table.get(name, self.default)
                 if mode >= INSPECT_TEXT:
                     mode, wanted = self._by_first(mode, buffer, begin, after, remaining, end)
-                if mode != FORWARD:
+                if mode == SCRIPT:
+                    scripts = True
+                elif mode != FORWARD:
                     return None
                 pos, remaining, wanted = self._pass(buffer, begin, after, remaining, end)
                 if remaining or wanted:
@@ -510,26 +527,26 @@ class RequestScanner:
         return pos, 0, 0
 
     def _by_first(self, mode: int, buffer: bytes, begin: int, after: int, remaining: int, end: int) -> tuple[int, int]:
-        """Decides by the first argument about a command that begins at begin. Returns (mode,
-        FORWARD or -1, bytes of the command that are needed). -1: that argument is not whole yet.
+        """Decides by the first argument about a command that begins at begin. Returns (mode, SCRIPT
+        or -1, bytes of the command that are needed). -1: that argument is not whole yet.
 
-        mode: INSPECT_TEXT or INSPECT_KNOWN; remaining: how many arguments begin at after. If the
-        first one is too large to be inspected, the command is plain.
+        mode: INSPECT_TEXT, INSPECT_KNOWN or SCRIPT; remaining: how many arguments begin at after.
+        If the first one is too large to be inspected, the command is not inspected.
         """
-        if remaining == 0 or (mode == INSPECT_KNOWN and not self.known):
-            return FORWARD, 0
+        if remaining == 0 or mode == SCRIPT or (mode == INSPECT_KNOWN and not self.known):
+            return SCRIPT, 0
         length, data_at = self._bulk_header(buffer, after, end)
         if data_at < 0:
             return -1, 0
         cost = length + self._name_limit + 2 * bounds.ARGUMENT_COST_BYTES
         if cost > bounds.INSPECTED_BYTES or (mode == INSPECT_KNOWN and length > self._name_limit):
-            return FORWARD, 0
+            return SCRIPT, 0
         stop = data_at + length
         if stop + 2 > end:
             return -1, stop + 2 - begin
         if buffer[stop] != 13 or buffer[stop + 1] != 10:
             raise ProtocolError("a bulk string does not end where its length says")
-        return (mode if self._is_inspected(mode, buffer[data_at:stop]) else FORWARD), 0
+        return (mode if self._is_inspected(mode, buffer[data_at:stop]) else SCRIPT), 0
 
     def _is_inspected(self, mode: int, first: bytes) -> bool:
         """Whether a command with this first argument is inspected. mode: see _by_first()."""
@@ -673,8 +690,8 @@ class RequestScanner:
             return None
         name = arguments[0]
         mode = self.table.get(name.upper(), self.default)
-        if mode >= INSPECT_TEXT and not (len(arguments) > 1 and self._is_inspected(mode, arguments[1])):
-            mode = FORWARD
+        if mode >= INSPECT_TEXT and (mode == SCRIPT or len(arguments) == 1 or not self._is_inspected(mode, arguments[1])):
+            return SCRIPTS, encode(arguments), 1
         if mode >= INSPECT:
             return COMMAND, arguments, 1
         if mode == REFUSE or len(name) > bounds.COMMAND_NAME_BYTES:

@@ -37,10 +37,10 @@ HANDLERS = {
     b"CONFIG": Handler(server.config, (2, -1), _LOGIN, server.config_needs),
     b"COPY": Handler(data.copy),
     b"DISCARD": Handler(data.exec_or_discard),
-    b"EVAL": Handler(scripts.run, (2, -1)),
-    b"EVALSHA": Handler(scripts.run, (2, -1)),
-    b"EVALSHA_RO": Handler(scripts.run, (2, -1)),
-    b"EVAL_RO": Handler(scripts.run, (2, -1)),
+    b"EVAL": Handler(scripts.run, (2, -1), _LOGIN | Need.SCRIPT),
+    b"EVALSHA": Handler(scripts.run, (2, -1), _LOGIN | Need.SCRIPT),
+    b"EVALSHA_RO": Handler(scripts.run, (2, -1), _LOGIN | Need.SCRIPT),
+    b"EVAL_RO": Handler(scripts.run, (2, -1), _LOGIN | Need.SCRIPT),
     b"EXEC": Handler(data.exec_or_discard),
     b"FLUSHALL": Handler(data.flushall),
     b"HELLO": Handler(connection.hello, (1, -1), 0, connection.hello_needs),
@@ -129,6 +129,8 @@ def dispatch(session: Session, words: list[bytes]) -> None:
         needs |= handler.also(session, words)
     if needs & _NO_MULTI and session.multi:
         return session.refuse(messages.MULTI_INSIDE.reply(command=name))
+    if needs & Need.SCRIPT and not session.route.takes_scripts():
+        return session.route.run_scripts(session, 1, partial(_run_later, session, name, words, handler.run))
     if needs & _DEDICATED and session.route.state is not DEDICATED:
         return session.route.acquire(session, partial(_run_later, session, name, words, handler.run))
     if needs & Need.DRAINED and not session.replies.drained:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import messages, probes
 from ..resp.framing import INSPECT_FIRST, encode
+from . import commands_scripts as scripts
 from .handler import Need
 from .pending import ReplyBatch
 from .route import DEDICATED
@@ -73,8 +74,10 @@ def multi(session: Session, words: list[bytes]) -> None:
     whole = session.scanner.transaction() if len(words) == 1 else None
     if whole is None:
         return session.route.acquire(session, partial(_open_multi, session, words))
-    commands, count = whole
+    commands, count, has_scripts = whole
     session.commands += count
+    if has_scripts:
+        return scripts.forward(session, encode(words) + commands, 1 + count)
     return session.forward(encode(words) + commands, 1 + count)
 
 

@@ -1,4 +1,4 @@
-"""Commands about scripts: EVAL, EVALSHA, and SCRIPT with what it says of scripts.
+"""Commands about scripts: EVAL, EVALSHA, FCALL, and SCRIPT with what it says of scripts.
 
 Owns the form in which Redis gets these commands, and its answers as the client gets them. A script
 that publishes is another one in Redis, with another SHA: see `scripts`. The scanner hands over only
@@ -8,6 +8,7 @@ such scripts; EVAL and EVALSHA of all others are plain.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import messages, probes
@@ -24,6 +25,24 @@ if TYPE_CHECKING:
 #: The first bytes of replies that are rewritten: errors; errors and bulk strings.
 _ERRORS = b"-"
 _ERRORS_AND_TEXT = b"-$"
+
+
+def forward(session: Session, data: bytes, count: int) -> None:
+    """Sends whole commands that run scripts, or a transaction with such commands.
+
+    They are sent as they came, when the session has a connection where they may take long.
+    """
+    if session.route.takes_scripts():
+        return session.forward(data, count)
+    return session.route.run_scripts(session, count, partial(_forward, session, data, count, session.policy))
+
+
+def _forward(session: Session, data: bytes, count: int, judge: Policy) -> None:
+    """Sends such commands. judge: the policy that let them pass, perhaps a while ago."""
+    if judge != session.policy:
+        probes.reached("Redis was replaced while scripts waited")
+        return session.refuse_waiting(messages.REPLACED.text, count)
+    return session.forward(data, count)
 
 
 def run(session: Session, words: list[bytes]) -> None:

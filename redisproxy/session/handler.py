@@ -29,6 +29,7 @@ class Need:
     NO_MULTI = 2  #: no open MULTI: the command is an error there
     DRAINED = 4  #: no reply is pending
     DEDICATED = 8  #: a dedicated connection to Redis; to get one, no reply may be pending
+    SCRIPT = 16  #: a connection on which no other session's plain commands wait behind it
 
 
 class Handler(NamedTuple):

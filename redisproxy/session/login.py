@@ -70,7 +70,10 @@ def send_hello(session: Session, hello: Hello) -> None:
     """
     if hello.name is not None:
         session.name = hello.name
-    if session.route.state is DEDICATED:
+    upstream = session.route.upstream
+    if isinstance(upstream, Unavailable) and upstream.hello and hello.protocol in (0, session.protocol):
+        session.answer(upstream.hello)  # Redis is busy with a script, and answers a HELLO still
+    elif session.route.state is DEDICATED:
         session.expect_hello(hello.words, hello.protocol)
     elif hello_stays(session, hello.protocol):
         session.pass_on(hello.words)
@@ -126,20 +129,25 @@ class Login:
 
     def start(self) -> None:
         """Asks for connections of the tenant, unless the session has them already."""
-        session, hello = self._session, self._hello
+        session = self._session
         before = session.credential
         if self._reservation is not None and before is not None and before.tenant == self.credential.tenant:
             self._reservation.keep()
             session.credential = self.credential
             return self._answer()
         session.pending_login = self
-        protocol = session.protocol if hello is None else hello.protocol or session.protocol
         backend, tenant = session.backend, self.credential.tenant
         if backend.multiplexes:
-            backend.join(tenant, protocol, session.suspend(Until.LOGIN, self._joined))
+            backend.join(tenant, self._protocol, session.suspend(Until.LOGIN, self._joined))
         else:
-            backend.acquire(tenant, protocol, session.suspend(Until.LOGIN, self._acquired))
+            backend.acquire(tenant, self._protocol, session.suspend(Until.LOGIN, self._acquired))
         return None
+
+    @property
+    def _protocol(self) -> int:
+        """The RESP version of the connections that it asks for."""
+        session, hello = self._session, self._hello
+        return session.protocol if hello is None else hello.protocol or session.protocol
 
     def renew(self, renewed: Callable[[Credential], Credential | None]) -> bool:
         """Renews the credential after a change of snapshot. Returns whether it is still valid."""
@@ -161,13 +169,16 @@ class Login:
 
     def _acquired(self, result: Dedicated | Unavailable) -> None:
         session = self._session
-        if isinstance(result, Unavailable):
+        if isinstance(result, Unavailable) and not result.hello:
             self.rollback(result)
         elif session.may_move():
             session.pending_login = None
-            session.route.use(session, result)
-            self.commit(result.protocol)
-        else:
+            if isinstance(result, Unavailable):
+                session.route.use_none(result, session.leaves_nothing)
+            else:
+                session.route.use(session, result)
+            self.commit(self._protocol)
+        elif not isinstance(result, Unavailable):
             result.release(clean=True)
 
     def commit(self, protocol: int) -> None:

@@ -6,13 +6,20 @@ in.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .pending import ReplyBatch
+
+if TYPE_CHECKING:
+    from .ports import ReplyReceiver
 
 
 class OrderedSession(Protocol):
     """A session, as its tenant's order sees it."""
+
+    @property
+    def replies(self) -> ReplyReceiver:
+        """What receives the session's replies."""
 
     def close_gate(self, gate: int) -> None:
         """Closes a gate, here `Gate.ORDER`."""

@@ -229,6 +229,29 @@ class MultiplexedUser(Protocol):
         """The pool's connection takes commands, or an attempt to open one failed."""
 
 
+class ScriptPool(Protocol):
+    """The multiplexed connection for one tenant's scripts in one protocol version.
+
+    While a script runs, Redis reads nothing behind it on the same connection. So scripts do not go
+    where other commands go.
+    """
+
+    @property
+    def upstream(self) -> Multiplexed | Unavailable:
+        """The connection that scripts go to, or why there is none."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether a script takes long there. No other script should wait behind it."""
+
+    @property
+    def available(self) -> Multiplexed | None:
+        """`upstream`, if a script can be sent there now; else None."""
+
+    def wait_until_free(self, step: Step[None]) -> None:
+        """Finishes the Step when `upstream` is not busy any more."""
+
+
 class TenantPool(Protocol):
     """One tenant's multiplexed connections in one protocol version."""
 
@@ -238,6 +261,10 @@ class TenantPool(Protocol):
     @property
     def upstream(self) -> Multiplexed | Unavailable:
         """The connection that new commands go to, or why there is none."""
+
+    @property
+    def scripts(self) -> ScriptPool:
+        """The connection for scripts, which is opened at the first use."""
 
     def wait(self, session: MultiplexedUser) -> None:
         """Calls the session's `upstream_ready` once, when `upstream` is not busy any more."""
@@ -264,7 +291,8 @@ class Backend(Protocol):
         """Finishes the Step with the tenant's multiplexed connections, or with an Unavailable.
 
         Only where `multiplexes` is true. protocol: RESP version, 2 or 3. The session must call
-        `TenantPool.leave` when it does not use them any more.
+        `TenantPool.leave` when it does not use them any more. If Redis is busy with a script, the
+        pool has no connection yet, and its `upstream` is an Unavailable that has a `hello`.
         """
 
     def prepare(self, tenant: Tenant, protocol: int) -> None:
@@ -326,15 +354,20 @@ class Unavailable:
 
     As an Upstream, it answers each command with its error. error: an error reply without ``-``.
     busy: a connection is being opened, so commands wait instead of failing. closes: the time to
-    wait is over, so clients are closed instead of answered, as Redis would close them.
+    wait is over, so clients are closed instead of answered, as Redis would close them. hello:
+    Redis's answer to a HELLO, if Redis is there, but runs a script for too long; else empty. Then
+    log-ins succeed, as in Redis.
     """
 
-    __slots__ = ("busy", "closes", "error")
+    __slots__ = ("busy", "closes", "error", "hello")
 
-    def __init__(self, error: str = messages.UNREACHABLE.text, busy: bool = False, closes: bool = False) -> None:
+    def __init__(
+        self, error: str = messages.UNREACHABLE.text, busy: bool = False, closes: bool = False, hello: bytes = b""
+    ) -> None:
         self.error = error
         self.busy = busy
         self.closes = closes
+        self.hello = hello
 
     def __repr__(self) -> str:
         return f"<Unavailable: {self.error}>"

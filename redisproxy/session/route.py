@@ -3,7 +3,8 @@ dedicated connection.
 
 Owns this choice. Only `Route.move` changes it: only as `LEGAL` allows, and only when no reply is
 pending, so that a session's commands run in the order in which the client sent them. While the
-session has a pool, it can go back to the multiplexed connections.
+session has a pool, it can go back to the multiplexed connections. This module is longer than other
+modules: all ways from one connection to another share the same state.
 """
 
 from __future__ import annotations
@@ -54,7 +55,20 @@ NOWHERE = Unavailable(messages.NOAUTH.text)
 class Route:
     """The route of one session's commands to Redis."""
 
-    __slots__ = ("_backlog_at", "_queued", "_replies", "clean", "full", "order", "pool", "prepared", "state", "upstream")
+    __slots__ = (
+        "_attempted",
+        "_backlog_at",
+        "_queued",
+        "_replies",
+        "_with_scripts",
+        "clean",
+        "full",
+        "order",
+        "pool",
+        "prepared",
+        "state",
+        "upstream",
+    )
 
     def __init__(self, replies: ReplyQueue) -> None:
         self._replies = replies
@@ -76,6 +90,10 @@ class Route:
         self._backlog_at: Multiplexed | None = None
         # Whether the session waits in the pool's queue.
         self._queued = False
+        # Whether `upstream` is the connection for scripts.
+        self._with_scripts = False
+        # Whether the attempt to acquire a connection has failed: see `attempted`.
+        self._attempted = False
 
     def __repr__(self) -> str:
         return f"<Route {self.state.value}>"
@@ -100,7 +118,7 @@ class Route:
             raise BugError(f"a session moves to {to} while replies are pending")
         former = self.dedicated
         self.state, self.upstream, self.clean = to, upstream, True
-        self.full = self.prepared = False
+        self.full = self.prepared = self._with_scripts = False
         if former is not None and clean is not None:
             former.release(clean)
 
@@ -122,8 +140,16 @@ class Route:
 
     def end(self, clean: bool | None = False) -> None:
         """Gives up all connections of the session. clean: see `move`."""
+        self.use_none(NOWHERE, clean)
+
+    def use_none(self, upstream: Unavailable, clean: bool | None) -> None:
+        """Gives up all connections of the session. `upstream` answers commands from now on.
+
+        clean: see `move`.
+        """
         if self.state is not NONE:
-            self.move(NONE, NOWHERE, clean)
+            self.move(NONE, upstream, clean)
+        self.upstream = upstream
         self.leave_pool()
 
     def use_order(self, session: Session, order: Order = UNORDERED) -> None:
@@ -144,8 +170,12 @@ class Route:
         if pool is None:
             raise BugError("no pool")
         upstream = pool.upstream
+        if self._with_scripts and self._replies.drained:
+            self._change_upstream(upstream, with_scripts=False)
         if self.upstream is not upstream:
             if not self._replies.drained:
+                if self._with_scripts:
+                    return self._ready_behind_scripts(session)
                 probes.reached("replies are awaited before another multiplexed connection is used")
                 session.close_gate(Gate.UPSTREAM)
                 self.settle(session)
@@ -207,6 +237,115 @@ class Route:
         """The session's turn in the pool's queue has come."""
         self._queued = False
 
+    # Over the connection for scripts.
+
+    def _change_upstream(self, upstream: Upstream, with_scripts: bool) -> None:
+        """Sends commands over another multiplexed connection. No reply may be pending.
+
+        Does the same as `move`, for less: many sessions do so for each script.
+        """
+        self.upstream, self._with_scripts = upstream, with_scripts
+
+    def _ready_behind_scripts(self, session: Session) -> bool:
+        """Returns whether the next command can be sent behind the session's scripts now."""
+        if self.order.closed and not self.in_turn(session):
+            return False
+        free = not (cast(Multiplexed, self.upstream).overloaded or self._replies.slow)
+        if not free:
+            session.close_gate(Gate.UPSTREAM)
+            self.settle(session)
+        return free
+
+    def takes_scripts(self) -> bool:
+        """Returns whether commands that run scripts may be sent to `upstream` now.
+
+        If it can be so at once, the session moves to the connection for scripts.
+        """
+        if self.state is not MULTIPLEXED:
+            return True
+        if not self._replies.drained:
+            return self._with_scripts
+        pool = self.pool
+        available = None if pool is None or isinstance(pool.upstream, Unavailable) else pool.scripts.available
+        if available is None:
+            return False
+        self._change_upstream(available, with_scripts=True)
+        return True
+
+    def run_scripts(self, session: Session, count: int, then: Callable[[], None]) -> None:
+        """Calls `then` when commands that run scripts may be sent to `upstream`, at once or later.
+
+        Called where `takes_scripts` says no. The session moves to the connection for scripts, and
+        stays there until it has all replies. count: the number of commands, which are answered with
+        an error instead if there is no connection to be had.
+
+        Later commands of others wait while the session waits for a connection, but not while it
+        waits for its own replies: many sessions do so again and again.
+        """
+        session.when_drained(partial(self._move_to_scripts, session, count, then))
+
+    def _move_to_scripts(self, session: Session, count: int, then: Callable[[], None]) -> None:
+        pool = self.pool
+        if pool is None:
+            raise BugError("no pool")
+        if isinstance(pool.upstream, Unavailable) and not pool.upstream.busy:
+            return session.not_held(pool.upstream, count)
+        scripts = pool.scripts
+        if scripts.slow:
+            probes.reached("script takes long, and others get connections of their own")
+            self._acquire(session, partial(self._acquired_for_scripts, session, count, then))
+        elif scripts.upstream.overloaded:
+            probes.reached("scripts wait for their connection")
+            again = partial(self._free_for_scripts, session, count, then)
+            scripts.wait_until_free(session.suspend(Until.SCRIPTS, again))
+        else:
+            return self._send_scripts(session, scripts.upstream, count, then)
+        if session.step is not None:
+            self.order.begin(session)
+        return None
+
+    def _send_scripts(
+        self, session: Session, upstream: Multiplexed | Unavailable, count: int, then: Callable[[], None]
+    ) -> None:
+        if isinstance(upstream, Unavailable):
+            return session.not_held(upstream, count)
+        self._change_upstream(upstream, with_scripts=True)
+        return then()
+
+    def _free_for_scripts(self, session: Session, count: int, then: Callable[[], None], _: None) -> None:
+        self._move_to_scripts(session, count, then)
+
+    def _acquired_for_scripts(
+        self, session: Session, count: int, then: Callable[[], None], result: Dedicated | Unavailable
+    ) -> None:
+        if isinstance(result, Unavailable):
+            session.not_held(result, count)
+        elif self._may_use(session, result):
+            self.order.connected()
+            self.use(session, result)
+            then()
+
+    # Without a connection, because Redis was busy with a script at the log-in.
+
+    def attempted(self, session: Session) -> bool:
+        """Returns whether the next command must be answered without a connection.
+
+        If not, the session tries to acquire one, at once or later. It goes on by itself after that.
+        Only where connections are not multiplexed: a pool tries by itself.
+        """
+        attempted, self._attempted = self._attempted, False
+        if not attempted:
+            self._acquire(session, partial(self._acquired_at_last, session))
+        return attempted
+
+    def _acquired_at_last(self, session: Session, result: Dedicated | Unavailable) -> None:
+        if isinstance(result, Unavailable) and result.closes:
+            session.not_held(result)
+        elif isinstance(result, Unavailable):
+            self.upstream, self._attempted = result, True
+        elif self._may_use(session, result):
+            self.use(session, result)
+
     # To a dedicated connection, and back.
 
     def acquire(self, session: Session, then: Callable[[], None]) -> None:
@@ -220,9 +359,17 @@ class Route:
         if isinstance(upstream, Unavailable) and not upstream.busy:
             return session.not_held(upstream)
         session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
-        if session.step is not None:
+        if session.step is not None and not self._behind_slow_script:
             self.order.begin(session)
         return None
+
+    @property
+    def _behind_slow_script(self) -> bool:
+        """Whether the session waits for a script of its own that takes long.
+
+        Then others do not wait for what it sends behind that: they must learn that Redis is busy.
+        """
+        return self._with_scripts and not self._replies.drained and self.pool is not None and self.pool.scripts.slow
 
     def _acquire(self, session: Session, then: Callable[[Dedicated | Unavailable], None]) -> None:
         session.backend.acquire(session.tenant, session.protocol, session.suspend(Until.DEDICATED, then))

@@ -22,6 +22,7 @@ from ..policy import policy
 from ..resp.framing import (
     INSPECT,
     RUN,
+    SCRIPTS,
     STREAM,
     UNAUTHENTICATED,
     ProtocolError,
@@ -30,7 +31,7 @@ from ..resp.framing import (
 )
 from ..tenants.memory import Usage
 from ..tenants.model import Credential, Tenant
-from . import commands
+from . import commands, commands_scripts
 from .ending import Ending
 from .errors import SPOILER
 from .login import Login
@@ -39,7 +40,7 @@ from .pieces import Pieces
 from .ports import Accounts, Backend, ClientConnection, Dedicated, Unavailable
 from .pubsub import Subscriptions
 from .replies import ReplyQueue
-from .route import DEDICATED, MULTIPLEXED, Route
+from .route import DEDICATED, MULTIPLEXED, NONE, Route
 from .scripts import Scripts, publishes
 from .state import BugError, Gate, Phase, Step, Until, names
 
@@ -534,6 +535,15 @@ class Session:
         finally:
             self._advancing = False
 
+    def _may_take(self) -> bool:
+        """Returns whether the next command may be taken now, if the session's connection is its
+        own, or if it has none. If not, the session waits.
+        """
+        route = self.route
+        if route.order.closed and not (self.scanner.within or route.in_turn(self)):
+            return False
+        return route.state is not NONE or self.credential is None or route.attempted(self)
+
     def _take_commands(self) -> None:
         scanner = self.scanner
         route, ending = self.route, self.ending
@@ -545,7 +555,7 @@ class Session:
                 detour = upstream is not pool.upstream or upstream.busy or self.replies.slow
                 if detour and scanner.buffered and not route.ready(self):
                     continue
-            elif route.order.closed and scanner.buffered and not (scanner.within or route.in_turn(self)):
+            elif (route.order.closed or route.state is NONE) and scanner.buffered and not self._may_take():
                 continue
             try:
                 found = scanner.next()
@@ -570,6 +580,11 @@ class Session:
                 if TYPE_CHECKING:
                     assert isinstance(what, bytes)
                 route.upstream.send(what)
+            elif kind == SCRIPTS:
+                if TYPE_CHECKING:
+                    assert isinstance(what, bytes)
+                self.commands += count
+                commands_scripts.forward(self, what, count)
             else:
                 self.commands += 1
                 commands.receive(self, kind, what)
@@ -651,21 +666,26 @@ class Session:
         self.connection.forbidden(policy.shown(name))
         self.refuse(error or policy.refusal(name))
 
-    def not_held(self, result: Unavailable) -> None:
-        """There is no connection to Redis for a command that waited: answers it with the error.
+    def not_held(self, result: Unavailable, count: int = 1) -> None:
+        """There is no connection to Redis for a command that waited, or for several: answers each
+        with the error.
 
         If Redis was away for longer than work is held, closes the client instead.
         """
         if result.closes:
             self.ending.begin(messages.NOT_HELD.code)
         else:
-            self.refuse_waiting(result.error)
+            self.refuse_waiting(result.error, count)
 
-    def refuse_waiting(self, error: str) -> None:
-        """Answers a command that waited for a connection with an error. error: without ``-``."""
+    def refuse_waiting(self, error: str, count: int = 1) -> None:
+        """Answers a command that waited for a connection with an error, or several such commands.
+
+        error: without ``-``.
+        """
         if self.scanner.forwarding:
             self.scanner.skip()
-        self.answer(b"-%b\r\n" % error.encode())
+        for _ in range(count):
+            self.answer(b"-%b\r\n" % error.encode())
 
     def when_drained(self, then: Callable[[], None]) -> None:
         """Calls `then` when no reply is pending, at once or later."""

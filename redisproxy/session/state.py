@@ -74,6 +74,8 @@ class Until(Enum):
     QUERY = "query"
     DELAY = "delay"  #: the delay after a wrong password. Source: Session.time_is
     HELLO = "hello"  #: Redis's answer to a HELLO. Source: ReplyQueue
+    #: the connection for scripts takes commands. Source: ScriptPool.wait_until_free
+    SCRIPTS = "scripts"
 
 
 class ReplyMode(Enum):

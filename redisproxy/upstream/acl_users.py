@@ -20,9 +20,11 @@ from ..ops.logs import Log
 from ..policy import acl
 from ..policy.policy import Policy
 from ..policy.probing import Server, user_exists
+from ..printable import printable
 from ..resp.value import ErrorReply
 from ..tenants.model import Tenant
-from .client import Commands, ControlError
+from .client import Commands, ControlError, ReplyError
+from .redis_errors import is_busy
 
 #: Bytes that an ACL rule cannot contain (ACLStringHasSpaces in Redis's acl.c).
 _UNFIT = re.compile(rb"[\0 \t\n\v\f\r]")
@@ -31,12 +33,14 @@ _UNFIT = re.compile(rb"[\0 \t\n\v\f\r]")
 class AclUserError(messages.MessageError):
     """The tenant's ACL user is not available.
 
-    passing: whether a later attempt may succeed.
+    passing: whether a later attempt may succeed; answer: the error that Redis answered; empty if it
+    did not answer.
     """
 
-    def __init__(self, reason: messages.Text, passing: bool) -> None:
+    def __init__(self, reason: messages.Text, passing: bool, answer: str = "") -> None:
         super().__init__(reason)
         self.passing = passing
+        self.answer = answer
 
 
 def _refused(error: messages.Text) -> ControlError:
@@ -152,10 +156,13 @@ class AclUsers:
             if self._provisioned.get(tenant) != secret:
                 await self._provisioned_once(tenant, name, secret)
         except ControlError as error:
-            self.user_refused()
+            answer = printable(str(error)) if isinstance(error, ReplyError) else ""
+            if not is_busy(answer):  # else Redis refuses everything for now, not this user
+                self.user_refused()
             raise AclUserError(
                 messages.REDIS_NO_USER(namespace=tenant.namespace, error=error.reason),
                 passing=error.passing,
+                answer=answer,
             ) from None
         return name.encode(), secret
 

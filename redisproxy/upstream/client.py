@@ -8,7 +8,8 @@ answers mean. No tenant's command goes over it.
 The module avoids two traps of ClientService. If `prepareConnection` fails, ClientService logs
 `NoTransition` when that connection ends later. So the log-in begins after the connection is made,
 and a refused log-in closes the connection, as Redis could have done. `whenConnected` must not be
-called from its own errback. So it is never called: see `RedisClient.connect`.
+called from its own errback. So it is never called: see `RedisClient.connect`. This module is longer
+than other modules: the errors, the connection and the service belong to one interface, `Commands`.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
 from ..ops.retry import Backoff
-from ..printable import shown_error
+from ..printable import printable, shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..tenants.model import BackendAddress
 from .endpoint import CaFileError, connect, connected, why
 from .hold import is_lasting
+from .redis_errors import is_busy
 
 #: Seconds from a refused log-in to the next attempt. The password is wrong, so an early attempt
 #: would not help.
@@ -64,7 +66,11 @@ class ReplyError(ControlError):
     """Redis answered with an error. reply: what it answered."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(messages.redis_error(shown_error(text)), passing=not is_lasting(text.encode()))
+        # While Redis is busy with a script nothing is held: clients get its error.
+        busy = is_busy(text)
+        client_reply = printable(text) if busy else messages.UNANSWERED.text
+        passing = not busy and not is_lasting(text.encode())
+        super().__init__(messages.redis_error(shown_error(text)), client_reply, passing)
         self.args = (text,)  # whole: what follows from an error hangs on Redis's own words
         self.reply = ErrorReply(text)
 

@@ -1,7 +1,8 @@
 """An upstream connection: one connection to Redis, logged in, with one tenant's database SELECTed.
 
 Owns the log-in and the checks of Redis's answers to it. Carries the bytes of one session, or of
-many (`multiplexed`). `pool` decides who gets which connection.
+many (`multiplexed`). `pool` decides who gets which connection. This module is longer than other
+modules: the log-in and the carrying of commands read the same bytes.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from ..net.keepalive import probe_idle_connection
 from ..net.protocol import PauseReason, Pressure, RespReceiver
 from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
-from ..printable import shown_error
+from ..printable import printable, shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
 from .hold import is_lasting
 from .order import TenantOrder
+from .redis_errors import first_word, is_busy
 
 
 class UpstreamError(messages.MessageError):
@@ -52,6 +54,19 @@ class RedisUnreachable(UpstreamError):
         super().__init__(reason, messages.UNREACHABLE.text, passing=True)
 
 
+class RedisBusy(UpstreamError):
+    """A script, or a function, has run for too long. Until it ends, Redis refuses most commands.
+
+    This is so for all tenants, and no fault of the connection. answer: Redis's error; hello: its
+    answer to a HELLO in the protocol that was asked for, which it does not refuse. The client gets
+    both.
+    """
+
+    def __init__(self, answer: str, hello: bytes = b"") -> None:
+        super().__init__(messages.REDIS_BUSY(), answer.lstrip("-"))
+        self.hello = hello
+
+
 class UserUnknown(UpstreamError):
     """Redis does not know the tenant's ACL user, or knows another password. It must be provisioned
     again.
@@ -60,6 +75,11 @@ class UserUnknown(UpstreamError):
 
 def _error(answer: bytes) -> messages.Text:
     return messages.redis_error(shown_error(answer))
+
+
+def _text(answer: bytes) -> str:
+    """Returns Redis's answer in one line, for a client."""
+    return printable(answer.decode("utf-8", "replace"))
 
 
 class Pool(Protocol):
@@ -177,7 +197,7 @@ class RedisConnection(RespReceiver):
             pinged.addErrback(lambda _: None)  # it fails with the connection
             raise
         answer = await pinged
-        if answer != b"+PONG" and not is_lasting(answer) and not answer.startswith(b"-BUSY "):
+        if answer != b"+PONG" and not is_lasting(answer) and not is_busy(_text(answer)):
             raise RedisUnreachable(messages.REDIS_ANSWERED_PING(error=_error(answer)))
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
@@ -185,15 +205,19 @@ class RedisConnection(RespReceiver):
         protocol.
 
         login: user and password of a user without the right to SELECT another database; None: the
-        connection keeps the master's rights. protocol: 2 or 3. Raises UpstreamError, or
-        UserUnknown.
+        connection keeps the master's rights. protocol: 2 or 3. Raises UpstreamError, UserUnknown,
+        or RedisBusy. After RedisBusy the connection is as it was before.
         """
         answer = await self._ask(b"SELECT", b"%d" % tenant.index)
         if answer != b"+OK":
+            text = _text(answer)
+            if is_busy(text):
+                raise await self.busy_error(text, protocol)
             shown = shown_error(answer)
+            refused = messages.SELECT_REFUSED(index=tenant.index, error=shown.lstrip("-"))
             raise UpstreamError(
                 messages.REDIS_ANSWERED_SELECT(index=tenant.index, error=messages.redis_error(shown)),
-                messages.SELECT_REFUSED(index=tenant.index, error=shown.lstrip("-")),
+                refused if first_word(text) == "ERR" else text.lstrip("-"),
                 not is_lasting(answer),
             )
         if login is not None:
@@ -221,10 +245,24 @@ class RedisConnection(RespReceiver):
             self.protocol = protocol
         self.tenant = tenant
 
+    async def busy_error(self, answer: str, protocol: int) -> RedisBusy:
+        """Returns the error for a client, after Redis has refused a command because it is busy.
+
+        answer: Redis's error; protocol: 2 or 3. Also asks for the answer to a HELLO, because
+        clients may send one, and there is no connection that it could be passed on to.
+        """
+        hello = await self._ask(b"HELLO", b"%d" % protocol)
+        if hello[:1] in b"%*":
+            self.protocol = protocol
+        return RedisBusy(answer, hello + b"\r\n")
+
     async def check(self) -> None:
-        """Sends PING, to find out whether the connection still works. Raises UpstreamError."""
+        """Sends PING, to find out whether the connection still works. Raises UpstreamError.
+
+        It works also if Redis is busy with a script.
+        """
         answer = await self._ask(b"PING")
-        if answer != b"+PONG":
+        if answer != b"+PONG" and not is_busy(_text(answer)):
             raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text, passing=True)
 
     def respReceived(self, data: bytes) -> None:

@@ -27,9 +27,10 @@ from ..policy import probing
 from ..policy.probing import Server
 from ..resp.value import Answer
 from ..tenants.model import BackendAddress
-from .client import Connection, ControlError, NoReplyError, RedisClient, Word
+from .client import Connection, ControlError, NoReplyError, RedisClient, ReplyError, Word
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
+from .redis_errors import is_busy
 
 #: The delay before unanswered questions are asked again. It is short: where a tenant's scripts keep
 #: Redis busy, there may be little time between two of them.
@@ -79,6 +80,8 @@ class ControlService(service.Service):
         #: the connection over which Redis was probed; None if there is none
         self._connection: Connection | None = None
         self._waiting: Waiters[None] = Waiters()
+        # The error of a Redis that is busy with a script, so that it cannot be probed; else empty.
+        self._busy = ""
         #: called when the connection is lost; not when the proxy closes it
         self.lost: Callable[[], None] = lambda: None
 
@@ -124,8 +127,12 @@ class ControlService(service.Service):
         return self._disconnect()
 
     async def ask(self, *words: Word) -> Answer:
-        """See `client.Commands`. Waits for the connection, at most for the connect time limit."""
+        """See `client.Commands`. Waits for the connection, at most for the connect time limit. Does
+        not wait until Redis has ended a script that keeps it busy.
+        """
         if self._connection is None:
+            if self._busy:
+                raise ReplyError(self._busy)
             try:
                 await within(self._waiting.wait(), self._connect_timeout, self._reactor)
             except defer.TimeoutError:
@@ -159,6 +166,7 @@ class ControlService(service.Service):
 
     def _disconnect(self) -> defer.Deferred[None]:
         self._connection = None
+        self._busy = ""
         self._stop_probing()
         client, self._client = self._client, None
         return defer.succeed(None) if client is None else client.stopService()
@@ -171,6 +179,7 @@ class ControlService(service.Service):
             self._start_probing(client.connection)
             return
         self._log_failure(client)
+        self._busy = ""
         self._stop_probing()
         if self._connection is not None:
             self._connection = None
@@ -239,6 +248,9 @@ class ControlService(service.Service):
         self._log_state(state)
         self.users_refused = probe.users_refused
         server = probe.server
+        self._busy = "" if server else next((error.text for error in probe.again.values() if is_busy(error.text)), "")
+        if self._busy:
+            self._waiting.fire(Failure(ReplyError(self._busy)))
         if server is None or (self._connection is connection and server == self.server):
             return
         if self.server is None or server.version != self.server.version:

@@ -25,10 +25,16 @@ class Faults:
         self._of_one = LogOnce(clock)
         #: why connections are not available to any tenant; None: they are, as far as is known
         self.reason: messages.Text | None = None
+        # Whether that is so although connections can be opened.
+        self._although_open = False
 
-    def of_all(self, reason: messages.Text) -> None:
-        """No tenant can get a connection, for this reason."""
+    def of_all(self, reason: messages.Text, although_open: bool = False) -> None:
+        """No tenant can get a connection, for this reason.
+
+        although_open: perhaps one can be opened all the same, and only what comes after that fails.
+        """
         self.reason = reason
+        self._although_open = although_open
         if self._of_all.due(reason):
             self._log.write(messages.REDIS_NO_CONNECTION, reason=reason)
 
@@ -42,9 +48,14 @@ class Faults:
         if self._of_one.due(f"{upstream}: {reason}"):
             self._log.write(messages.REDIS_WRONG_ANSWER, upstream=upstream, reason=reason)
 
-    def over(self, address: str) -> None:
-        """A connection was opened. address: of Redis, for the log."""
+    def over(self, address: str, ready: bool) -> None:
+        """A connection was opened. address: of Redis, for the log; ready: it can be used for a
+        tenant.
+        """
+        if self._although_open and not ready:
+            return
         self.reason = None
+        self._although_open = False
         if self._of_all.forget():
             self._log.write(messages.REDIS_USABLE_AGAIN, address=address)
 

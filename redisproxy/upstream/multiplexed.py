@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -28,12 +28,18 @@ from ..ops.retry import Backoff, Retry
 from ..session.pending import ReplyBatch
 from ..session.ports import MultiplexedUser, ReplyReceiver, Unavailable
 from ..tenants.model import Tenant
-from .connection import RedisConnection, UpstreamError
+from .connection import RedisBusy, RedisConnection, UpstreamError
 from .order import TenantOrder
+
+if TYPE_CHECKING:
+    from .script_pool import ScriptPool
 
 #: The delay before a connection is opened again. It is short: Redis is mostly away only for a
 #: restart, and sessions wait.
 BACKOFF = Backoff(0.075, 2.0, factor=1.5, spread=1.0)
+#: The same while Redis is busy with a script. An attempt costs no connection, and until it succeeds
+#: commands get Redis's error.
+BUSY_BACKOFF = Backoff(0.1, 0.1)
 
 
 class Pool(Protocol):
@@ -44,6 +50,9 @@ class Pool(Protocol):
 
     def forget(self, tenant_pool: TenantPool) -> None:
         """No session uses this tenant pool any more."""
+
+    def script_pool(self, tenant: Tenant, protocol: int) -> ScriptPool:
+        """Returns the tenant's connection for scripts."""
 
 
 class MultiplexedConnection:
@@ -311,8 +320,9 @@ class MultiplexedConnection:
 
 def unavailable(error: UpstreamError) -> Unavailable:
     """What sessions get where there is no connection to Redis."""
+    hello = error.hello if isinstance(error, RedisBusy) else b""
     # The time to wait for what may pass is over when it is raised.
-    return Unavailable(error.client_reply, closes=error.passing)
+    return Unavailable(error.client_reply, closes=error.passing, hello=hello)
 
 
 #: The state of a tenant pool while it opens a connection.
@@ -323,6 +333,8 @@ class TenantPool:
     """The multiplexed connections of one tenant in one protocol. See `session.ports.TenantPool`."""
 
     _log = Logger()
+    #: whether the connections are for scripts
+    for_scripts = False
 
     def __init__(
         self, pool: Pool, reactor: IReactorTime, tenant: Tenant, protocol: int, order: TenantOrder | None = None
@@ -341,6 +353,8 @@ class TenantPool:
         self._opening: defer.Deferred[RedisConnection] | None = None
         self._waiters: Waiters[None] = Waiters()
         self._retry = Retry(reactor, BACKOFF, self._open)
+        self._busy_retry = Retry(reactor, BUSY_BACKOFF, self._open)
+        self._scripts: ScriptPool | None = None
 
     def __repr__(self) -> str:
         return f"<multiplexed connections of {self.tenant.namespace} in RESP{self.protocol} users={self._users}>"
@@ -364,14 +378,14 @@ class TenantPool:
         self.order.pools.add(self)
 
     def come(self) -> defer.Deferred[None]:
-        """Adds a session. Fires when a connection is open.
+        """Adds a session. Fires when a connection is open, or Redis is busy with a script.
 
         Fails with UpstreamError. The caller must call `leave` then, too.
         """
         self._users += 1
         self.order.pools.add(self)
         upstream = self.upstream
-        if not isinstance(upstream, Unavailable):
+        if not isinstance(upstream, Unavailable) or upstream.hello:
             return defer.succeed(None)
         if not upstream.busy:
             if not upstream.closes:
@@ -393,6 +407,17 @@ class TenantPool:
             upstream, self.upstream = self.open, OPENING
             if upstream is not None:
                 upstream.retire()
+            scripts, self._scripts = self._scripts, None
+            if scripts is not None:
+                scripts.leave()
+
+    @property
+    def scripts(self) -> ScriptPool:
+        """See `session.ports.TenantPool`."""
+        if self._scripts is None:
+            self._scripts = self._pool.script_pool(self.tenant, self.protocol)
+            self._scripts.begin()
+        return self._scripts
 
     def wait(self, session: MultiplexedUser) -> None:
         """See `session.ports.TenantPool`."""
@@ -435,6 +460,7 @@ class TenantPool:
             upstream is self.upstream
             and self._opening is None
             and self._retry.due is None
+            and self._busy_retry.due is None
             and len(self.upstreams) < bounds.MULTIPLEXED_CONNECTIONS
         ):
             probes.reached("multiplexed connection is left for another")
@@ -492,7 +518,7 @@ class TenantPool:
             return
         self._opening = None
         self._retry.succeeded()
-        before, upstream = self.open, MultiplexedConnection(connection, self, self._reactor)
+        before, upstream = self.open, self._carried_by(connection)
         self.upstream = upstream
         self.upstreams.add(upstream)
         if before is not None:
@@ -500,24 +526,28 @@ class TenantPool:
         self._waiters.fire(None)
         self.notify_waiting()
 
+    def _carried_by(self, connection: RedisConnection) -> MultiplexedConnection:
+        return MultiplexedConnection(connection, self, self._reactor)
+
     def _not_opened(self, failure: Failure, opening: defer.Deferred[RedisConnection]) -> None:
         if self._opening is not opening:
             failure.trap(UpstreamError, defer.CancelledError)  # the attempt was given up
             return
         self._opening = None
         failure.trap(UpstreamError, defer.CancelledError)
+        error, busy = failure.value, isinstance(failure.value, RedisBusy)
         if self.open is None:
-            error = failure.value
             self.upstream = unavailable(error) if isinstance(error, UpstreamError) else Unavailable()
         elif self.open.leaving:
             self.open.stay()
-        self._waiters.fire(failure)
+        self._waiters.fire(None if busy else failure)
         self.notify_waiting()
         if self._users:
-            self._retry.failed()
+            (self._busy_retry if busy else self._retry).failed()
 
     def _give_up_opening(self) -> None:
         self._retry.cancel()
+        self._busy_retry.cancel()
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.cancel()

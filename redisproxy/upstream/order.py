@@ -17,7 +17,7 @@ Redis has answered it. A multiplexed connection without pending replies needs no
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from .. import bounds, probes
 from ..session.order import OrderedSession
 from ..session.pending import ReplyBatch
+from ..session.ports import ReplyReceiver
 from ..session.state import Gate
 
 
@@ -194,6 +195,16 @@ class TenantOrder:
     def connected(self) -> None:
         """See `session.order.Order`."""
         self._late = False
+
+    def give_up(self, receivers: Collection[ReplyReceiver]) -> None:
+        """These wait for a script that takes long. So nobody waits any more for a command that one
+        of their sessions sent behind that script.
+        """
+        first = self._entries[0] if self._entries else None
+        if first is not None and self._begun(first.session) and first.session.replies in receivers:
+            probes.reached("order of arrival is given up: a script takes long")
+            first.waits = False
+            self._run()
 
     def leave(self, session: OrderedSession) -> None:
         """See `session.order.Order`."""

@@ -37,6 +37,7 @@ from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
 from .order import TenantOrder
 from .preparing import Preparation
+from .script_pool import ScriptPool
 from .turns import Turns
 
 
@@ -75,11 +76,12 @@ class ConnectionPool(service.Service):
         self._openings = Openings(reactor, connect_timeout, self._connect)
         #: whether tenants may do something, such as scripts, that only an ACL user can restrict
         self._needs_acl_users = False
-        self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
+        # By tenant, protocol, and whether they are for scripts.
+        self._tenant_pools: dict[tuple[Tenant, int, bool], TenantPool] = {}
         self._orders: dict[Tenant, TenantOrder] = {}
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._faults = Faults(reactor)
-        self._preparation = Preparation(acl_users, self._idle, self._faults, self._open, self._answered)
+        self._preparation = Preparation(acl_users, self._idle, self._faults, self._open, self._answered, self._keep)
         self._base_size = base
         self._base = Base(reactor, self._base_missing, self._open, self._opened_for_base, lambda: self.hold.waits)
         #: holds work while Redis is away
@@ -265,12 +267,19 @@ class ConnectionPool(service.Service):
 
     def tenant_pool(self, tenant: Tenant, protocol: int) -> TenantPool:
         """Returns the tenant's multiplexed connections in this protocol."""
-        tenant_pool = self._tenant_pools.get((tenant, protocol))
+        tenant_pool = self._tenant_pools.get((tenant, protocol, False))
         if tenant_pool is None:
-            tenant_pool = self._tenant_pools[tenant, protocol] = TenantPool(
+            tenant_pool = self._tenant_pools[tenant, protocol, False] = TenantPool(
                 self, self._reactor, tenant, protocol, self.order(tenant)
             )
         return tenant_pool
+
+    def script_pool(self, tenant: Tenant, protocol: int) -> ScriptPool:
+        """See `multiplexed.Pool`."""
+        script_pool = self._tenant_pools[tenant, protocol, True] = ScriptPool(
+            self, self._reactor, tenant, protocol, self.order(tenant)
+        )
+        return script_pool
 
     def order(self, tenant: Tenant) -> TenantOrder:
         """Returns the order of the tenant's commands."""
@@ -285,8 +294,9 @@ class ConnectionPool(service.Service):
 
     def forget(self, tenant_pool: TenantPool) -> None:
         """See `multiplexed.Pool`."""
-        if self._tenant_pools.get((tenant_pool.tenant, tenant_pool.protocol)) is tenant_pool:
-            del self._tenant_pools[tenant_pool.tenant, tenant_pool.protocol]
+        key = tenant_pool.tenant, tenant_pool.protocol, tenant_pool.for_scripts
+        if self._tenant_pools.get(key) is tenant_pool:
+            del self._tenant_pools[key]
 
     def fresh(self, tenant: Tenant, protocol: int) -> RedisConnection | None:
         """Returns an idle connection that was used at most FRESH_SECONDS ago; None if there is
@@ -333,6 +343,8 @@ class ConnectionPool(service.Service):
                 upstream.drop()
                 raise UpstreamError(messages.REDIS_MASTER_RIGHTS(), messages.UNREACHABLE.text, passing=True)
             upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
+            if self._faults.reason is not None:
+                self._faults.over(upstream.address.shown, ready=True)
             upstream.order = self.order(tenant)
             return upstream
         except RedisUnreachable as error:
@@ -379,7 +391,7 @@ class ConnectionPool(service.Service):
             reason = messages.REDIS_SILENT(address=address.shown if address else "Redis")
             if address is not None:
                 # The base tries again: perhaps nobody else notices that Redis is back.
-                self._not_opened(address, reason)
+                self._not_opened(address, reason, although_open=True)
             raise RedisUnreachable(reason) from None
 
     def _answered(self) -> None:
@@ -409,15 +421,16 @@ class ConnectionPool(service.Service):
             self.refused = False
             for tenant_pool in list(self._tenant_pools.values()):
                 tenant_pool.redis_back()
-        self._faults.over(address.shown)
+        self._faults.over(address.shown, ready=False)
         upstream.opened = self._reactor.seconds()
         self.hold.reached()
         return upstream
 
-    def _not_opened(self, address: BackendAddress, reason: messages.Text) -> None:
+    def _not_opened(self, address: BackendAddress, reason: messages.Text, although_open: bool = False) -> None:
+        """No tenant can get a connection. although_open: see `Faults.of_all`."""
         if address != self._address:
             return  # says nothing about the present address
-        self._faults.of_all(reason)
+        self._faults.of_all(reason, although_open)
         self.refused = True
         self.hold.away()
         self._base.not_opened()
@@ -448,8 +461,14 @@ class ConnectionPool(service.Service):
 
     def release(self, upstream: RedisConnection, clean: bool) -> None:
         """See `connection.Pool`."""
-        settled = upstream.detach()
-        if clean and settled and self.usable(upstream):
+        if upstream.detach() and clean:
+            self._keep(upstream)
+        else:
+            upstream.drop()
+
+    def _keep(self, upstream: RedisConnection) -> None:
+        """Keeps a connection for its next user."""
+        if self.usable(upstream):
             self._idle.put(upstream)
         else:
             upstream.drop()

@@ -13,17 +13,19 @@ from twisted.internet import defer
 from .. import messages, probes
 from ..tenants.model import Tenant
 from .acl_users import AclUserError, AclUsers
-from .connection import RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
+from .connection import RedisBusy, RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
 from .endpoint import why
 from .faults import Faults
 from .idle import IdleConnections
+from .redis_errors import is_busy
 
 
 class Preparation:
     """Makes connections ready for tenants.
 
     acl_users: gives the ACL users that connections log in as; open_new: opens a connection, or
-    raises UpstreamError; reached: called when Redis has answered.
+    raises UpstreamError; reached: called when Redis has answered; keep: called with a connection
+    that works, and that nobody uses now.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class Preparation:
         faults: Faults,
         open_new: Callable[[], Coroutine[defer.Deferred[object], object, RedisConnection]],
         reached: Callable[[], None],
+        keep: Callable[[RedisConnection], None],
     ) -> None:
         self._acl_users = acl_users
         self._idle = idle
         self._faults = faults
         self._open_new = open_new
         self._reached = reached
+        self._keep = keep
 
     async def prepare(self, tenant: Tenant, protocol: int) -> RedisConnection:
         """Returns a connection that works, for the tenant in this protocol. Raises UpstreamError if
@@ -68,6 +72,8 @@ class Preparation:
         try:
             login = await self._acl_users.login(tenant, upstream.address.password)
         except BaseException as error:
+            if isinstance(error, AclUserError) and is_busy(error.answer):
+                return await self._after(upstream, _raise(upstream.busy_error(error.answer, protocol)))
             upstream.drop()
             if not isinstance(error, AclUserError):
                 raise
@@ -93,12 +99,18 @@ class Preparation:
     async def _after(self, upstream: RedisConnection, step: Awaitable[None]) -> RedisConnection:
         """Returns the connection after a step of its log-in.
 
-        If the step fails, closes the connection and raises UpstreamError.
+        If the step fails, closes the connection and raises UpstreamError. If Redis is busy with a
+        script, the connection waits for the next user instead, who will come soon. `health` logs
+        that Redis is busy.
         """
         try:
             await step
         except defer.CancelledError:
             upstream.drop()
+            raise
+        except RedisBusy:
+            self._reached()
+            self._keep(upstream)
             raise
         except UpstreamError as error:
             upstream.drop()
@@ -110,3 +122,7 @@ class Preparation:
             raise RedisUnreachable(messages.REDIS_LOST_EARLY(reason=why(error))) from None
         self._reached()
         return upstream
+
+
+async def _raise(error: Awaitable[Exception]) -> None:
+    raise await error

@@ -13,11 +13,12 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from .. import bounds, messages, probes
-from ..printable import shown_error
+from ..printable import printable, shown_error
 from ..resp.value import Answer, ErrorReply
 from ..tenants.model import BackendAddress, Tenant
 from .client import ControlError, RedisClient, TooLargeError
 from .hold import is_lasting
+from .redis_errors import is_busy
 
 TOO_LARGE = messages.REPLY_TOO_LARGE(most=bounds.QUERY_REPLY_BYTES)
 #: Seconds. A slower answer may have kept Redis busy, which does nothing else meanwhile.
@@ -171,6 +172,8 @@ def _value(answer: Answer | ErrorReply) -> Answer:
     if not isinstance(answer, ErrorReply):
         return answer
     reason = messages.redis_error(shown_error(answer.text))
+    if is_busy(answer.text):
+        raise ControlError(reason, printable(answer.text), passing=False)
     if is_lasting(answer.text.encode()):
         raise ControlError(reason, messages.NOT_ALLOWED.text, passing=False)
     raise ControlError(reason)

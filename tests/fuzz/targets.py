@@ -25,6 +25,8 @@ from redisproxy.resp.framing import (
     INSPECT_TEXT,
     REFUSE,
     RUN,
+    SCRIPT,
+    SCRIPTS,
     STREAM,
     UNAUTHENTICATED,
     ProtocolError,
@@ -55,6 +57,7 @@ TABLE = {
     b"TEXT": INSPECT_TEXT,
     b"KNOWN": INSPECT_KNOWN,
     b"GET": FORWARD,
+    b"CALL": SCRIPT,
 }
 
 
@@ -85,7 +88,7 @@ class Scanned:
     def __init__(self, limits: framing.Limits, table: dict[bytes, int], default: int) -> None:
         self.scanner = RequestScanner(limits, table, default, inspects)
         self.scanner.known = {b"x": b""}
-        #: runs as [bytes, count], everything else as `next` returned it
+        #: runs as [bytes, count, whether of scripts], everything else as `next` returned it
         self.said: list[object] = []
         self.error: str | None = None
         self.sent = bytearray()
@@ -111,15 +114,15 @@ class Scanned:
 
     def _take(self, found: tuple[int, object, int]) -> None:
         kind, what, count = found
-        if kind in (RUN, STREAM):
+        if kind in (RUN, STREAM, SCRIPTS):
             assert what, "an empty run"
             self.sent += what
             self.count += count
-            if self.said and isinstance(self.said[-1], list):
+            if self.said and isinstance(self.said[-1], list) and self.said[-1][2] == (kind == SCRIPTS):
                 self.said[-1][0] += what
                 self.said[-1][1] += count
             else:
-                self.said.append([what, count])
+                self.said.append([what, count, kind == SCRIPTS])
             return
         self.said.append(found)
         if kind == HEADED:

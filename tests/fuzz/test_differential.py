@@ -22,6 +22,7 @@ from redisproxy.resp.framing import (
     INSPECT_KNOWN,
     INSPECT_TEXT,
     RUN,
+    SCRIPTS,
     STREAM,
     ProtocolError,
     RequestScanner,
@@ -157,7 +158,7 @@ class DifferentialTests(unittest.TestCase):
         try:
             while (found := scanner.next()) is not None:
                 kind, what, _ = found
-                if kind in (RUN, STREAM):
+                if kind in (RUN, STREAM, SCRIPTS):
                     sent += what
                 elif kind == COMMAND:
                     sent += encode(what)

@@ -225,7 +225,8 @@ class SealedTests(ProbingCase):
 
         until(runs, "it may run scripts")
         still = {client["id"] for client in installation.server.client().client_list() if client["db"] == "3"}
-        self.assertEqual(still, opened)
+        # Scripts have a connection of their own, which is opened at the first one.
+        self.assertLessEqual(opened, still)
         self.assertTwoLayers(installation.proxy)
 
     def test_over_a_shared_connection(self) -> None:

@@ -16,7 +16,7 @@ from redisproxy.resp.framing import encode
 
 from ..support.proxy import Installation, master
 from ..support.raw import RawClient, raw_client
-from ..support.relay import Relay
+from ..support.relay import Relay, hung_up
 from ..support.servers import RedisServer, on_every_server
 from ..support.waiting import LIMIT, until
 
@@ -261,8 +261,10 @@ class FaultTests(SharedCase):
                 clients = [self.client() for _ in range(3)]
                 for client in clients:
                     client.ask([b"PING"])
-                self.relay.say(garbage)
+                told = self.relay.say(garbage)
                 self.installation.proxy.logged("sent a reply that the proxy did not expect")
+                # Until then a command may be sent over one of them, and gets the garbage.
+                until(lambda told=told: all(map(hung_up, told)), "the proxy has closed the connections")
                 for client in clients:
                     until(lambda c=client: c.ask([b"ECHO", b"own"]) == b"$3\r\nown\r\n", "the session works again")
                 self.assertQuietLog()

@@ -23,6 +23,8 @@ from redisproxy.resp.framing import (
     REFUSE,
     REFUSED,
     RUN,
+    SCRIPT,
+    SCRIPTS,
     STREAM,
     UNAUTHENTICATED,
     ProtocolError,
@@ -39,6 +41,7 @@ TABLE = {
     b"EXEC": INSPECT,
     b"TEXT": INSPECT_TEXT,
     b"KNOWN": INSPECT_KNOWN,
+    b"CALL": SCRIPT,
 }
 
 
@@ -59,12 +62,13 @@ def scan(chunks: Iterable[bytes], limits: framing.Limits = AUTHENTICATED, defaul
             scanning.feed(chunk)
             while (found := scanning.next()) is not None:
                 kind, what, count = found
-                if kind == RUN:
-                    if said and isinstance(said[-1], list) and said[-1][0] == "forward":
+                if kind in (RUN, SCRIPTS):
+                    shown = "forward" if kind == RUN else "scripts"
+                    if said and isinstance(said[-1], list) and said[-1][0] == shown:
                         said[-1][1] += what
                         said[-1][2] += count
                     else:
-                        said.append(["forward", what, count])
+                        said.append([shown, what, count])
                 elif kind == STREAM and not count:
                     said[-1][1] += what
                 elif kind in (STREAM, HEADED):
@@ -191,22 +195,55 @@ class RequestScannerTests(ScanCase):
             [b"KNOWN"],
             [b"KNOWN", b"abcd"],
             [b"KNOWN", b"a" * 200, b"abc"],
+            [b"CALL"],
+            [b"call", b"tell", b"abc"],
         ):
             data = get + encode(plain) + get
-            self.assertScans(data, ["forward", data, 3])
+            self.assertScans(data, ["forward", get, 1], ["scripts", encode(plain), 1], ["forward", get, 1])
+
+    def test_scripts_are_runs_of_their_own(self) -> None:
+        """A run of scripts has neither other plain commands nor inspected ones."""
+        get, look = encode([b"GET", b"a"]), encode([b"LOOK"])
+        scripts = b"".join(map(encode, ([b"TEXT", b"x", b"0"], [b"CALL", b"f"], [b"KNOWN", b"x", b"1", b"k"], [b"text"])))
+        self.assertScans(
+            scripts + get * 2 + scripts + look + scripts,
+            ["scripts", scripts, 4],
+            ["forward", get * 2, 2],
+            ["scripts", scripts, 4],
+            ("command", [b"LOOK"]),
+            ["scripts", scripts, 4],
+        )
+        scanning = scanner()
+        scanning.feed(scripts * 2)
+        self.assertEqual(scanning.next(), (SCRIPTS, scripts * 2, 8))
+
+    def test_a_large_script_is_streamed(self) -> None:
+        get, call = encode([b"GET", b"a"]), encode([b"CALL", b"f"])
+        large = encode([b"CALL", b"f", b"x" * 100_000])
+        self.assertEqual(
+            scan([get + call + large + call + get]),
+            [["forward", get, 1], ["scripts", call, 1], ["stream", large, 1], ["scripts", call, 1], ["forward", get, 1]],
+        )
+
+    def test_a_malformed_command_behind_scripts(self) -> None:
+        call = encode([b"CALL", b"f"])
+        scanning = scanner()
+        scanning.feed(call * 2 + b"*2\r\n$4\r\nCALL\r\n:1\r\n")
+        self.assertEqual(scanning.next(), (SCRIPTS, call * 2, 2))
+        self.assertRaises(ProtocolError, scanning.next)
 
     def test_inline_it_is_inspected_by_its_first_argument_too(self) -> None:
         self.assertScans(b"text 'tell me' 0\r\n", ("command", [b"text", b"tell me", b"0"]))
         self.assertScans(b"KNOWN ABC\r\n", ("command", [b"KNOWN", b"ABC"]))
-        for words in ([b"TEXT"], [b"TEXT", b"me", b"tell"], [b"KNOWN"], [b"KNOWN", b"x"]):
-            self.assertScans(b" ".join(words) + b"\r\n", ["forward", encode(words), 1])
+        for words in ([b"TEXT"], [b"TEXT", b"me", b"tell"], [b"KNOWN"], [b"KNOWN", b"x"], [b"CALL"], [b"call", b"x"]):
+            self.assertScans(b" ".join(words) + b"\r\n", ["scripts", encode(words), 1])
 
     def test_nothing_is_known_at_first(self) -> None:
         """Then not even the first argument is read."""
         scanning = RequestScanner(AUTHENTICATED, TABLE, FORWARD)
         data = encode([b"KNOWN", b"abc", b"0"])
         scanning.feed(data)
-        self.assertEqual(scanning.next(), (RUN, data, 1))
+        self.assertEqual(scanning.next(), (SCRIPTS, data, 1))
         scanning.known[b"abc"] = b""
         scanning.feed(data)
         self.assertEqual(scanning.next(), (COMMAND, [b"KNOWN", b"abc", b"0"], 1))
@@ -262,12 +299,13 @@ class RequestScannerTests(ScanCase):
             ([b"TEXT", b"x", b"0"], True),
             ([b"TEXT", b"tell", b"0"], False),
             ([b"KNOWN", b"x", b"0"], True),
+            ([b"CALL", b"x", b"0"], True),
             ([b"KNOWN", b"ABC", b"0"], False),
         ):
             scanning = scanner()
             data = get + encode(words) + end
             scanning.feed(data)
-            self.assertEqual(scanning.transaction(), (data, 3) if whole else None)
+            self.assertEqual(scanning.transaction(), (data, 3, True) if whole else None)
             # While the first argument is not whole, nobody knows. The command before it still runs.
             scanning = scanner()
             scanning.feed(data[: -len(end) - 12])
@@ -299,7 +337,7 @@ class RequestScannerTests(ScanCase):
         get, execute = encode([b"GET", b"a"]), encode([b"exec"])
         scanning = scanner()
         scanning.feed(get * 2 + execute + get)
-        self.assertEqual(scanning.transaction(), (get * 2 + execute, 3))
+        self.assertEqual(scanning.transaction(), (get * 2 + execute, 3, False))
         self.assertEqual(scanning.next(), (RUN, get, 1))
 
     def test_no_whole_transaction(self) -> None:

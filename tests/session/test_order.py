@@ -39,6 +39,7 @@ class OrderedPool(RecordingPool):
     def __init__(self, conversation: OrderedConversation, protocol: int) -> None:
         super().__init__(conversation, protocol)
         self.upstream = OrderedUpstream(conversation, protocol)
+        self.scripts.upstream = OrderedUpstream(conversation, protocol)
         self.case = conversation.case
         self.case.order_of_all.pools.add(self)
 
@@ -262,6 +263,106 @@ class CostTests(unittest.TestCase):
     def test_a_turn_costs_the_same_however_many_wait(self) -> None:
         """20,000 small reads of two clients kept the whole process for 8 s."""
         self.assertLess(self.calls_for_each(2000), 1.5 * self.calls_for_each(20))
+
+
+class ScriptTests(OrderCase):
+    """Scripts go over a connection of their own."""
+
+    def test_they_wait_for_a_command_that_came_before(self) -> None:
+        self.a.says("BLPOP li 0")
+        self.b.says("EVAL b 0", "GET b")
+        self.c.says("MULTI", "EVAL c 0", "EXEC")
+        self.assertSent()
+        self.a.open_upstream()
+        self.assertSent(("a", "BLPOP li 0"), ("b", "EVAL b 0; GET b"), ("c", "MULTI; EVAL c 0; EXEC"))
+        self.assertOver()
+
+    def test_so_does_what_stands_behind_one(self) -> None:
+        self.b.says("EVAL b 0")
+        self.a.says("BLPOP li 0")
+        self.b.says("GET b", "EVAL b2 0")
+        self.c.says("GET c")
+        self.assertSent(("b", "EVAL b 0"))
+        self.a.open_upstream()
+        self.assertSent(("a", "BLPOP li 0"), ("b", "GET b; EVAL b2 0"), ("c", "GET c"))
+        self.assertEqual(self.b.scripts_gets().count(b"GET"), 1)
+        self.assertOver()
+
+    def test_so_do_those_of_a_session_with_a_dedicated_connection(self) -> None:
+        self.b.says("WATCH b")
+        self.b.open_upstream()
+        self.a.says("BLPOP li 0")
+        self.b.says("EVAL b 0")
+        self.assertSent(("b", "WATCH b"))
+        self.a.open_upstream()
+        self.assertSent(("a", "BLPOP li 0"), ("b", "EVAL b 0"))
+        self.assertOver()
+
+    def test_others_wait_while_their_connection_is_opened(self) -> None:
+        scripts = self.a.tenant_pool.scripts
+        there, scripts.upstream = scripts.upstream, Unavailable(busy=True)
+        self.a.says("EVAL a 0", "GET a")
+        self.b.says("GET b")
+        self.c.says("EVAL c 0")
+        self.assertSent()
+        scripts.upstream = there
+        scripts.ready()
+        self.assertSent(("a", "EVAL a 0; GET a"), ("b", "GET b"), ("c", "EVAL c 0"))
+        self.assertOver()
+
+    def test_and_while_one_waits_for_a_connection_of_its_own(self) -> None:
+        self.a.tenant_pool.scripts.slow = True
+        self.a.says("EVAL a 0", "GET a")
+        self.b.says("GET b")
+        self.a.open_upstream()
+        self.assertSent(("a", "EVAL a 0; GET a"), ("b", "GET b"))
+        self.assertOver()
+        self.c.tenant_pool.scripts.slow = True
+        self.c.says("EVAL c 0")
+        self.b.says("GET b2")
+        self.c.refuse_upstream("BUSY Redis is busy")
+        self.assertSent(("b", "GET b2"))
+        self.assertOver()
+
+    def test_nobody_waits_while_one_waits_for_the_replies_before_it(self) -> None:
+        self.a.says("GET a", "EVAL a 0")
+        self.b.says("GET b")
+        self.assertSent(("a", "GET a"), ("b", "GET b"))
+        self.c.says("BLPOP li 0")
+        self.b.says("GET b2")
+        self.a.shared_redis(b"$-1\r\n")
+        self.assertSent(("a", "EVAL a 0"))
+        self.c.open_upstream()
+        self.assertSent(("c", "BLPOP li 0"), ("b", "GET b2"))
+        self.assertOver()
+
+    def test_nobody_waits_for_a_command_behind_a_script_that_takes_long(self) -> None:
+        self.a.says("EVAL a 0", "BLPOP li 0")
+        self.b.says("GET b")
+        self.assertSent(("a", "EVAL a 0"))
+        self.order_of_all.give_up({self.b.session.replies})
+        self.assertSent()
+        self.order_of_all.give_up({self.a.session.replies, self.b.session.replies})
+        self.assertSent(("b", "GET b"))
+        self.assertOver()
+        self.a.scripts_redis(b"+1\r\n")
+        self.a.open_upstream()
+        self.assertSent(("a", "BLPOP li 0"))
+        self.assertOver()
+
+    def test_nor_if_it_comes_when_that_is_known(self) -> None:
+        for first in ("BLPOP li 0", "MULTI"):
+            self.a.says("EVAL a 0")
+            self.a.tenant_pool.scripts.slow = True
+            self.a.says(first)
+            self.b.says("GET b")
+            self.assertSent(("a", "EVAL a 0"), ("b", "GET b"))
+            self.assertOver()
+            self.a.tenant_pool.scripts.slow = False
+            self.a.scripts_redis(b"+1\r\n")
+            self.a.open_upstream()
+            self.assertSent(("a", first))
+            self.a.redis(b"*-1\r\n")
 
 
 class EndTests(OrderCase):

@@ -130,6 +130,10 @@ class StepTests(unittest.TestCase):
             return Conversation(upstreams_at_once=False).command(b"AUTH", b"blue")
         if until is Until.QUERY:
             return logged_in().command(b"INFO")
+        if until is Until.SCRIPTS:
+            conversation = logged_in_multiplexed()
+            conversation.tenant_pool.scripts.upstream = Unavailable(busy=True)
+            return conversation.command(b"EVAL", b"x", b"0")
         conversation = logged_in()
         conversation.login_delay = 1.0
         return conversation.command(b"AUTH", b"wrong")

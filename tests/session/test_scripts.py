@@ -306,9 +306,9 @@ class StreamTests(SharedCase):
     def test_small_ones_need_no_dedicated_connection(self) -> None:
         conversation = logged_in_multiplexed()
         self.assertEqual(
-            conversation.command(b"EVAL", PUBLISHING, b"0").shared_gets(), encode([b"EVAL", self.found.text, b"0"])
+            conversation.command(b"EVAL", PUBLISHING, b"0").scripts_gets(), encode([b"EVAL", self.found.text, b"0"])
         )
-        conversation.shared_redis(b"-ERR script: %b\r\n" % self.found.sha_in_redis)
+        conversation.scripts_redis(b"-ERR script: %b\r\n" % self.found.sha_in_redis)
         self.assertHears(conversation, b"-ERR script: %b\r\n" % self.found.sha)
         self.assertHome(conversation)
 
@@ -339,8 +339,11 @@ class StreamTests(SharedCase):
     def test_a_lost_connection_closes_the_client(self) -> None:
         conversation = logged_in_multiplexed().command(b"GET", b"a").command(b"EVAL", PUBLISHING, b"0")
         conversation.command(b"EVALSHA", self.found.sha, b"0")
-        conversation.shared_gets()
-        conversation.tenant_pool.breaks()
+        conversation.shared_redis(b"$-1\r\n")
+        conversation.hears()
+        conversation.command(b"GET", b"a")
+        self.assertEqual(conversation.scripts_gets().count(b"$3\r\nGET"), 1)
+        conversation.tenant_pool.scripts.breaks()
         self.assertEqual((conversation.hears(), conversation.closed), (b"", "redis-lost"))
 
     def test_a_large_text_is_rewritten_too(self) -> None:
@@ -349,13 +352,13 @@ class StreamTests(SharedCase):
         data = encode([b"EVAL", text, b"0"])
         for start in range(0, len(data), 10_000):
             conversation.client(data[start : start + 10_000])
-        self.assertEqual(conversation.shared_gets(), encode([b"EVAL", in_redis(text), b"0"]))
+        self.assertEqual(conversation.scripts_gets(), encode([b"EVAL", in_redis(text), b"0"]))
 
     def test_a_whole_transaction_with_plain_scripts_needs_no_dedicated_connection(self) -> None:
         plain = encode([b"MULTI"]) + encode([b"EVAL", PLAIN, b"0"]) + encode([b"EXEC"])
         conversation = logged_in_multiplexed()
-        self.assertEqual(conversation.client(plain).shared_gets(), plain)
+        self.assertEqual(conversation.client(plain).scripts_gets(), plain)
         other = encode([b"MULTI"]) + encode([b"EVAL", PUBLISHING, b"0"]) + encode([b"EXEC"])
-        conversation.shared_redis(b"+OK\r\n+QUEUED\r\n*1\r\n:1\r\n")
+        conversation.scripts_redis(b"+OK\r\n+QUEUED\r\n*1\r\n:1\r\n")
         conversation.hears()
         self.assertEqual(conversation.client(other).gets(), other.replace(bulk(PUBLISHING), bulk(self.found.text)))

@@ -500,6 +500,18 @@ class Actor:
         self._say([b"EXEC"], heard)
         self._unsubscribe(self.end, channel)
 
+    def do_scripts(self) -> None:
+        """Increases a key of its own by commands and by scripts, in one pipeline."""
+        key = self._key(b"by-scripts-%d" % self.steps)
+        for number in range(1, self.rng.choice([1, 3, 30, 300]) + 1):
+            words = self.rng.choice(([b"INCR", key], [b"EVAL", b"increase", b"1", key]))
+            self._say(words, equals(number))
+        if self.rng.random() < 0.3:
+            self._say([b"MULTI"], equals(OK))
+            for words in ([b"INCR", key], [b"EVAL", b"increase", b"1", key]):
+                self._say(words, equals(Status(b"QUEUED")))
+            self._say([b"EXEC"], equals([number + 1, number + 2]))
+
     def do_inspected(self) -> None:
         """Sends commands that the proxy answers or inspects."""
         straight = self.simulation.straight

@@ -33,6 +33,8 @@ from redisproxy.clients.connection import ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.clients.snapshot import CurrentSnapshot
 from redisproxy.ops.access_log import AccessLog
+from redisproxy.policy.facts import builtin
+from redisproxy.policy.policy import make_policy
 from redisproxy.settings import Settings
 from redisproxy.tenants.model import BackendAddress, Credential, Snapshot, Tenant, digest
 from redisproxy.upstream import backend as backend_module
@@ -53,7 +55,7 @@ EASY = (
 )
 #: What a client may do besides. Not in EASY: the seed draws from EASY, so a change of EASY changes
 #: what each kept seed does.
-NEWER = ("hear_itself", "leave_blocked", "write_first", "read_slowly")
+NEWER = ("hear_itself", "leave_blocked", "write_first", "read_slowly", "scripts")
 #: Faults of Redis and changes of credentials.
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
 #: More faults of Redis, drawn by a generator each, for the same reason.
@@ -75,6 +77,8 @@ HOLD = 15.0
 #: stuck.
 LONGEST, STUCK = 600.0, 60.0
 _MASTER = b"master"
+#: Tenants may run scripts. (The simulated Redis has no ACL users.)
+_POLICY = replace(make_policy(builtin(), scripts=True, databases=True), needs_acl_users=False)
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,7 @@ class Simulation:
             ),
             mock.patch.object(client_module, "select", Poll(self.world)),
             mock.patch.object(probes, "reached", self.reached.add),
+            mock.patch.object(Settings, "policy", lambda _, server: _POLICY),
         ]
         # Sets of these objects are iterated, and their order must not depend on addresses.
         for kind in (ClientProtocol, RedisConnection, MultiplexedConnection):
@@ -227,6 +232,7 @@ class Simulation:
         )
         self.multiplexed = settings.connections == "multiplexed"
         self._proxied = backend_module.Backend(settings, reactor)
+        self._proxied.policy = self._proxied.sessions.policy = _POLICY
         self._holder = CurrentSnapshot(reactor)
         self._admission = Admission(4 if self.crowded else 1000, 1000)
         self._factory = ClientFactory(

@@ -63,6 +63,12 @@ class SimulationTests(unittest.TestCase):
                 options = sim.Options(newer=("leave_blocked",), limits=sim.ALL_LIMITS, faults=faults)
                 self.assertEqual(wrong(seed, options), [])
 
+    def test_scripts_run_in_the_order_of_their_pipeline(self) -> None:
+        """They go over another connection than the commands around them."""
+        for seed, faults in ((2, ()), (4, ()), (6, ()), (3, sim.FAULTS), (5, sim.FAULTS)):
+            options = sim.Options(newer=("scripts",) * 20, limits=sim.ALL_LIMITS, faults=faults)
+            self.assertEqual(wrong(seed, options), [])
+
     def test_a_client_that_leaves_fails_nobody_elses_command(self) -> None:
         """If a client leaves, no other gets `Redis cannot be reached`, unlike in version 0.1."""
         options = sim.Options(newer=("leave_blocked", "write_first", "read_slowly"))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import redis
 from twisted.internet import defer
 
-from redisproxy.upstream.client import ControlError
+from redisproxy.upstream.client import ReplyError
 
 from .servers import RedisServer
 
@@ -31,7 +31,7 @@ class Control:
         try:
             return self._client.execute_command(*words)
         except redis.ResponseError as error:
-            raise ControlError(str(error)) from None
+            raise ReplyError(str(error)) from None
 
 
 def run(work: object) -> object:

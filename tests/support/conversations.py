@@ -47,6 +47,10 @@ class RecordingUpstream:
         self.released: bool | None = None
         self._conversation = conversation
 
+    @property
+    def overloaded(self) -> bool:
+        return self.busy
+
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
         assert self.released is None, "sent to a connection that was given back"
         assert self.given_up is None, "sent to a connection that was given up"
@@ -302,12 +306,48 @@ class ConversationCase(unittest.TestCase):
         self.assertTrue(told.startswith(start) and told.endswith(b"\r\n") and told.count(b"\r\n") == 1, told)
 
 
+class RecordingScriptPool:
+    """A tenant's multiplexed connection for scripts to a Redis that the test plays."""
+
+    def __init__(self, conversation: SharedConversation, protocol: int) -> None:
+        self.upstream: RecordingUpstream | Unavailable = RecordingUpstream(conversation, protocol)
+        self.slow = False
+        self.waiting: list[Step] = []
+
+    @property
+    def available(self) -> RecordingUpstream | None:
+        return None if isinstance(self.upstream, Unavailable) or self.slow or self.upstream.busy else self.upstream
+
+    def wait_until_free(self, step: Step) -> None:
+        self.waiting.append(step)
+
+    def ready(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for step in waiting:
+            step.finish(None)
+
+    def breaks(self) -> None:
+        """Loses the connection."""
+        upstream, self.upstream = self.upstream, Unavailable(busy=True)
+        lose(upstream)
+
+
+def lose(upstream: RecordingUpstream) -> None:
+    """Notifies the sessions of a lost connection, with the same calls as `upstream.multiplexed`."""
+    oldest: dict[object, ReplyBatch] = {}
+    for batch in upstream.pending.abandon():
+        oldest.setdefault(batch.receiver, batch)
+    for receiver, batch in oldest.items():
+        receiver.upstream_lost(batch)
+
+
 class RecordingPool:
     """A tenant's multiplexed connections to a Redis that the test plays."""
 
     def __init__(self, conversation: SharedConversation, protocol: int) -> None:
         self.protocol = protocol
         self.upstream: RecordingUpstream | Unavailable = RecordingUpstream(conversation, protocol)
+        self.scripts = RecordingScriptPool(conversation, protocol)
         self.users = 1
         self.waiting: list[object] = []
 
@@ -328,13 +368,9 @@ class RecordingPool:
         self.ready()
 
     def breaks(self) -> None:
-        """Loses the connection, with the same calls as `upstream.multiplexed`."""
+        """Loses the connection."""
         upstream, self.upstream = self.upstream, Unavailable(busy=True)
-        oldest: dict[object, ReplyBatch] = {}
-        for batch in upstream.pending.abandon():
-            oldest.setdefault(batch.receiver, batch)
-        for receiver, batch in oldest.items():
-            receiver.upstream_lost(batch)
+        lose(upstream)
 
 
 class SharedConversation(Conversation):
@@ -346,6 +382,8 @@ class SharedConversation(Conversation):
         self.pools: list[RecordingPool] = []
         #: The error that refuses a pool; empty: none does.
         self.refuses_pools = ""
+        #: The state of pools that are joined, if Redis is busy with a script.
+        self.busy_pools: Unavailable | None = None
         super().__init__(**options)
 
     def join(self, tenant: Tenant, protocol: int, step: Step) -> None:
@@ -356,6 +394,7 @@ class SharedConversation(Conversation):
             step.finish(Unavailable(self.refuses_pools))
             return
         pool = RecordingPool(self, protocol)
+        pool.upstream = self.busy_pools or pool.upstream
         self.pools.append(pool)
         if not step.finish(pool):
             pool.leave()
@@ -371,6 +410,16 @@ class SharedConversation(Conversation):
 
     def shared_redis(self, data: bytes) -> SharedConversation:
         self.tenant_pool.upstream.pending.received(data)
+        return self
+
+    def scripts_gets(self) -> bytes:
+        """Returns what was sent over the connection for scripts since the last call."""
+        upstream = self.tenant_pool.scripts.upstream
+        sent, upstream.sent = upstream.sent, b""
+        return sent
+
+    def scripts_redis(self, data: bytes) -> SharedConversation:
+        self.tenant_pool.scripts.upstream.pending.received(data)
         return self
 
 

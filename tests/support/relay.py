@@ -19,7 +19,7 @@ def _unread(connection: socket.socket) -> int:
     return count[0]
 
 
-def _hung_up(connection: socket.socket) -> bool:
+def hung_up(connection: socket.socket) -> bool:
     """Returns whether the other end has closed. Bytes from before may stay unread for ever."""
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP)
@@ -82,7 +82,7 @@ class Relay:
         """Returns how many bytes from the proxy to Redis `stall` keeps back, on the connection with
         the most.
         """
-        return max((_unread(near) for near, _ in self._pairs if not _hung_up(near)), default=0)
+        return max((_unread(near) for near, _ in self._pairs if not hung_up(near)), default=0)
 
     def flow(self) -> None:
         self._flows.set()
@@ -95,16 +95,19 @@ class Relay:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
-    def say(self, data: bytes, held: int = 0) -> None:
+    def say(self, data: bytes, held: int = 0) -> list[socket.socket]:
         """Sends these bytes to the proxy, as if from Redis, on every connection on which `stall`
-        keeps back at least `held` bytes.
+        keeps back at least `held` bytes. Returns these connections.
         """
+        told = []
         for near, _ in self._pairs:
-            if _hung_up(near):
+            if hung_up(near):
                 continue
             with contextlib.suppress(OSError):
                 if not held or _unread(near) >= held:
                     near.sendall(data)
+                    told.append(near)
+        return told
 
     def stop(self) -> None:
         self.flow()

@@ -5,6 +5,7 @@
                                   `...`: the beginning is enough
     multiplexed << GET a; GET b        these commands must be sent over the multiplexed connection
     multiplexed >> +1                  Redis replies there
+    scripts << EVAL … 0            the same for the multiplexed connection for scripts
     own    << BLPOP q 0           the same for the session's dedicated connection
     own    >> *-1
     -- revoke                     another event: see `Transcript._event`
@@ -17,9 +18,10 @@ that comes out: before the next line of input or the next event, nothing may be 
 from __future__ import annotations
 
 from redisproxy.resp.framing import encode
+from redisproxy.session.ports import Unavailable
 from redisproxy.tenants.model import Snapshot
 
-from .conversations import Conversation, RecordingUpstream, SharedConversation
+from .conversations import Conversation, RecordingScriptPool, RecordingUpstream, SharedConversation
 
 
 class Transcript:
@@ -89,12 +91,17 @@ class Transcript:
         found = [("own", upstream) for upstream in talk.upstreams]
         if isinstance(talk, SharedConversation):
             found += [("multiplexed", pool.upstream) for pool in talk.pools if isinstance(pool.upstream, RecordingUpstream)]
+            scripts = [pool.scripts.upstream for pool in talk.pools]
+            found += [("scripts", upstream) for upstream in scripts if isinstance(upstream, RecordingUpstream)]
         return found
 
     def _upstream(self, name: str) -> RecordingUpstream:
         if name == "own":
             return self.conversation.upstream
-        assert name == "multiplexed" and isinstance(self.conversation, SharedConversation), f"who is {name!r}?"
+        assert isinstance(self.conversation, SharedConversation), f"who is {name!r}?"
+        if name == "scripts":
+            return self.conversation.tenant_pool.scripts.upstream
+        assert name == "multiplexed", f"who is {name!r}?"
         assert self.conversation.tenant_pool.upstream is not None
         return self.conversation.tenant_pool.upstream
 
@@ -147,6 +154,8 @@ class Transcript:
         elif what == "free":
             talk.tenant_pool.upstream.busy = False
             talk.tenant_pool.ready()
+        elif what == "scripts":  # something about the connection for scripts
+            self._scripts_event(how, talk.tenant_pool.scripts)
         elif what == "slow":  # the client does not read its replies
             session.client_slow(True)
         elif what == "reads":
@@ -175,6 +184,25 @@ class Transcript:
             talk.use_policy(self._policies[how])
         else:
             raise AssertionError("what is that?")
+
+    def _scripts_event(self, how: str, scripts: RecordingScriptPool) -> None:
+        if how in ("slow", "quick"):  # whether a script takes long there
+            scripts.slow = how == "slow"
+        elif how == "broken":
+            scripts.breaks()
+        elif how == "replaced":  # another one is open, or the first one
+            scripts.upstream = RecordingUpstream(self.conversation)
+            scripts.ready()
+        elif how == "busy":
+            scripts.upstream.busy = True
+        elif how == "free":
+            scripts.upstream.busy = False
+            scripts.ready()
+        elif how == "opening":  # there is none yet
+            scripts.upstream = Unavailable(busy=True)
+        else:  # there is none to be had; how: the error
+            scripts.upstream = Unavailable(how)
+            scripts.ready()
 
     _policies: dict[str, object] = {}
 

@@ -14,7 +14,7 @@ from redisproxy.policy.policy import make_policy
 from redisproxy.policy.probing import Server
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
-from redisproxy.upstream.client import ControlError
+from redisproxy.upstream.client import ControlError, ReplyError
 
 from ..support.clients import client_once
 from ..support.control import Control, run
@@ -23,6 +23,7 @@ from ..support.waiting import LIMIT
 
 BLUE = Tenant("team-blue", 3)
 MASTER = MASTER_PASSWORD.encode()
+BUSY = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
 
 
 def fails(words: tuple) -> None:
@@ -30,7 +31,7 @@ def fails(words: tuple) -> None:
 
 
 def is_busy(words: tuple) -> None:
-    raise ControlError("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")
+    raise ReplyError(BUSY)
 
 
 class Unknown:
@@ -200,7 +201,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
 
     def each_redis_is_busy_when_it_is_to_be_made(self, binary: Callable[[], str]) -> None:
         """A BUSY error is not taken to mean that the user exists: its channels are reset when it is
-        created.
+        created. It is told as it is, and nothing waits until it passes.
         """
         server = self.start(binary)
         acl_users = self.acl_users(server)
@@ -209,8 +210,11 @@ class ReplicasTests(unittest.SynchronousTestCase):
         acl_users.control.before = is_busy
         with self.assertRaises(AclUserError) as caught:
             run(acl_users.login(BLUE, MASTER))
-        self.assertTrue(caught.exception.passing)
-        self.assertEqual(refused, [True])
+        self.assertEqual((caught.exception.passing, caught.exception.answer, refused), (False, BUSY, []))
+        with self.assertRaises(ReplyError) as busy:
+            acl_users.control.before = is_busy
+            run(acl_users.permit(BLUE, [b"team-blue:*"]))
+        self.assertEqual((busy.exception.passing, busy.exception.client_reply), (False, BUSY))
         self.assertEqual([user for user in server.client().acl_users() if "team-blue" in user], [])
         name, password = run(acl_users.login(BLUE, MASTER))
         client = client_once(port=server.port, username=name.decode(), password=password.decode())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
 import signal
+import threading
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
 
+import redis
 from twisted.internet import defer, reactor, task
 from twisted.internet.address import UNIXAddress
 from twisted.internet.protocol import Factory, Protocol
@@ -21,11 +25,12 @@ from redisproxy.ops.logs import Log
 from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
 from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
-from redisproxy.upstream.connection import RedisConnection, UpstreamError
+from redisproxy.upstream.connection import RedisBusy, RedisConnection, RedisUnreachable, UpstreamError
 from redisproxy.upstream.pool import ConnectionPool
 
-from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_7
 from ..support.upstreams import ClockedReactor, Heard, Silent
+from ..support.waiting import LIMIT
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
@@ -282,6 +287,58 @@ class ConnectionPoolTests(PoolCase):
         failure = yield self.assertFailure(self.acquire(pool, Tenant("far", 64)), UpstreamError)
         self.assertIn("ERR Redis refused to select database 64: ERR DB index is out of range", failure.client_reply)
         yield self.until(lambda: len(pool) == 0)
+
+    @defer.inlineCallbacks
+    def test_a_redis_that_is_busy_with_a_script(self):
+        """It refuses SELECT. The error is Redis's own, and its connection is kept for the next
+        attempt. A connection that has its database is lent as if nothing were. (Valkey 9.1 does
+        not refuse SELECT.)
+        """
+        self.server.stop()
+        self.server = RedisServer(redis_7).start()
+        self.addCleanup(self.server.stop)
+        self.address = replace(self.address, port=self.server.port)
+        pool = self.pool()
+        upstream = yield self.acquire(pool, GREEN)
+        upstream.release(clean=True)
+        client = self.server.client(socket_timeout=LIMIT)
+        client.config_set("lua-time-limit", 10)
+        script = threading.Thread(target=lambda: _run(self.server, "while true do end"))
+        script.start()
+        self.addCleanup(script.join)
+        self.addCleanup(_kill, client)
+        while not _is_busy(client):
+            pass
+        logged = []
+        self.patch(Log, "write", lambda self, message, **fields: logged.append(message))
+        for protocol, hello in ((2, b"*14\r\n"), (3, b"%7\r\n"), (2, b"*14\r\n")):
+            error = yield self.assertFailure(defer.Deferred.fromCoroutine(pool.acquire(BLUE, protocol)), RedisBusy)
+            self.assertTrue(error.client_reply.startswith("BUSY Redis is busy running a script."), error.client_reply)
+            self.assertTrue(error.client_reply.endswith("NOSAVE."), error.client_reply)
+            self.assertTrue(error.hello.startswith(hello), error.hello)
+        self.assertEqual((len(pool), pool.idle, pool.refused, logged), (2, 2, False, []))
+        self.reactor.clock.advance(bounds.FRESH_SECONDS + 1)  # it is checked
+        self.assertIs((yield self.acquire(pool, GREEN)), upstream)
+        _kill(client)
+        script.join()
+        there = yield self.acquire(pool, BLUE)
+        self.assertEqual((there.tenant, there.protocol, len(pool)), (BLUE, 2, 2))
+
+    @defer.inlineCallbacks
+    def test_a_fault_that_lasts_is_one_line_although_connections_can_be_opened(self):
+        login: defer.Deferred[None] = defer.Deferred()
+        pool = self.pool(acl_users=SimpleNamespace(login=lambda *_: login))
+        events: list[dict] = []
+        pool._faults._log = Log(observer=events.append)
+        for _ in range(3):
+            failed: list[UpstreamError] = []
+            self.assertFailure(self.acquire(pool), RedisUnreachable).addCallback(failed.append)
+            yield self.until(lambda failed=failed: failed, passing=0.05)
+            login = defer.Deferred()
+        login.callback(None)
+        yield self.acquire(pool)
+        shown = [event["log_format"] for event in events]
+        self.assertEqual(shown, [messages.REDIS_NO_CONNECTION.text, messages.REDIS_USABLE_AGAIN.text])
 
     @defer.inlineCallbacks
     def test_the_base_is_tried_again_later_and_later(self):
@@ -607,3 +664,22 @@ class HeldTests(PoolCase):
             yield pool.stopService()
             gc.collect()
             self.assertEqual(self.flushLoggedErrors(), [])
+
+
+def _run(server: RedisServer, script: str) -> None:
+    """Runs a script until somebody ends it."""
+    with contextlib.suppress(redis.ResponseError):
+        server.client().eval(script, 0)
+
+
+def _is_busy(client: redis.Redis) -> bool:
+    try:
+        client.ping()
+    except redis.ResponseError as error:
+        return str(error).startswith("BUSY")
+    return False
+
+
+def _kill(client: redis.Redis) -> None:
+    with contextlib.suppress(redis.ResponseError):
+        client.script_kill()

@@ -218,11 +218,17 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertIn("did not answer", self.failed(asked))
         self.assertKept(self.upstream)
 
-    def test_an_error_is_not_passed_on(self) -> None:
-        for error in (b"BUSY Redis is busy", b"LOADING Redis is loading", b"ERR something else"):
+    def test_only_that_redis_is_busy_with_a_script_is_passed_on(self) -> None:
+        """It is not held either, unlike the others."""
+        for error, heard in (
+            ("BUSY Redis is busy.", "BUSY Redis is busy."),
+            ("LOADING Redis is loading", messages.UNANSWERED.text),
+            ("ERR something else", messages.UNANSWERED.text),
+        ):
             asked = self.ask()
-            self.upstream.redis(b"-%b\r\n" % error)
-            self.assertEqual(self.failed(asked), messages.UNANSWERED.text)
+            self.upstream.redis(b"-%b\r\n" % error.encode())
+            failure = self.failureResultOf(asked, ControlError).value
+            self.assertEqual((failure.client_reply, failure.passing), (heard, heard != error))
             self.assertKept(self.upstream)
 
     def test_what_the_master_may_not_ask_is_told_as_that(self) -> None:

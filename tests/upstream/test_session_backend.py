@@ -16,7 +16,7 @@ from redisproxy.session.ports import Unavailable
 from redisproxy.session.state import Step, Until
 from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Tenant
-from redisproxy.upstream.client import ControlError
+from redisproxy.upstream.client import ControlError, ReplyError
 from redisproxy.upstream.connection import RedisUnreachable
 from redisproxy.upstream.hold import HeldWork
 from redisproxy.upstream.session_backend import SessionBackend
@@ -280,6 +280,22 @@ class QueryTests(BackendCase):
         self.backend.allow_patterns(BLUE, [b"blue:*"], self.session.step)
         self.work.errback(ControlError("no"))
         self.assertFails(messages.UNANSWERED.text)
+
+    def test_a_redis_that_is_busy_with_a_script_is_not_waited_for(self) -> None:
+        clock = task.Clock()
+        self.pool.hold = HeldWork(clock, 120.0, lambda: None)
+        for error, told in ((ReplyError("BUSY Redis is busy"), "BUSY Redis is busy"), (ReplyError("LOADING"), None)):
+            for ask in (self.backend.allow_patterns, self.backend.query):
+                self.session, self.work = Session(), defer.Deferred()
+                ask(BLUE, [b"blue:*"], self.session.step)
+                self.work.errback(error)
+                if told:
+                    self.assertFails(told)
+                else:
+                    self.assertEqual(self.session.results, [])
+                    self.session.step.abandon()
+                    self.pool.hold.stop()
+                    self.pool.hold = HeldWork(clock, 120.0, lambda: None)
 
 
 class BugTests(BackendCase):
