@@ -136,8 +136,8 @@ MESSAGE_HEAD_BYTES = 4 * 1024 * 1024
 #: message costs time.
 SMALL_MESSAGE_BYTES = 512
 
-# Connections that carry commands to Redis: upstream/connection.py, multiplexed.py, pool.py,
-# handover.py, latency.py.
+# Connections that carry commands to Redis: upstream/connection.py, multiplexed.py,
+# tenant_pool.py, pool.py, handover.py, latency.py.
 
 #: Commands that wait for the end of the turn. At this size a multiplexed connection takes no more.
 QUEUED_BYTES: Annotated[int, 1024] = 256 * 1024

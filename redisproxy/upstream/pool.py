@@ -33,11 +33,12 @@ from .faults import Faults
 from .handover import Handover
 from .hold import HeldWork
 from .idle import IdleConnections
-from .multiplexed import MultiplexedConnection, TenantPool
+from .multiplexed import MultiplexedConnection
 from .opening import Openings, RedisMoved
 from .order import TenantOrder
 from .preparing import Preparation
 from .script_pool import ScriptPool
+from .tenant_pool import TenantPool
 from .turns import Turns
 
 
@@ -275,7 +276,7 @@ class ConnectionPool(service.Service):
         return tenant_pool
 
     def script_pool(self, tenant: Tenant, protocol: int) -> ScriptPool:
-        """See `multiplexed.Pool`."""
+        """See `tenant_pool.Pool`."""
         script_pool = self._tenant_pools[tenant, protocol, True] = ScriptPool(
             self, self._reactor, tenant, protocol, self.order(tenant)
         )
@@ -293,7 +294,7 @@ class ConnectionPool(service.Service):
         return self._idle.newest((tenant, protocol)) is not None
 
     def forget(self, tenant_pool: TenantPool) -> None:
-        """See `multiplexed.Pool`."""
+        """See `tenant_pool.Pool`."""
         key = tenant_pool.tenant, tenant_pool.protocol, tenant_pool.for_scripts
         if self._tenant_pools.get(key) is tenant_pool:
             del self._tenant_pools[key]

@@ -20,14 +20,15 @@ from ..session.ports import MultiplexedUser
 from ..session.state import Step
 from ..tenants.model import Tenant
 from .connection import RedisConnection
-from .multiplexed import MultiplexedConnection, Pool, TenantPool
+from .multiplexed import MultiplexedConnection, Owner
 from .order import TenantOrder
+from .tenant_pool import Pool, TenantPool
 
 
 class ScriptConnection(MultiplexedConnection):
     """A multiplexed connection that notices when Redis does not reply."""
 
-    def __init__(self, connection: RedisConnection, tenant_pool: TenantPool, reactor: IReactorTime) -> None:
+    def __init__(self, connection: RedisConnection, tenant_pool: Owner, reactor: IReactorTime) -> None:
         super().__init__(connection, tenant_pool, reactor)
         #: whether a script takes long, so that no other session's script should be sent behind it
         self.slow = False

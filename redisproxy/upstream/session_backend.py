@@ -30,10 +30,10 @@ from ..tenants.model import Tenant
 from .acl_users import AclUsers
 from .client import ControlError
 from .connection import RedisConnection, UpstreamError
-from .multiplexed import unavailable
 from .pool import ConnectionPool
 from .queries import ControlQueries
 from .spares import Spares
+from .tenant_pool import unavailable
 
 
 class SessionBackend:

@@ -17,7 +17,8 @@ from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.latency import INTERVAL, Sampler
-from redisproxy.upstream.multiplexed import MultiplexedConnection, TenantPool
+from redisproxy.upstream.multiplexed import MultiplexedConnection
+from redisproxy.upstream.tenant_pool import TenantPool
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 

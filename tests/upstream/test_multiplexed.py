@@ -14,7 +14,8 @@ from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.session.ports import Unavailable
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.connection import RedisConnection, UpstreamError
-from redisproxy.upstream.multiplexed import MultiplexedConnection, TenantPool
+from redisproxy.upstream.multiplexed import MultiplexedConnection
+from redisproxy.upstream.tenant_pool import TenantPool
 
 
 class Waiting:

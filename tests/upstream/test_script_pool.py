@@ -12,8 +12,8 @@ from redisproxy.session.ports import Unavailable
 from redisproxy.session.state import Gate, Step, Until
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.connection import RedisBusy
-from redisproxy.upstream.multiplexed import BUSY_BACKOFF, TenantPool
 from redisproxy.upstream.script_pool import ScriptPool
+from redisproxy.upstream.tenant_pool import BUSY_BACKOFF, TenantPool
 
 from ..support.upstreams import Heard
 
