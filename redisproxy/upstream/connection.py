@@ -27,7 +27,7 @@ from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
-from .hold import is_lasting
+from .hold import is_away, is_lasting
 from .order import TenantOrder
 
 
@@ -177,7 +177,7 @@ class RedisConnection(RespReceiver):
             pinged.addErrback(lambda _: None)  # it fails with the connection
             raise
         answer = await pinged
-        if answer != b"+PONG" and not is_lasting(answer) and not answer.startswith(b"-BUSY "):
+        if is_away(answer):
             raise RedisUnreachable(messages.REDIS_ANSWERED_PING(error=_error(answer)))
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
@@ -224,7 +224,7 @@ class RedisConnection(RespReceiver):
     async def check(self) -> None:
         """Sends PING, to find out whether the connection still works. Raises UpstreamError."""
         answer = await self._ask(b"PING")
-        if answer != b"+PONG":
+        if is_away(answer):
             raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text, passing=True)
 
     def respReceived(self, data: bytes) -> None:

@@ -49,6 +49,15 @@ def is_lasting(error: bytes) -> bool:
     return word in _LASTING or (word == b"ERR" and text.lower().startswith(_LASTING_ERR))
 
 
+def is_away(answer: bytes) -> bool:
+    """Whether Redis serves nobody, by its answer to PING.
+
+    It serves while a script takes long (BUSY), or while it cannot save its data (MISCONF: it
+    refuses writes), though it answers PING with these errors.
+    """
+    return answer != b"+PONG" and not (is_lasting(answer) or answer.startswith((b"-BUSY ", b"-MISCONF ")))
+
+
 class PassingError(Protocol):
     """An error of Redis, or of a connection to it."""
 

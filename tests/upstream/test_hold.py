@@ -10,7 +10,7 @@ from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.base import BACKOFF as BASE_BACKOFF
 from redisproxy.upstream.base import HURRIED, Base
 from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
-from redisproxy.upstream.hold import BACKOFF, HeldWork, is_lasting
+from redisproxy.upstream.hold import BACKOFF, HeldWork, is_away, is_lasting
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
@@ -139,6 +139,12 @@ class LastingTests(unittest.SynchronousTestCase):
             b"",
         ):
             self.assertFalse(is_lasting(error), error)
+
+    def test_which_answers_to_ping_say_that_it_is_away(self) -> None:
+        for answer in (b"+PONG", b"-BUSY Redis is busy", b"-MISCONF Redis is configured to save", b"-NOPERM no 'ping'"):
+            self.assertFalse(is_away(answer), answer)
+        for answer in (b"-LOADING Redis is loading", b"-MASTERDOWN Link is down", b"-ERR max number of clients", b"+OK"):
+            self.assertTrue(is_away(answer), answer)
 
 
 class HurryTests(unittest.SynchronousTestCase):
