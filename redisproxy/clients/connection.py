@@ -467,12 +467,14 @@ class ClientProtocol(RespReceiver):
     def unblock(self) -> Dedicated | None:
         """Returns the dedicated connection, if the session only waits for a blocked command there.
 
-        The client does not get the error of that command.
+        The client does not get the error of that command. If Redis answers the command by itself
+        before it is asked to unblock it, no other session's command must be there instead.
         """
         session = self.session
         upstream = session.dedicated
         if upstream is None or not (upstream.waits and session.blocked and session.ending.expect_unblocking()):
             return None
+        upstream.lend_no_more()
         return upstream
 
     def hurry(self) -> Dedicated | None:

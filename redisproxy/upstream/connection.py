@@ -325,6 +325,10 @@ class RedisConnection(RespReceiver):
         else:
             self.resume_reading(PauseReason.PEER)
 
+    def lend_no_more(self) -> None:
+        """See `session.ports.Dedicated`."""
+        self.stale = True
+
     def release(self, clean: bool) -> None:
         """See `session.ports.Dedicated`."""
         self._pool.release(self, clean)
