@@ -24,6 +24,10 @@ from ..tenants.model import Tenant
 #: The delay before the next attempt of one piece of work, if Redis serves others meanwhile.
 BACKOFF = Backoff(0.05, 0.5, factor=1.5, spread=0.05)
 
+#: Seconds after which work counts as held though its first attempt has not failed yet: nothing
+#: answers, as when a machine is gone.
+SLOW = 1.0
+
 #: Words of Redis's errors that do not pass by themselves, and how such errors of the word ERR go
 #: on: no such password, right, database, command or protocol version. All others may pass.
 _LASTING = (b"WRONGPASS", b"NOPERM", b"NOPROTO", b"NOAUTH")
@@ -79,7 +83,7 @@ class HeldWork:
         # Since when Redis takes no connections of anybody, in the clock's seconds.
         self._away_since: float | None = None
         self._waiting: Waiters[None] = Waiters()
-        # By tenant: how much work has failed at least once, and is tried again.
+        # By tenant: how much work has failed at least once and is tried again, or is SLOW.
         self._held: Counter[Tenant] = Counter()
         self._stopped = False
 
@@ -114,21 +118,33 @@ class HeldWork:
         tenant: whose work it is. Raises the attempt's MessageError: at once if a later attempt
         cannot succeed (see `PassingError`), else when the time is over. The caller may cancel this.
         """
+        slow = self._clock.callLater(SLOW, self._hold, tenant)
         try:
-            return await attempt()
-        except MessageError as error:
-            since = self._clock.seconds()
-            remaining = self._remaining(error, since)
-            if remaining <= 0:
-                raise
-        probes.reached("work is held while Redis is away")
-        self._held[tenant] += 1
-        try:
+            try:
+                return await attempt()
+            except MessageError as error:
+                since = self._clock.seconds()
+                remaining = self._remaining(error, since)
+                if remaining <= 0:
+                    raise
+            probes.reached("work is held while Redis is away")
+            if slow.active():
+                slow.cancel()
+                self._hold(tenant)
             return await self._keep_trying(attempt, since, remaining)
         finally:
-            self._held[tenant] -= 1
-            if not self._held[tenant]:
-                del self._held[tenant]
+            if slow.active():
+                slow.cancel()
+            else:
+                self._release(tenant)
+
+    def _hold(self, tenant: Tenant) -> None:
+        self._held[tenant] += 1
+
+    def _release(self, tenant: Tenant) -> None:
+        self._held[tenant] -= 1
+        if not self._held[tenant]:
+            del self._held[tenant]
 
     async def _keep_trying(self, attempt: Callable[[], Awaitable[Result]], since: float, remaining: float) -> Result:
         """Makes further attempts. since: when the first one failed; remaining: see `_remaining`."""

@@ -18,9 +18,11 @@ from redis.retry import Retry
 
 from redisproxy import bounds
 from redisproxy.resp.framing import encode
+from redisproxy.upstream.hold import SLOW
 
 from ..support.proxy import Installation
 from ..support.raw import RawClient, raw_client
+from ..support.relay import BlackHole
 from ..support.servers import MASTER_PASSWORD, RedisServer, redis_7, valkey
 from ..support.status import ask, metrics, status_port
 from ..support.waiting import until
@@ -156,6 +158,27 @@ class RestartTests(HoldCase):
         self.server.start()
         self.assertEqual(sessions[0].reply(), b":1\r\n")
         self.assertEqual(sessions[0].ask(b"GET a\r\n"), b"$1\r\n1\r\n")
+
+    def test_nor_if_it_left_before_redis_was_found_away(self) -> None:
+        """Where nothing answers, an attempt to connect takes as long as it may."""
+        for connect_timeout in ("0.7", "60"):
+            self.start(*LONG, "--connect-timeout", connect_timeout, "--base-workers", "0")
+            session = self.connect()
+            self.assertEqual(session.ask(b"GET a\r\n"), b"$-1\r\n")
+            self.server.kill()
+            hole = BlackHole(self.server.port)
+            self.addCleanup(hole.close)
+            self.installation.proxy.logged("no control connection")
+            sessions = [session, self.connect_late()]
+            for client in sessions:
+                client.send(b"INCR a\r\n")
+            time.sleep(0.3)  # until the proxy has read that
+            for client in sessions:
+                client.close()
+            time.sleep(1.5 * SLOW)
+            hole.close()
+            self.server.start()
+            self.assertEqual(self.connect().ask(b"GET a\r\n"), b"$-1\r\n")
 
     def test_when_the_time_is_over_clients_are_closed(self) -> None:
         self.start("--hold-seconds", "1")

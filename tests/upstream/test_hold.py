@@ -10,7 +10,7 @@ from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.base import BACKOFF as BASE_BACKOFF
 from redisproxy.upstream.base import HURRIED, Base
 from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
-from redisproxy.upstream.hold import BACKOFF, HeldWork, is_away, is_lasting
+from redisproxy.upstream.hold import BACKOFF, SLOW, HeldWork, is_away, is_lasting
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
@@ -60,6 +60,26 @@ class HoldTests(unittest.SynchronousTestCase):
         self.attempts[1].callback("done")
         self.assertEqual(self.successResultOf(work), "done")
         self.assertFalse(self.hold.waits or self.hold.holds(BLUE))
+
+    def test_work_that_is_slow_counts_as_held_before_its_attempt_fails(self) -> None:
+        for then in ("answer", "failure", "end of the caller"):
+            with self.subTest(then):
+                work = self.work()
+                self.clock.advance(0.99 * SLOW)
+                self.assertFalse(self.hold.holds(BLUE))
+                self.clock.advance(0.01 * SLOW)
+                self.assertTrue(self.hold.holds(BLUE))
+                if then == "failure":
+                    self.fails()
+                    self.assertTrue(self.hold.holds(BLUE))
+                    self.hold.reached()
+                if then == "end of the caller":
+                    work.cancel()
+                    self.failureResultOf(work, defer.CancelledError)
+                else:
+                    self.attempts[-1].callback("done")
+                    self.assertEqual(self.successResultOf(work), "done")
+                self.assertFalse(self.hold.holds(BLUE))
 
     def test_the_time_counts_from_when_redis_was_found_away(self) -> None:
         """Whoever comes late waits less: after the time, Redis would refuse connections at once."""
