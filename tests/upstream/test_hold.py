@@ -10,13 +10,21 @@ from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.base import BACKOFF as BASE_BACKOFF
 from redisproxy.upstream.base import HURRIED, Base
 from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
-from redisproxy.upstream.hold import BACKOFF, SLOW, HeldWork, is_away, is_lasting
+from redisproxy.upstream.hold import BACKOFF, SLOW, TOGETHER, HeldWork, is_away, is_lasting
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
 
 def away() -> RedisUnreachable:
     return RedisUnreachable(messages.REDIS_UNKNOWN())
+
+
+class _Done(list):
+    """Attempts that succeed as soon as they are made."""
+
+    def append(self, attempt: defer.Deferred[str]) -> None:
+        super().append(attempt)
+        attempt.callback("done")
 
 
 class HoldTests(unittest.SynchronousTestCase):
@@ -98,6 +106,44 @@ class HoldTests(unittest.SynchronousTestCase):
         third = self.work()
         self.fails()
         self.failureResultOf(third, RedisUnreachable)
+
+    def test_not_all_is_tried_again_at_once(self) -> None:
+        """A Redis with too many clients takes one now and then."""
+        works = []
+        for _ in range(100):
+            works.append(self.work())
+            self.fails()
+        self.hold.reached()
+        self.assertEqual(len(self.attempts), 100 + TOGETHER)
+        self.fails()  # it is away again
+        self.assertEqual(len(self.attempts), 100 + TOGETHER)
+        self.hold.reached()
+        self.assertEqual(len(self.attempts), 100 + 2 * TOGETHER)
+        # Whatever becomes of one, others go on.
+        self.attempts[100].callback("done")
+        self.assertEqual(len(self.attempts), 100 + 3 * TOGETHER)
+        self.fails(all_of_them=False)
+        self.assertEqual(len(self.attempts), 100 + 4 * TOGETHER)
+        works[1].cancel()
+        self.assertEqual(len(self.attempts), 100 + 5 * TOGETHER)
+        self.hold.reached()
+        self.assertEqual(len(self.attempts), 100 + 6 * TOGETHER)
+        for attempt in self.attempts:
+            if not attempt.called:
+                attempt.callback("done")
+        self.clock.advance(BACKOFF.longest)
+        self.attempts[-1].callback("done")
+        self.assertTrue(all(work.called for work in works))
+        self.failureResultOf(works[1], defer.CancelledError)
+
+    def test_many_that_succeed_at_once(self) -> None:
+        works = [self.work() for _ in range(5000)]
+        for attempt in self.attempts:
+            self.hold.away()
+            attempt.errback(away())
+        self.attempts = _Done()
+        self.hold.reached()
+        self.assertTrue(all(work.called for work in works))
 
     def test_where_redis_serves_others_it_is_tried_again_after_a_delay(self) -> None:
         work = self.work()
