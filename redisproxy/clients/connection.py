@@ -67,8 +67,8 @@ class Clients(accounts.Shared, Protocol):
     def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
 
-    def client_paused(self, client: ClientProtocol) -> None:
-        """A client is not read from now on."""
+    def watch(self, client: ClientProtocol) -> None:
+        """A client is not read from now on, or sent its end of file."""
 
     def crowded(self) -> None:
         """A client waits for a slot."""
@@ -205,6 +205,13 @@ class ClientProtocol(RespReceiver):
             return
         self._leaves(bounds.HALF_CLOSED_BLOCKING_SECONDS)
         self.session.ending.half_closed()
+        if not self._closing:
+            self._clients.watch(self)
+
+    @property
+    def sent_eof(self) -> bool:
+        """Whether the client's end of file has come, and was noticed."""
+        return self._read_closed
 
     def _leaves(self, seconds: float) -> None:
         """Closes after HALF_CLOSED_SECONDS in which the client reads nothing.
@@ -231,8 +238,16 @@ class ClientProtocol(RespReceiver):
             self._set_deadline(self._linger, self.transport.loseConnection)
 
     def probe(self) -> None:
-        """Checks whether a client has left that is not read: nothing else would find that out."""
-        if self._closing or self._read_closed or not self._sent_eof:
+        """Checks whether a client has left that is not read: nothing else would find that out.
+
+        If it has left already: whether Redis was found away since.
+        """
+        if self._closing or not (self._read_closed or self._eof_waits):
+            return
+        if self._read_closed:
+            if self.session.held:
+                probes.reached("Redis is found away after the client left")
+                self.session.ending.half_closed()
             return
         probes.reached("client that is not read from has left")
         self._read_closed = True
@@ -241,7 +256,7 @@ class ClientProtocol(RespReceiver):
             self.session.ending.half_closed()
 
     @property
-    def _sent_eof(self) -> bool:
+    def _eof_waits(self) -> bool:
         """Whether the end of file of a client that is not read has come, or a reset."""
         if not self._held or not hasattr(select, "POLLRDHUP"):
             return False
@@ -443,13 +458,13 @@ class ClientProtocol(RespReceiver):
         """See `session.ports.ClientConnection`."""
         if not self._closing:
             super().pause_reading(reason)
-            self._clients.client_paused(self)
+            self._clients.watch(self)
 
     def resume_reading(self, reason: int = PauseReason.SESSION) -> None:
         """See `session.ports.ClientConnection`."""
         if self._closing:
             return
-        if self._held == reason and self._sent_eof:
+        if self._held == reason and self._eof_waits:
             # Commands that waited are run before the end of file is read.
             probes.reached("client left before its commands have their turn")
             self._left_at = self._clients.clock.seconds()
@@ -524,12 +539,14 @@ class ClientProtocol(RespReceiver):
     def unblock(self) -> Dedicated | None:
         """Returns the dedicated connection, if the session only waits for a blocked command there.
 
-        The client does not get the error of that command.
+        The client does not get the error of that command. If Redis answers the command by itself
+        before it is asked to unblock it, no other session's command must be there instead.
         """
         session = self.session
         upstream = session.dedicated
         if upstream is None or not (upstream.waits and session.blocked and session.ending.expect_unblocking()):
             return None
+        upstream.lend_no_more()
         return upstream
 
     def hurry(self) -> Dedicated | None:

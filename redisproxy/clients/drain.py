@@ -141,6 +141,8 @@ class Drain:
 
         Where that is not possible, half closes the connection to Redis instead.
         """
+        # Some were answered, or are gone, since their sessions' turns.
+        upstreams = [upstream for upstream in upstreams if upstream.waits]
         known = {upstream.local_address: upstream for upstream in upstreams}
         known.pop("", None)
         found: dict[Dedicated, str] = {}

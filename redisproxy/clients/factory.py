@@ -75,8 +75,8 @@ class ClientFactory(Factory):
         self.login_backoff = LoginBackoff()
         self._probing = task.LoopingCall(self._probe)
         self._probing.clock = clock
-        # Clients that were paused, and perhaps go on by now.
-        self._paused: set[ClientProtocol] = set()
+        # Clients that were paused, and perhaps go on by now, and those that sent their end of file.
+        self._watched: set[ClientProtocol] = set()
         self._probing_blocked = task.LoopingCall(self._probe_blocked)
         self._probing_blocked.clock = clock
         self._making_room = task.LoopingCall(self._make_room)
@@ -123,24 +123,24 @@ class ClientFactory(Factory):
         for client in list(self.clients):
             client.probe()
 
-    def client_paused(self, client: ClientProtocol) -> None:
-        """A client is not read from now on."""
-        self._paused.add(client)
+    def watch(self, client: ClientProtocol) -> None:
+        """A client is not read from now on, or sent its end of file."""
+        self._watched.add(client)
         if not self._probing_blocked.running:
             self._probing_blocked.start(bounds.BLOCKED_CHECK_SECONDS, now=False).addErrback(
                 bug(self._log, "finding blocked clients that left")
             )
 
     def _probe_blocked(self) -> None:
-        for client in list(self._paused):
-            if not client.held:
-                self._paused.discard(client)
+        for client in list(self._watched):
+            if not (client.held or client.sent_eof):
+                self._watched.discard(client)
             elif client.session.blocked or client.session.held:
                 client.probe()
         self._stop_probing()
 
     def _stop_probing(self) -> None:
-        if not self._paused and self._probing_blocked.running:
+        if not self._watched and self._probing_blocked.running:
             self._probing_blocked.stop()
 
     def crowded(self) -> None:
@@ -204,7 +204,7 @@ class ClientFactory(Factory):
         self.clients.discard(client)
         if not self.clients:
             self._memory_watch.stop()
-        self._paused.discard(client)
+        self._watched.discard(client)
         self._stop_probing()
         if self.counted is not None:
             self.counted(len(self.clients))

@@ -31,6 +31,13 @@ class Waiters(Generic[Result]):
         self._waiting[waiter] = None
         return waiter
 
+    def fire_first(self, result: Result) -> None:
+        """Gives the result to the one that has waited longest, if any waits."""
+        if self._waiting:
+            waiter = next(iter(self._waiting))
+            del self._waiting[waiter]
+            waiter.callback(result)
+
     def fire(self, result: Result | Failure) -> None:
         """Gives the result to all that wait now, in the order of their calls. A waiter that calls
         `wait` again meanwhile gets the next result.

@@ -7,7 +7,7 @@ that works or does not.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -17,6 +17,9 @@ from ..messages import Text
 QUIET = 30.0
 #: Different texts that are logged within that time. Further ones are left out.
 MOST = 100
+#: How often faults may end within that time, and be logged anew when they come again. More often,
+#: they come and go.
+ENDS = 3
 
 
 class LogOnce:
@@ -28,6 +31,8 @@ class LogOnce:
         # When each text was logged, in the clock's seconds, earliest first.
         self._logged: OrderedDict[str, float] = OrderedDict()
         self._any = False
+        # When faults that were logged ended, in the clock's seconds, at the latest ENDS times.
+        self._ends: deque[float] = deque(maxlen=ENDS)
 
     def due(self, text: str) -> bool:
         """Whether to log the text now. If so, it counts as logged."""
@@ -41,12 +46,16 @@ class LogOnce:
         return True
 
     def forget(self) -> bool:
-        """Forgets all texts, because their faults have ended. Each is logged if it comes again.
+        """Forgets all texts, because their faults have ended. Each is logged if it comes again,
+        unless they come and go: see ENDS.
 
         Returns whether any text was logged since the last call.
         """
         logged, self._any = self._any, False
-        self._logged.clear()
+        now = self._clock.seconds()
+        if logged and (len(self._ends) < ENDS or now - self._ends[0] >= self._quiet):
+            self._ends.append(now)
+            self._logged.clear()
         return logged
 
 

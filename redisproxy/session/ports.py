@@ -169,6 +169,9 @@ class Dedicated(Upstream, Protocol):
         blocked: True: Redis must also give up the commands that it has not run.
         """
 
+    def lend_no_more(self) -> None:
+        """No other session gets the connection when this one releases it."""
+
     def release(self, clean: bool) -> None:
         """The session uses the connection no more.
 

@@ -28,7 +28,7 @@ from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
-from .hold import is_lasting
+from .hold import is_away, is_lasting
 from .order import TenantOrder
 from .redis_errors import first_word, is_busy
 
@@ -197,7 +197,7 @@ class RedisConnection(RespReceiver):
             pinged.addErrback(lambda _: None)  # it fails with the connection
             raise
         answer = await pinged
-        if answer != b"+PONG" and not is_lasting(answer) and not is_busy(_text(answer)):
+        if is_away(answer):
             raise RedisUnreachable(messages.REDIS_ANSWERED_PING(error=_error(answer)))
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
@@ -262,7 +262,7 @@ class RedisConnection(RespReceiver):
         It works also if Redis is busy with a script.
         """
         answer = await self._ask(b"PING")
-        if answer != b"+PONG" and not is_busy(_text(answer)):
+        if is_away(answer):
             raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text, passing=True)
 
     def respReceived(self, data: bytes) -> None:
@@ -362,6 +362,10 @@ class RedisConnection(RespReceiver):
             self.pause_reading(PauseReason.PEER)
         else:
             self.resume_reading(PauseReason.PEER)
+
+    def lend_no_more(self) -> None:
+        """See `session.ports.Dedicated`."""
+        self.stale = True
 
     def release(self, clean: bool) -> None:
         """See `session.ports.Dedicated`."""

@@ -24,6 +24,15 @@ from ..tenants.model import Tenant
 #: The delay before the next attempt of one piece of work, if Redis serves others meanwhile.
 BACKOFF = Backoff(0.05, 0.5, factor=1.5, spread=0.05)
 
+#: How much work is tried again when Redis takes connections, and then for each connection that it
+#: took and each piece of work that ended. All at once would be a storm where Redis has too many
+#: clients: it takes one now and then.
+TOGETHER = 4
+
+#: Seconds after which work counts as held though its first attempt has not failed yet: nothing
+#: answers, as when a machine is gone.
+SLOW = 1.0
+
 #: Words of Redis's errors that do not pass by themselves, and how such errors of the word ERR go
 #: on: no such password, right, database, command or protocol version. All others may pass.
 _LASTING = (b"WRONGPASS", b"NOPERM", b"NOPROTO", b"NOAUTH")
@@ -49,6 +58,15 @@ def is_lasting(error: bytes) -> bool:
     return word in _LASTING or (word == b"ERR" and text.lower().startswith(_LASTING_ERR))
 
 
+def is_away(answer: bytes) -> bool:
+    """Whether Redis serves nobody, by its answer to PING.
+
+    It serves while a script takes long (BUSY), or while it cannot save its data (MISCONF: it
+    refuses writes), though it answers PING with these errors.
+    """
+    return answer != b"+PONG" and not (is_lasting(answer) or answer.startswith((b"-BUSY ", b"-MISCONF ")))
+
+
 class PassingError(Protocol):
     """An error of Redis, or of a connection to it."""
 
@@ -69,14 +87,18 @@ class HeldWork:
         self._hurry = hurry
         # Since when Redis takes no connections of anybody, in the clock's seconds.
         self._away_since: float | None = None
+        # Work that waits until Redis takes connections, and work that waits for a delay.
         self._waiting: Waiters[None] = Waiters()
-        # By tenant: how much work has failed at least once, and is tried again.
+        self._delayed: Waiters[None] = Waiters()
+        # How much of the first is to be tried again now, by the loop in `_go_on`.
+        self._due = 0
+        # By tenant: how much work has failed at least once and is tried again, or is SLOW.
         self._held: Counter[Tenant] = Counter()
         self._stopped = False
 
     @property
     def waits(self) -> bool:
-        """Whether work waits for the next attempt."""
+        """Whether work waits until Redis takes connections."""
         return len(self._waiting) > 0
 
     def away(self) -> None:
@@ -85,14 +107,26 @@ class HeldWork:
             self._away_since = self._clock.seconds()
 
     def reached(self) -> None:
-        """Redis takes connections. All work that waits is tried again."""
+        """Redis takes connections. Work that waits is tried again, TOGETHER first."""
         if self._away_since is not None:
             self._away_since = None
-            self._waiting.fire(None)
+            self._delayed.fire(None)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Has work tried again, unless Redis is away."""
+        looping, self._due = self._due > 0, self._due + TOGETHER
+        if looping:
+            return  # work ended within the loop below, which goes on, and not in a deeper stack
+        while self._due and self.waits and self._away_since is None:
+            self._waiting.fire_first(None)
+            self._due -= 1
+        self._due = 0
 
     def stop(self) -> None:
         """The proxy ends: work waits no longer."""
         self._stopped = True
+        self._delayed.fire(None)
         self._waiting.fire(None)
 
     def holds(self, tenant: Tenant) -> bool:
@@ -105,21 +139,33 @@ class HeldWork:
         tenant: whose work it is. Raises the attempt's MessageError: at once if a later attempt
         cannot succeed (see `PassingError`), else when the time is over. The caller may cancel this.
         """
+        slow = self._clock.callLater(SLOW, self._hold, tenant)
         try:
-            return await attempt()
-        except MessageError as error:
-            since = self._clock.seconds()
-            remaining = self._remaining(error, since)
-            if remaining <= 0:
-                raise
-        probes.reached("work is held while Redis is away")
-        self._held[tenant] += 1
-        try:
+            try:
+                return await attempt()
+            except MessageError as error:
+                since = self._clock.seconds()
+                remaining = self._remaining(error, since)
+                if remaining <= 0:
+                    raise
+            probes.reached("work is held while Redis is away")
+            if slow.active():
+                slow.cancel()
+                self._hold(tenant)
             return await self._keep_trying(attempt, since, remaining)
         finally:
-            self._held[tenant] -= 1
-            if not self._held[tenant]:
-                del self._held[tenant]
+            if slow.active():
+                slow.cancel()
+            else:
+                self._release(tenant)
+
+    def _hold(self, tenant: Tenant) -> None:
+        self._held[tenant] += 1
+
+    def _release(self, tenant: Tenant) -> None:
+        self._held[tenant] -= 1
+        if not self._held[tenant]:
+            del self._held[tenant]
 
     async def _keep_trying(self, attempt: Callable[[], Awaitable[Result]], since: float, remaining: float) -> Result:
         """Makes further attempts. since: when the first one failed; remaining: see `_remaining`."""
@@ -131,6 +177,8 @@ class HeldWork:
                 remaining = self._remaining(error, since)
                 if remaining <= 0:
                     raise
+            finally:
+                self._go_on()
         raise AssertionError("it counts for ever")
 
     def _remaining(self, error: MessageError, since: float) -> float:
@@ -144,7 +192,7 @@ class HeldWork:
     async def _next_attempt(self, failures: int, remaining: float) -> None:
         """Waits until Redis is reached if it is away, else for a delay; at most so many seconds."""
         away = self._away_since is not None
-        waiter = self._waiting.wait()
+        waiter = (self._waiting if away else self._delayed).wait()
         waiter.addTimeout(remaining if away else min(remaining, BACKOFF.delay(failures)), self._clock)
         if away:
             self._hurry()

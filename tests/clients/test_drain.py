@@ -248,6 +248,23 @@ class UnblockTests(DrainCase):
         self.leave(clients)
         self.successResultOf(self.over)
 
+    def test_one_that_is_gone_by_then_keeps_no_others(self) -> None:
+        class Gone(Upstream):
+            @property
+            def local_address(self) -> str:
+                raise AttributeError("a socket that is closed has no address")
+
+            @local_address.setter
+            def local_address(self, _: str) -> None:
+                pass
+
+        gone = Gone("")
+        gone.waits = False
+        control = Control(self.OURS)
+        self.hurry(control, gone, Upstream(self.ADDRESS))
+        self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
+        self.assertFalse(gone.given_up)
+
     def test_by_one_of_ipv6(self) -> None:
         control = Control(self.OURS.replace("10.0.0.7:", "[fd00::7]:"))
         self.hurry(control, Upstream("[fd00::7]:4711"))

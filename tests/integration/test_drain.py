@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import signal
 import socket
 import ssl
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import time
 import unittest
+from collections import Counter
 from pathlib import Path
 
 import redis
@@ -291,6 +293,27 @@ class BlockedTests(DrainCase):
         answer = connection.rest()
         self.assertTrue(answer.startswith(b"-UNBLOCKED ") and answer.endswith(b"\r\n:1\r\n"), answer)
         connection.close()
+        self.assertEnds()
+
+    def test_no_other_session_gets_the_connection_before_redis_is_asked(self) -> None:
+        """Else its own blocked command would be ended, with an error that the client gets."""
+        self.start(seconds=LONG)
+        workers = {connection.socket.fileno(): connection for connection in (self.connect() for _ in range(300))}
+        poll = select.poll()
+        for number, worker in workers.items():
+            poll.register(number, select.POLLIN)
+            worker.send(b"BLPOP queue 0.3\r\n")
+        self.signal()
+        answers: Counter[bytes] = Counter()
+        while workers:
+            for number, _ in poll.poll():
+                try:
+                    answers[workers[number].reply()] += 1
+                    workers[number].send(b"BLPOP queue 0.3\r\n")
+                except (EOFError, OSError):
+                    poll.unregister(number)
+                    workers.pop(number).close()
+        self.assertEqual(set(answers), {b"*-1\r\n"})
         self.assertEnds()
 
     def test_no_item_is_lost_at_that_moment(self) -> None:

@@ -5,6 +5,7 @@ those with something in flight are closed, as straight to Redis.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,11 +16,14 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from redisproxy import bounds
 from redisproxy.resp.framing import encode
+from redisproxy.upstream.hold import SLOW
 
 from ..support.proxy import Installation
 from ..support.raw import RawClient, raw_client
-from ..support.servers import MASTER_PASSWORD, RedisServer, redis_7
+from ..support.relay import BlackHole
+from ..support.servers import MASTER_PASSWORD, RedisServer, redis_7, valkey
 from ..support.status import ask, metrics, status_port
 from ..support.waiting import until
 
@@ -155,6 +159,27 @@ class RestartTests(HoldCase):
         self.assertEqual(sessions[0].reply(), b":1\r\n")
         self.assertEqual(sessions[0].ask(b"GET a\r\n"), b"$1\r\n1\r\n")
 
+    def test_nor_if_it_left_before_redis_was_found_away(self) -> None:
+        """Where nothing answers, an attempt to connect takes as long as it may."""
+        for connect_timeout in ("0.7", "60"):
+            self.start(*LONG, "--connect-timeout", connect_timeout, "--base-workers", "0")
+            session = self.connect()
+            self.assertEqual(session.ask(b"GET a\r\n"), b"$-1\r\n")
+            self.server.kill()
+            hole = BlackHole(self.server.port)
+            self.addCleanup(hole.close)
+            self.installation.proxy.logged("no control connection")
+            sessions = [session, self.connect_late()]
+            for client in sessions:
+                client.send(b"INCR a\r\n")
+            time.sleep(0.3)  # until the proxy has read that
+            for client in sessions:
+                client.close()
+            time.sleep(1.5 * SLOW)
+            hole.close()
+            self.server.start()
+            self.assertEqual(self.connect().ask(b"GET a\r\n"), b"$-1\r\n")
+
     def test_when_the_time_is_over_clients_are_closed(self) -> None:
         self.start("--hold-seconds", "1")
         sessions = [(self.connect(), first) for first, _ in FIRST]
@@ -271,6 +296,25 @@ class StateTests(HoldCase):
         self.assertTrue(straight.ask(b"GET a\r\n").startswith(b"-LOADING"))
         self.assertEqual(session.reply(), b"$100\r\n" + b"x" * 100 + b"\r\n")
         self.assertEqual((late.reply(), late.reply()), (b"+OK\r\n", b"*-1\r\n"))
+
+    def test_one_that_cannot_save_serves_on(self) -> None:
+        """It refuses writes, and answers even PING with that error."""
+        server = RedisServer(valkey, "save 3600 1000000")
+        self.start("--hold-seconds", "1", "--base-workers", "0", server=server)
+        direct = server.client(3)
+        direct.set("a", "1")
+        session = self.connect()
+        self.assertEqual(session.ask(b"BLPOP l 0.05\r\n"), b"*-1\r\n")  # and the connection is idle
+        shutil.rmtree(server.directory)
+        direct.bgsave()
+        until(lambda: direct.info("persistence")["rdb_last_bgsave_status"] == "err", "it cannot save")
+        time.sleep(1.1 * bounds.FRESH_SECONDS)  # from now on an idle connection is checked
+        connections = direct.info("stats")["total_connections_received"]
+        self.assertTrue(session.ask(b"BLPOP l 0.05\r\n").startswith(b"-MISCONF "))
+        self.assertEqual(direct.info("stats")["total_connections_received"], connections)
+        late = self.connect_late(b"AUTH", b"green-password")  # a tenant without connections
+        self.assertEqual((late.reply(), late.ask(b"GET a\r\n")), (b"+OK\r\n", b"$-1\r\n"))
+        self.assertNotIn("no connection to Redis", self.installation.proxy.log)
 
     def test_it_stays_ready_meanwhile(self) -> None:
         self.start("--hold-seconds", "3", "--status", "tcp:0:interface=127.0.0.1")

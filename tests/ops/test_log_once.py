@@ -7,7 +7,7 @@ import math
 from twisted.internet import task
 from twisted.trial import unittest
 
-from redisproxy.ops.log_once import MOST, QUIET, Condition, LogOnce
+from redisproxy.ops.log_once import ENDS, MOST, QUIET, Condition, LogOnce
 
 
 class LogOnceTests(unittest.SynchronousTestCase):
@@ -26,6 +26,17 @@ class LogOnceTests(unittest.SynchronousTestCase):
         self.once.due("a")
         self.once.forget()
         self.assertTrue(self.once.due("a"))
+
+    def test_what_comes_and_goes_does_not_fill_the_log(self) -> None:
+        lines = 0
+        for _ in range(1000):
+            lines += self.once.due("a")
+            lines += self.once.forget()
+            self.clock.advance(QUIET / 100)
+        self.assertLessEqual(lines, 11 * 2 * (ENDS + 1))
+        self.assertGreater(lines, 20)
+        self.clock.advance(QUIET)
+        self.assertTrue(self.once.due("a") and self.once.forget() and self.once.due("a"))
 
     def test_many_different_ones_are_bounded(self) -> None:
         self.assertEqual(sum(self.once.due(str(number)) for number in range(MOST + 50)), MOST)

@@ -113,3 +113,20 @@ class Relay:
         self.flow()
         self._listener.close()
         self.cut()
+
+
+class BlackHole:
+    """A port where nothing answers, as where a machine is gone: connections stay half open."""
+
+    def __init__(self, port: int) -> None:
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", port))
+        # Linux drops what comes to a queue that is full, and it takes one more than it should.
+        self._listener.listen(0)
+        self._queued = socket.create_connection(("127.0.0.1", port))
+
+    def close(self) -> None:
+        """Refuses connections from now on."""
+        self._queued.close()
+        self._listener.close()

@@ -10,13 +10,21 @@ from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.base import BACKOFF as BASE_BACKOFF
 from redisproxy.upstream.base import HURRIED, Base
 from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
-from redisproxy.upstream.hold import BACKOFF, HeldWork, is_lasting
+from redisproxy.upstream.hold import BACKOFF, SLOW, TOGETHER, HeldWork, is_away, is_lasting
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
 
 def away() -> RedisUnreachable:
     return RedisUnreachable(messages.REDIS_UNKNOWN())
+
+
+class _Done(list):
+    """Attempts that succeed as soon as they are made."""
+
+    def append(self, attempt: defer.Deferred[str]) -> None:
+        super().append(attempt)
+        attempt.callback("done")
 
 
 class HoldTests(unittest.SynchronousTestCase):
@@ -61,6 +69,26 @@ class HoldTests(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(work), "done")
         self.assertFalse(self.hold.waits or self.hold.holds(BLUE))
 
+    def test_work_that_is_slow_counts_as_held_before_its_attempt_fails(self) -> None:
+        for then in ("answer", "failure", "end of the caller"):
+            with self.subTest(then):
+                work = self.work()
+                self.clock.advance(0.99 * SLOW)
+                self.assertFalse(self.hold.holds(BLUE))
+                self.clock.advance(0.01 * SLOW)
+                self.assertTrue(self.hold.holds(BLUE))
+                if then == "failure":
+                    self.fails()
+                    self.assertTrue(self.hold.holds(BLUE))
+                    self.hold.reached()
+                if then == "end of the caller":
+                    work.cancel()
+                    self.failureResultOf(work, defer.CancelledError)
+                else:
+                    self.attempts[-1].callback("done")
+                    self.assertEqual(self.successResultOf(work), "done")
+                self.assertFalse(self.hold.holds(BLUE))
+
     def test_the_time_counts_from_when_redis_was_found_away(self) -> None:
         """Whoever comes late waits less: after the time, Redis would refuse connections at once."""
         first = self.work()
@@ -78,6 +106,44 @@ class HoldTests(unittest.SynchronousTestCase):
         third = self.work()
         self.fails()
         self.failureResultOf(third, RedisUnreachable)
+
+    def test_not_all_is_tried_again_at_once(self) -> None:
+        """A Redis with too many clients takes one now and then."""
+        works = []
+        for _ in range(100):
+            works.append(self.work())
+            self.fails()
+        self.hold.reached()
+        self.assertEqual(len(self.attempts), 100 + TOGETHER)
+        self.fails()  # it is away again
+        self.assertEqual(len(self.attempts), 100 + TOGETHER)
+        self.hold.reached()
+        self.assertEqual(len(self.attempts), 100 + 2 * TOGETHER)
+        # Whatever becomes of one, others go on.
+        self.attempts[100].callback("done")
+        self.assertEqual(len(self.attempts), 100 + 3 * TOGETHER)
+        self.fails(all_of_them=False)
+        self.assertEqual(len(self.attempts), 100 + 4 * TOGETHER)
+        works[1].cancel()
+        self.assertEqual(len(self.attempts), 100 + 5 * TOGETHER)
+        self.hold.reached()
+        self.assertEqual(len(self.attempts), 100 + 6 * TOGETHER)
+        for attempt in self.attempts:
+            if not attempt.called:
+                attempt.callback("done")
+        self.clock.advance(BACKOFF.longest)
+        self.attempts[-1].callback("done")
+        self.assertTrue(all(work.called for work in works))
+        self.failureResultOf(works[1], defer.CancelledError)
+
+    def test_many_that_succeed_at_once(self) -> None:
+        works = [self.work() for _ in range(5000)]
+        for attempt in self.attempts:
+            self.hold.away()
+            attempt.errback(away())
+        self.attempts = _Done()
+        self.hold.reached()
+        self.assertTrue(all(work.called for work in works))
 
     def test_where_redis_serves_others_it_is_tried_again_after_a_delay(self) -> None:
         work = self.work()
@@ -139,6 +205,12 @@ class LastingTests(unittest.SynchronousTestCase):
             b"",
         ):
             self.assertFalse(is_lasting(error), error)
+
+    def test_which_answers_to_ping_say_that_it_is_away(self) -> None:
+        for answer in (b"+PONG", b"-BUSY Redis is busy", b"-MISCONF Redis is configured to save", b"-NOPERM no 'ping'"):
+            self.assertFalse(is_away(answer), answer)
+        for answer in (b"-LOADING Redis is loading", b"-MASTERDOWN Link is down", b"-ERR max number of clients", b"+OK"):
+            self.assertTrue(is_away(answer), answer)
 
 
 class HurryTests(unittest.SynchronousTestCase):
