@@ -128,6 +128,8 @@ class Drain:
         upstreams = [upstream for client in list(self._clients) if (upstream := client.hurry()) is not None]
         if upstreams:
             self._unblock_soon(upstreams)
+            # Behind a blocked command may stand another one.
+            self._timers.append(self._clock.callLater(bounds.DRAIN_UNBLOCK_SECONDS / 2, self._hurry))
 
     def _cut(self) -> None:
         for client in list(self._clients):

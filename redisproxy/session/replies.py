@@ -314,11 +314,21 @@ class _Unblocked(_Nobody):
     See `ReplyQueue.expect_unblocking`.
     """
 
+    _ERROR = b"-UNBLOCKED "
+
     def __init__(self, reply: Callable[[ReplyBatch, bytes, int], None]) -> None:
         self._reply = reply
+        # The beginning of the reply, until it is known whether it is this error.
+        self._begun: bytes | None = b""
 
     def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         """See `ports.ReplyReceiver`."""
-        if ended and piece.startswith(b"-UNBLOCKED "):
+        if self._begun is not None:
+            self._begun += piece
             piece = b""
+            if not ended and (self._ERROR.startswith(self._begun) or self._begun.startswith(self._ERROR)):
+                return
+            if not self._begun.startswith(self._ERROR):
+                piece = self._begun
+            self._begun = None
         self._reply(batch, piece, ended)

@@ -295,6 +295,20 @@ class BlockedTests(DrainCase):
         connection.close()
         self.assertEnds()
 
+    def test_one_behind_another_is_given_up_too(self) -> None:
+        """It is blocked only when the first one has ended."""
+        self.start(seconds=2)
+        connection = self.connect()
+        connection.send(b"BLPOP queue 0\r\nBLPOP another 0\r\n")
+        self.blocked(1)
+        self.signal()
+        answer = connection.rest()
+        self.assertTrue(answer.startswith(b"-UNBLOCKED ") and answer.count(b"\r\n") == 1, answer)
+        self.redis.rpush("another", "item")
+        self.assertEqual(self.redis.llen("another"), 1)
+        connection.close()
+        self.assertEnds()
+
     def test_no_other_session_gets_the_connection_before_redis_is_asked(self) -> None:
         """Else its own blocked command would be ended, with an error that the client gets."""
         self.start(seconds=LONG)

@@ -278,6 +278,17 @@ class BlockedTests(DrainCase):
         self.assertHears(conversation)
         self.assertEnded(conversation)
 
+    def test_however_the_error_comes(self) -> None:
+        for cut in range(1, len(UNBLOCKED)):
+            conversation = self.blocked().redis(UNBLOCKED[:cut]).redis(UNBLOCKED[cut:])
+            self.assertHears(conversation)
+            self.assertEnded(conversation)
+        other = b"-UNKILLABLE\r\n"
+        for cut in range(1, len(other)):
+            conversation = self.blocked().redis(other[:cut]).redis(other[cut:])
+            self.assertHears(conversation, other)
+            self.assertEnded(conversation)
+
     def test_one_that_got_its_item_in_the_last_moment_is_told(self) -> None:
         conversation = self.blocked().redis(b"*2\r\n$5\r\nqueue\r\n$4\r\n").redis(b"item\r\n")
         self.assertHears(conversation, b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
