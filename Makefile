@@ -54,7 +54,7 @@ help:
 	@echo "make image         build the container image with docker, podman or buildah (PLATFORM=linux/amd64,linux/arm64 IMAGE=NAME:TAG PUSH=1)"
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian; PLATFORM=linux/arm64)"
 	@echo "make bench         compare the proxy with HAProxy, twemproxy and Redis alone, for 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
-	@echo "make soak          run mixed load with rotations, a Redis restart and an API outage (MINUTES=$(MINUTES))"
+	@echo "make soak          run mixed load with rotations, and faults of Redis and of the API (MINUTES=$(MINUTES))"
 	@echo "make sim           simulate the whole proxy from seeds, until interrupted (SEEDS=1:1000 SIM='--faults all')"
 	@echo "make docs          write the generated parts of docs/: settings, command, troubleshoot"
 	@echo "make fmt           format the code"
@@ -149,8 +149,9 @@ coverage: $(VENV)/installed-test $(SERVERS)
 # Left out are modules that send no commands of clients, that test the client's side only, or that
 # choose their connections themselves. Rolling updates are left out, too: test_drain covers both
 # kinds.
-ELSEWHERE = $(addprefix tests.integration.test_,acl_users deep_replies kubernetes manifests marked probing process processes \
-	quickstart resets revocation rolling rotation shared status tls wall_clock watch)
+ELSEWHERE = $(addprefix tests.integration.test_,acl_users busy deep_replies first_snapshot flow gone hold kubernetes \
+	load_balancers manifests marked probing process processes quickstart resets revocation rolling rotation shared status tls \
+	wall_clock watch)
 DEDICATED = $(filter-out $(ELSEWHERE),$(subst /,.,$(basename $(wildcard tests/integration/test_*.py)))) \
 	$(addprefix tests.attacks.test_attacks.,FirstLayerTests ProvisioningTests)
 
