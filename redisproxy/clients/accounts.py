@@ -151,6 +151,13 @@ class ClientAccount:
             shared.access_log.login_refused(self._client.peer, error.outcome, self.namespace)
             raise
 
+    def look_again(self, user: str | None, password: bytes) -> Credential | None:
+        """See `session.ports.Accounts`."""
+        try:
+            return self._shared.snapshot.authenticate(user, password)
+        except AuthenticationError:
+            return None
+
     def reserve(self, credential: Credential) -> Reservation:
         """See `session.ports.Accounts`."""
         shared, tenant = self._shared, credential.tenant

@@ -325,6 +325,11 @@ class ClientProtocol(RespReceiver):
         session.forget()
         account.forget()
 
+    @property
+    def local(self) -> str:
+        """See `session.ports.ClientConnection`."""
+        return shown_address(self.transport.getHost())
+
     # Behind a load balancer: see `listen.proxy_protocol.ProxiedClient`.
 
     def came_from(self, address: IAddress) -> None:

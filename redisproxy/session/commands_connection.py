@@ -211,27 +211,41 @@ def _client_reply(session: Session, mode: bytes) -> None:
 
 
 def _describe(session: Session) -> bytes:
-    """Returns the line of CLIENT INFO, with the fields that a tenant may know."""
+    """Returns the line of CLIENT INFO, with all of Redis's fields, because libraries ask for them.
+
+    What does not concern the tenant, such as buffers of a connection that others use, is 0.
+    """
     connection, tenant, subscriptions = session.connection, session.tenant, session.subscriptions
     library = session.client_library
     channels, patterns, sharded = (0, 0, 0) if subscriptions is None else subscriptions.counts()
+    flags = b"P" * bool(channels or patterns or sharded) + b"x" * session.multi
     return (
-        b"id=%d addr=%b name=%b age=%d db=%d sub=%d psub=%d ssub=%d multi=%d user=%b lib-name=%b lib-ver=%b resp=%d\n"
+        b"id=%d addr=%b laddr=%b fd=0 name=%b age=%d idle=0 flags=%b db=%d sub=%d psub=%d ssub=%d multi=%d watch=%d "
+        b"qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=client|info "
+        b"user=%b redir=-1 resp=%d lib-name=%b lib-ver=%b\n"
     ) % (
         connection.id,
-        connection.peer.encode(),
+        _endpoint(connection.peer),
+        _endpoint(connection.local),
         session.name,
         connection.age,
+        flags or b"N",
         tenant.index,
         channels,
         patterns,
         sharded,
         0 if session.multi else -1,
+        session.watching,
         tenant.namespace.encode(),
+        session.protocol,
         library[b"LIB-NAME"],
         library[b"LIB-VER"],
-        session.protocol,
     )
+
+
+def _endpoint(address: str) -> bytes:
+    """Returns an address as a field's value, which has no spaces: a Unix socket has no port."""
+    return b"?:0" if " " in address else address.encode()
 
 
 def is_client_name(name: bytes) -> bool:

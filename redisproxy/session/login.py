@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import messages
+from .. import messages, probes
 from ..policy.policy import UNAUTHENTICATED_TABLE
 from ..resp.framing import AUTHENTICATED, UNAUTHENTICATED
 from ..tenants.model import AuthenticationError, Credential, TenantFullError
@@ -40,24 +40,36 @@ def authenticate(session: Session, user: bytes | None, password: bytes, hello: H
     hello: the HELLO without its AUTH, sent after a success; None for AUTH.
     """
     accounts = session.accounts
+    name = None if user is None else user.decode("utf-8", "replace")
     try:
-        credential = accounts.authenticate(None if user is None else user.decode("utf-8", "replace"), password)
-        reservation = accounts.reserve(credential)
-    except TenantFullError as full:
-        # Not counted as a wrong password. Redis, too, closes a connection that is one too many.
-        session.answer(b"-%b\r\n" % str(full).encode())
-        session.ending.begin(full.outcome)
-        return
+        credential = accounts.authenticate(name, password)
     except AuthenticationError as wrong:
         error = b"-%b\r\n" % str(wrong).encode()
         answered_at, last = accounts.wrong_password()
 
         def answer(_: None) -> None:
+            # A rotation may come to the proxy after its clients.
+            now_valid = accounts.look_again(name, password)
+            if now_valid is not None:
+                probes.reached("password became right while its answer was delayed")
+                return _log_in(session, now_valid, hello)
             session.answer(error)
             if last:
                 session.ending.begin(messages.TOO_MANY_WRONG.code)
+            return None
 
         session.suspend(Until.DELAY, answer, answered_at)
+        return
+    _log_in(session, credential, hello)
+
+
+def _log_in(session: Session, credential: Credential, hello: Hello | None) -> None:
+    try:
+        reservation = session.accounts.reserve(credential)
+    except TenantFullError as full:
+        # Not counted as a wrong password. Redis, too, closes a connection that is one too many.
+        session.answer(b"-%b\r\n" % str(full).encode())
+        session.ending.begin(full.outcome)
         return
     Login(session, credential, hello, reservation).start()
 

@@ -32,6 +32,10 @@ class ClientConnection(Protocol):
     peer: str
 
     @property
+    def local(self) -> str:
+        """The proxy's own address on this connection, for CLIENT INFO."""
+
+    @property
     def age(self) -> int:
         """Whole seconds since the client got its slot."""
 
@@ -95,6 +99,12 @@ class Accounts(Protocol):
 
     def authenticate(self, user: str | None, password: bytes) -> Credential:
         """Returns the credential that this password belongs to. Raises AuthenticationError."""
+
+    def look_again(self, user: str | None, password: bytes) -> Credential | None:
+        """Returns the credential of a password that was wrong a moment ago, and is right by now.
+
+        Counts nothing. None: it is still wrong.
+        """
 
     def reserve(self, credential: Credential) -> Reservation:
         """Reserves one of the tenant's connections.

@@ -4,6 +4,7 @@ CONFIG GET, and refused subscriptions.
 
 from __future__ import annotations
 
+import re
 import threading
 import unittest
 from collections.abc import Callable
@@ -102,6 +103,19 @@ class OwnWorldTests(unittest.TestCase):
             self.assertEqual(through.ask(words), expected, words)
         installation.proxy.logged(r"refused unknown to team-blue/")
         self.assertNotIn("Maint_Notifications".lower(), installation.proxy.log.lower())
+
+    def each_client_info_has_all_fields(self, binary: Callable[[], str]) -> None:
+        """Libraries ask for them."""
+        installation = self.installation(binary)
+        straight, through = self.straight(installation), self.through(installation)
+        wanted, found = (
+            re.findall(rb"([a-z0-9-]+)=", line.ask(words).split(b"\n")[1])
+            for line, words in ((straight, [b"CLIENT", b"LIST"]), (through, [b"CLIENT", b"INFO"]))
+        )
+        # Newer ones: what the connection transferred, which nobody parses.
+        self.assertEqual(
+            set(wanted) - set(found) - {b"io-thread", b"tot-net-in", b"tot-net-out", b"tot-cmds", b"capa"}, set()
+        )
 
     def each_subscriptions_that_redis_refuses(self, binary: Callable[[], str]) -> None:
         """While a script keeps Redis busy, the proxy forgets the subscriptions that Redis refuses.

@@ -1201,13 +1201,53 @@ class ContainerTests(ConversationCase):
         for field in (
             b"id=7 ",
             b"addr=192.0.2.1:5555 ",
+            b"laddr=192.0.2.9:6379 ",
             b"name=me ",
+            b"flags=N ",
             b"db=3 ",
             b"user=blue ",
             b"lib-name=redis-py ",
-            b"resp=2\n",
+            b" resp=2 ",
         ):
             self.assertIn(field, told)
+
+    def test_client_info_over_a_unix_socket(self) -> None:
+        conversation = logged_in()
+        conversation.peer = conversation.local = "a Unix socket"
+        self.assertIn(b" addr=?:0 laddr=?:0 ", conversation.command(b"CLIENT", b"INFO").hears())
+
+
+class LookAgainTests(ConversationCase):
+    """A rotation may come to the proxy after its clients."""
+
+    def test_a_password_that_becomes_right_while_its_answer_is_delayed(self) -> None:
+        get = encode([b"GET", b"a"])
+        for first, sent in (
+            ([b"AUTH", b"blue"], get),
+            ([b"HELLO", b"2", b"AUTH", b"blue", b"blue"], encode([b"HELLO", b"2"])),
+        ):
+            conversation = Conversation(Snapshot(None, [GREEN]))
+            conversation.login_delay = 2.0
+            conversation.command(*first).command(b"GET", b"a")
+            conversation.snapshot = Snapshot(None, [GREEN, BLUE])
+            conversation.now = 1.9
+            conversation.session.time_is(conversation.now)
+            self.assertHears(conversation)
+            conversation.now = 2.0
+            conversation.session.time_is(conversation.now)
+            self.assertHears(conversation, OK if sent is get else b"")
+            self.assertIs(conversation.session.credential, BLUE)
+            self.assertEqual(conversation.gets(), sent)
+
+    def test_by_then_the_tenant_may_be_full(self) -> None:
+        conversation = Conversation(Snapshot(None, [GREEN]))
+        conversation.login_delay = 2.0
+        conversation.command(b"AUTH", b"blue")
+        conversation.snapshot = Snapshot(None, [GREEN, BLUE])
+        conversation.full.add(BLUE.tenant)
+        conversation.session.time_is(2.0)
+        self.assertRefused(conversation, b"-")
+        self.assertIsNone(conversation.session.credential)
 
 
 class ResetTests(ConversationCase):

@@ -20,7 +20,7 @@ from redisproxy.session.scripts import Scripts
 from redisproxy.session.session import Session
 from redisproxy.session.state import Step
 from redisproxy.tenants.memory import FREE, Memory
-from redisproxy.tenants.model import Credential, Snapshot, Tenant, TenantFullError, digest
+from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot, Tenant, TenantFullError, digest
 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
 GREEN = Credential(Tenant("green", 5), "redis-secret-master", digest(b"green"))
@@ -110,6 +110,7 @@ class Conversation:
         """
         self.id = 7
         self.peer = "192.0.2.1:5555"
+        self.local = "192.0.2.9:6379"
         self.age = 12
         self.policy = policy
         self.questions: list[list[list[bytes]]] = []
@@ -178,6 +179,12 @@ class Conversation:
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         return self.snapshot.authenticate(username, password, 0.0)
+
+    def look_again(self, username: str | None, password: bytes) -> Credential | None:
+        try:
+            return self.authenticate(username, password)
+        except AuthenticationError:
+            return None
 
     def reserve(self, credential: Credential) -> RecordingReservation:
         if credential.tenant in self.full:
