@@ -104,7 +104,8 @@ class ProxyService(service.MultiService):
         self._reactor = reactor
         self._began = reactor.seconds()
         try:
-            self.listening = Listening(reactor, settings.listen, client_ca=settings.client_ca, trusted=settings.trust_proxy)
+            ca, trusted = settings.client_ca, settings.trust_proxy
+            self.listening = Listening(reactor, settings.listen, client_ca=ca, trusted=trusted, keepalive=settings.keepalive)
         except EndpointError as error:
             raise SettingsError(f"--listen is {error}") from None
         self._opening = Opening(self.listening)

@@ -323,6 +323,14 @@ class Settings:
         f"Seconds for a client to log in. At most {bounds.CROWDED_LOGIN_SECONDS:g} s while other connections wait to "
         "be served.",
     )
+    keepalive: float = _setting(
+        "REDISPROXY_KEEPALIVE",
+        _seconds(0, 7200),
+        300.0,
+        "SECONDS",
+        "Seconds without a byte after which the proxy probes whether a client's machine is still there (TCP keepalive). "
+        "Balancers and firewalls take this as a sign of life. 0: as the kernel does, mostly after two hours.",
+    )
     drain_delay: float = _setting(
         "REDISPROXY_DRAIN_DELAY",
         _seconds(0, 3600),

@@ -35,6 +35,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .. import bounds, messages
+from ..net.keepalive import probe_accepted_connections
 from ..ops.logs import Log
 from . import proxy_protocol, tls
 from .bound_port import BindingReactor, BoundPort
@@ -85,7 +86,7 @@ class Listening:
     other processes have had their chance; option: its name, for errors; client_ca: the file of the
     CAs that must have signed clients' certificates at `ssl:` endpoints, None if clients need no
     certificate; trusted: the networks whose PROXY headers are believed at `haproxy:` endpoints,
-    None if there is no such endpoint.
+    None if there is no such endpoint; keepalive: seconds, see `Settings.keepalive`.
     """
 
     def __init__(
@@ -97,9 +98,11 @@ class Listening:
         option: str = "--listen",
         client_ca: Path | None = None,
         trusted: Sequence[proxy_protocol.Network] | None = None,
+        keepalive: float = 0.0,
     ) -> None:
         self._descriptions = descriptions
         self._option = option
+        self._keepalive = keepalive
         self._reactor = BindingReactor(reactor)
         # The ports that do not accept yet, with their descriptions.
         self._waiting: list[tuple[str, FileDescriptor]] = []
@@ -158,6 +161,8 @@ class Listening:
                     port.stopReading()
                     waiting.append(port)
             self._waiting += [(description, port) for port in waiting]
+            for socket_ in waiting if self._keepalive else ():
+                probe_accepted_connections(socket_.fileno(), self._keepalive)
 
     def hold(self) -> list[int]:
         """Binds the ports like `bind`, and accepts nothing also after `listen`. Returns their

@@ -28,6 +28,7 @@ LOOPBACK = (ip_network("127.0.0.1"),)
 
 class Greeter(protocol.Protocol):
     def connectionMade(self) -> None:
+        self.factory.newest = self.transport.socket.dup()
         self.transport.write(b"hello")
         self.transport.loseConnection()
 
@@ -36,6 +37,8 @@ class Greeters(protocol.Factory):
     protocol = Greeter
     noisy = False
     asked = 0
+    #: the socket of the newest connection
+    newest: socket.socket
 
     def buildProtocol(self, addr: object) -> protocol.Protocol:
         self.asked += 1
@@ -72,6 +75,22 @@ class BoundTests(unittest.TestCase):
                 return client.recv(100)
             except BlockingIOError:
                 await task.deferLater(reactor, 0.005)
+
+    async def test_accepted_connections_are_probed_when_they_are_idle(self) -> None:
+        path = str(self.directory / "s")
+        listening = Listening(
+            reactor, ["tcp:0:interface=127.0.0.1", r"tcp6:0:interface=\:\:1", f"unix:{path}"], keepalive=90
+        )
+        self.addCleanup(listening.close)
+        listening.bind(self.factory)
+        listening.listen()
+        options = socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT
+        for number, port in enumerate(listening.ports[:2]):
+            client = self.connect(("127.0.0.1" if number == 0 else "::1", port.getHost().port))
+            await self.received(client)
+            found = [self.factory.newest.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+            self.assertEqual(found, [90, 30, 3])
+        self.assertEqual(await self.received(self.connect(path)), b"hello")
 
     async def test_it_refuses_until_it_listens(self) -> None:
         path = str(self.directory / "s")
