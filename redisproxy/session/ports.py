@@ -317,6 +317,11 @@ class Backend(Protocol):
     def holds(self, tenant: Tenant) -> bool:
         """Whether the tenant's work waits because Redis is away."""
 
+    def busy_error(self) -> str:
+        """Returns Redis's error if it is busy with a script, and what it is is not known yet; else
+        an empty string.
+        """
+
     def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
         """Runs commands with the master's rights, for a tenant.
 

@@ -661,10 +661,14 @@ class Session:
     def forbid(self, name: bytes, error: bytes = b"") -> None:
         """Refuses a command that the tenant may not use, and has the refusal logged.
 
-        name: as the client spelt it; error: the whole error reply; empty: the usual one.
+        name: as the client spelt it; error: the whole error reply; empty: the usual one. If it is
+        not known yet what the tenant may use on a Redis that is busy, the error is Redis's own.
         """
+        busy = self.backend.busy_error()
+        if busy:
+            return self.refuse(b"-%b\r\n" % busy.encode())
         self.connection.forbidden(policy.shown(name))
-        self.refuse(error or policy.refusal(name))
+        return self.refuse(error or policy.refusal(name))
 
     def not_held(self, result: Unavailable, count: int = 1) -> None:
         """There is no connection to Redis for a command that waited, or for several: answers each

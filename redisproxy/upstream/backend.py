@@ -105,6 +105,7 @@ class Backend(service.MultiService):
             self.acl_users,
             TenantLimits(reactor) if tenant_limits is None else tenant_limits,
             settings.connections == "multiplexed",
+            lambda: self.control.busy_error,
         )
         #: whether Redis answers
         self.health = Health(reactor, self.control)

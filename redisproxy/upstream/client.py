@@ -41,8 +41,8 @@ from .endpoint import CaFileError, connect, connected, why
 from .hold import is_lasting
 from .redis_errors import is_busy
 
-#: Seconds from a refused log-in to the next attempt. The password is wrong, so an early attempt
-#: would not help.
+#: Seconds from a refused log-in to the next attempt, if the error does not pass by itself: with a
+#: wrong password an early attempt would not help. A Redis with too many clients takes one soon.
 _REFUSED_RETRY = 5.0
 #: The delay before the next attempt to connect. It is short: tenants' ACL users are created over a
 #: client, so nobody is served before.
@@ -318,7 +318,8 @@ class RedisClient(service.Service):
 
     def retry_delay(self, attempt: int) -> float:
         """Returns the seconds until the next attempt to connect. attempt: failures in a row."""
-        return _REFUSED_RETRY if isinstance(self.failure, ReplyError) else self._backoff.delay(attempt)
+        refused = isinstance(self.failure, ReplyError) and is_lasting(str(self.failure).encode())
+        return _REFUSED_RETRY if refused else self._backoff.delay(attempt)
 
     def startService(self) -> None:
         super().startService()

@@ -25,6 +25,7 @@ from ..ops.logs import Log
 from ..ops.retry import Backoff
 from ..policy import probing
 from ..policy.probing import Server
+from ..printable import printable
 from ..resp.value import Answer
 from ..tenants.model import BackendAddress
 from .client import Connection, ControlError, NoReplyError, RedisClient, ReplyError, Word
@@ -94,6 +95,11 @@ class ControlService(service.Service):
     def asking(self) -> bool:
         """Whether Redis is connected, and a probe is under way."""
         return self._probing is not None
+
+    @property
+    def busy_error(self) -> str:
+        """Redis's error if it is busy with a script, and was never probed before; else empty."""
+        return printable(self._busy) if self.server is None else ""
 
     @property
     def fault(self) -> messages.Text | None:

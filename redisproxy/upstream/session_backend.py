@@ -7,7 +7,7 @@ comes goes back to the pool.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Never
 
@@ -40,7 +40,7 @@ class SessionBackend:
     """Implements `session.ports.Backend` for one Redis.
 
     multiplexes: whether sessions share connections; tenant_limits: charges the answers to control
-    queries.
+    queries; busy_error: see `session.ports.Backend`.
     """
 
     _log = Logger()
@@ -52,6 +52,7 @@ class SessionBackend:
         acl_users: AclUsers,
         tenant_limits: TenantLimits,
         multiplexes: bool,
+        busy_error: Callable[[], str] = str,
     ) -> None:
         self._pool = pool
         self._spares = Spares(pool)
@@ -59,6 +60,7 @@ class SessionBackend:
         self._acl_users = acl_users
         self._tenant_limits = tenant_limits
         self.multiplexes = multiplexes
+        self.busy_error = busy_error
         self.policy: Policy = make_policy(builtin(), scripts=False)
         self._scripts: dict[Tenant, Scripts] = {}
 

@@ -204,13 +204,23 @@ class BusyTests(BusyCase):
         installation.proxy.stop()
         runner, _ = self.straight(), self.straight()
         with self.busy(runner):
-            installation.proxy = ProxyProcess("--manifests", str(installation.manifests.path), *self.options).ready()
+            options = ("--allow-commands", "EVAL", "--manifests", str(installation.manifests.path), *self.options)
+            installation.proxy = ProxyProcess(*options).ready()
             installation.proxy.logged("did not report its version and settings")
             clients = [self.through() for _ in range(10)]
             for client in clients:
                 self.assertTrue(client.ask([b"GET", b"a"]).startswith(b"-BUSY"))
+            # What the operator allowed (EVAL on some servers), and scripts, are known later.
+            pipeline = ([b"EVAL", b"return 1", b"0"], [b"SCRIPT", b"LOAD", b"return 1"], [b"EVALSHA", b"0" * 40, b"0"])
+            clients[0].send(b"".join(map(encode, pipeline)))
+            for words in pipeline:
+                self.assertTrue(clients[0].reply().startswith(b"-BUSY"), words)
+            self.assertTrue(clients[0].ask([b"EVAL", b"return 1", b"0", b"x" * 2_000_000]).startswith(b"-BUSY"))
+            self.assertEqual(clients[1].ask([b"MULTI"])[:5], b"-BUSY")
+            self.assertNotIn("refused eval", installation.proxy.log)
         for client in clients:
             until(lambda client=client: client.ask([b"EXISTS", b"a"]) == b":0\r\n", "it is over", 5.0)
+        until(lambda: clients[0].ask([b"EVAL", b"return 1", b"0"]) == b":1\r\n", "scripts run", 5.0)
         self.assertNotIn("no connection to Redis", installation.proxy.log)
 
     def each_sent_before_the_threshold(self, binary: Callable[[], str]) -> None:

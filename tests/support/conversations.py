@@ -218,6 +218,9 @@ class Conversation:
     def holds(self, tenant: Tenant) -> bool:
         return self.redis_away
 
+    def busy_error(self) -> str:
+        return ""
+
     def order(self, tenant: Tenant) -> object:
         return UNORDERED
 

@@ -206,6 +206,26 @@ class RedisClientTests(unittest.TestCase):
             self.assertEqual(await client.ask("PING"), b"PONG")
         self.assertEqual([event for event in logged if event["log_level"].name in ("warn", "error", "critical")], [])
 
+    async def test_too_many_clients_for_a_moment(self) -> None:
+        """A log-in that Redis refuses because it has too many clients is tried again soon, as if
+        Redis had refused the connection.
+        """
+        server = self.server()
+        others = server.client()
+        others.config_set("maxclients", "1")
+        # Redis refuses the client after AUTH was sent: otherwise it may be before that.
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            client = self.client(server.port, server.password.encode())
+            await self.until(lambda: client._open is not None and client._open.pending, "AUTH was sent")
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        await self.until(lambda: client.failure is not None, "it is refused")
+        self.assertRegex(str(client.failure), "max number of clients")
+        self.assertLess(max(client.retry_delay(attempt) for attempt in range(1, 50)), 2)
+        others.config_set("maxclients", "100")
+        await self.until(lambda: client.connection is not None, "it is let in")
+
     def _refused(self, server: RedisServer) -> int:
         return sum(int(entry["count"]) for entry in server.client(decode_responses=True).acl_log())
 
