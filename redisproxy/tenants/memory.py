@@ -39,6 +39,10 @@ class User(Protocol):
     def memory_drained(self) -> None:
         """Runs commands again, after `memory_full`: only these use memory still."""
 
+    @property
+    def unread(self) -> int:
+        """A number that changes while the client reads, even if that frees no memory yet."""
+
     def close_for_memory(self) -> None:
         """Closes the client, because there is no memory for its session."""
 
