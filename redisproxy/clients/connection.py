@@ -211,7 +211,7 @@ class ClientProtocol(RespReceiver):
             self._clients.watch(self)
 
     @property
-    def unread(self) -> int:
+    def bytes_unread(self) -> int:
         """See `session.ports.ClientConnection`."""
         return unacknowledged(self.transport)
 
@@ -279,7 +279,7 @@ class ClientProtocol(RespReceiver):
         self._clients.log_ins.end(self)
         self._patience = seconds if moves else None
         if moves:
-            self._unread_before = self.unread
+            self._unread_before = self.bytes_unread
         self._deadline = self._clients.clock.seconds() + seconds, call
         self._restart_timer()
 
@@ -309,7 +309,7 @@ class ClientProtocol(RespReceiver):
         self.session.time_is(now)
         if self._deadline is not None and self._deadline[0] <= now:
             (_, call), self._deadline = self._deadline, None
-            if self._patience is not None and self.unread != self._unread_before:
+            if self._patience is not None and self.bytes_unread != self._unread_before:
                 probes.reached("client that is to be closed reads slowly")
                 self._set_deadline(self._patience, call, moves=True)
             else:

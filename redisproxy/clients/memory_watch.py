@@ -35,7 +35,7 @@ class MemoryWatch:
         before, self._before = self._before, {}
         for usage in list(self._memory.stopped):
             if usage.user is not None:
-                self._before[usage] = progress = usage.freed, usage.user.unread
+                self._before[usage] = progress = usage.freed, usage.user.bytes_unread
                 if before.get(usage) == progress:
                     self._memory.close(usage)
         if not self._before:

@@ -44,7 +44,7 @@ class ClientConnection(Protocol):
         """Whether the client sent its end of file a while ago, so that it must get no item."""
 
     @property
-    def unread(self) -> int:
+    def bytes_unread(self) -> int:
         """Bytes that were written and that the client has not read, without its `Backlog`.
 
         The number changes while the client reads.

@@ -372,9 +372,9 @@ class Session:
             self.connection.resume_reading()
 
     @property
-    def unread(self) -> int:
+    def bytes_unread(self) -> int:
         """See `tenants.memory.User`."""
-        return self.connection.unread
+        return self.connection.bytes_unread
 
     def memory_drained(self) -> None:
         """See `tenants.memory.User`."""

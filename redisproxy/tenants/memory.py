@@ -40,7 +40,7 @@ class User(Protocol):
         """Runs commands again, after `memory_full`: only these use memory still."""
 
     @property
-    def unread(self) -> int:
+    def bytes_unread(self) -> int:
         """A number that changes while the client reads, even if that frees no memory yet."""
 
     def close_for_memory(self) -> None:
@@ -150,7 +150,7 @@ class Memory:
         self._closing: dict[Usage, None] = {}
         #: called when a session has to wait for memory
         self.on_stopped: Callable[[], object] = lambda: None
-        # At which size the growth of a session that has stopped is looked at again.
+        # At which size the growth of a session that has stopped is inspected again.
         self._look_again_at = 0
         self._call_soon = call_soon
         self._waking = False

@@ -70,7 +70,7 @@ class MultiplexedConnection:
         self._full = False
         self._backlog_by_session: dict[MultiplexedUser, int] = {}
         self._backlog_size = 0
-        # Whether clients have more to read than when that was looked at.
+        # Whether clients have had more to read since that was last checked.
         self._backlog_grew = False
         # Whether it is not read, because only clients that do not read would get its replies.
         self._paused = False

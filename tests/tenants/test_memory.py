@@ -66,7 +66,7 @@ class MemoryTests(unittest.TestCase):
         self.soon()
         self.assertEqual((large.calls, large.usage.stopped), (["full", "free"], False))
 
-    def test_one_that_has_stopped_is_looked_at_again_when_it_has_grown_much(self) -> None:
+    def test_one_that_has_stopped_is_checked_again_when_it_has_grown_much(self) -> None:
         """Not for each piece of what was read before: that looks at all sessions."""
         large, small = self.session(), self.session("green")
         small.usage.backlog(100)
