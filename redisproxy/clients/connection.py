@@ -31,7 +31,7 @@ from ..listen.tls import why_tls
 from ..net.addresses import host_of, shown_address
 from ..net.protocol import PauseReason, Pressure, RespReceiver, below_tls
 from ..net.time_limit import TimeLimit
-from ..net.twisted_private import close_if_written, has_unsent, unsent
+from ..net.twisted_private import close_if_written, has_unsent, unacknowledged, unsent
 from ..ops.access_log import ConnectionRecord
 from ..session.ports import Dedicated
 from ..session.session import Session
@@ -106,6 +106,8 @@ class ClientProtocol(RespReceiver):
         self._deadline: tuple[float, Callable[[], object]] | None = None
         # Seconds from each progress of the client to that deadline; None: it does not move.
         self._patience: float | None = None
+        # What the client had not read when that deadline was set.
+        self._unread_before = 0
         # For this deadline or the session's, whichever is first.
         self._timer: IDelayedCall | None = None
         self._usual_buffer = 0
@@ -209,6 +211,11 @@ class ClientProtocol(RespReceiver):
             self._clients.watch(self)
 
     @property
+    def bytes_unread(self) -> int:
+        """See `session.ports.ClientConnection`."""
+        return unacknowledged(self.transport)
+
+    @property
     def sent_eof(self) -> bool:
         """Whether the client's end of file has come, and was noticed."""
         return self._read_closed
@@ -271,6 +278,8 @@ class ClientProtocol(RespReceiver):
         """
         self._clients.log_ins.end(self)
         self._patience = seconds if moves else None
+        if moves:
+            self._unread_before = self.bytes_unread
         self._deadline = self._clients.clock.seconds() + seconds, call
         self._restart_timer()
 
@@ -300,7 +309,11 @@ class ClientProtocol(RespReceiver):
         self.session.time_is(now)
         if self._deadline is not None and self._deadline[0] <= now:
             (_, call), self._deadline = self._deadline, None
-            call()
+            if self._patience is not None and self.bytes_unread != self._unread_before:
+                probes.reached("client that is to be closed reads slowly")
+                self._set_deadline(self._patience, call, moves=True)
+            else:
+                call()
         if self._timer is None:
             self._restart_timer()
 

@@ -23,8 +23,8 @@ class MemoryWatch:
         self._memory = memory
         self._loop = task.LoopingCall(self._check)
         self._loop.clock = clock
-        # What each usage had given back at the last check.
-        self._freed: dict[Usage, int] = {}
+        # What each usage had given back at the last check, and what its client had not read.
+        self._before: dict[Usage, tuple[int, int]] = {}
         memory.on_stopped = self._start
 
     def _start(self) -> None:
@@ -32,11 +32,13 @@ class MemoryWatch:
             self._loop.start(bounds.SLOW_READER_SECONDS, now=False).addErrback(bug(self._log, "watching the memory"))
 
     def _check(self) -> None:
-        before, self._freed = self._freed, {usage: usage.freed for usage in self._memory.stopped}
-        for usage, freed in self._freed.items():
-            if before.get(usage) == freed:
-                self._memory.close(usage)
-        if not self._freed:
+        before, self._before = self._before, {}
+        for usage in list(self._memory.stopped):
+            if usage.user is not None:
+                self._before[usage] = progress = usage.freed, usage.user.bytes_unread
+                if before.get(usage) == progress:
+                    self._memory.close(usage)
+        if not self._before:
             self.stop()
 
     def stop(self) -> None:

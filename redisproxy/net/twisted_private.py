@@ -14,6 +14,10 @@ Twisted's own `write` is used, which is slower but correct.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import struct
+import termios
 from collections.abc import Callable
 
 from twisted.internet.error import ConnectionDone
@@ -101,6 +105,19 @@ def unsent(transport: ITransport) -> int:
     below: object = transport.transport if isinstance(transport, TLSMemoryBIOProtocol) else transport
     waiting = len(getattr(below, "dataBuffer", b"")) - getattr(below, "offset", 0)
     return waiting + getattr(below, "_tempDataLen", 0)
+
+
+def unacknowledged(transport: ITransport) -> int:
+    """How many bytes were written that the other side has not acknowledged yet, if that is known.
+
+    It changes while the other side reads. The kernel alone may keep megabytes for a peer that
+    reads slowly, and then takes none for a while.
+    """
+    below: object = transport.transport if isinstance(transport, TLSMemoryBIOProtocol) else transport
+    in_kernel = 0
+    with contextlib.suppress(OSError, AttributeError, TypeError, ValueError):  # closed, or no socket
+        in_kernel = struct.unpack("i", fcntl.ioctl(below.fileno(), termios.TIOCOUTQ, bytes(4)))[0]  # type: ignore[attr-defined]
+    return unsent(transport) + in_kernel
 
 
 def has_unsent(transport: ITransport) -> bool:

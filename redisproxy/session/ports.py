@@ -47,6 +47,13 @@ class ClientConnection(Protocol):
     def has_left(self) -> bool:
         """Whether the client sent its end of file a while ago, so that it must get no item."""
 
+    @property
+    def bytes_unread(self) -> int:
+        """Bytes that were written and that the client has not read, without its `Backlog`.
+
+        The number changes while the client reads.
+        """
+
     def write(self, data: bytes) -> None:
         """Writes to the client."""
 

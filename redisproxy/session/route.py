@@ -250,7 +250,11 @@ class Route:
         """Returns whether the next command can be sent behind the session's scripts now."""
         if self.order.closed and not self.in_turn(session):
             return False
-        free = not (cast(Multiplexed, self.upstream).overloaded or self._replies.slow)
+        if TYPE_CHECKING:
+            assert self.pool is not None, "`ready` has one"
+        upstream = cast(Multiplexed, self.upstream)
+        # One that was replaced may lead to a Redis that is not the master any more.
+        free = upstream is self.pool.scripts.upstream and not (upstream.overloaded or self._replies.slow)
         if not free:
             session.close_gate(Gate.UPSTREAM)
             self.settle(session)
@@ -444,12 +448,13 @@ class Route:
             self._replies.stop_until_read()
             return
         upstream = cast(Multiplexed, self.upstream)  # it is the pool's, or was
-        if self._backlog_at is None:
-            self._backlog_at = upstream
-        # Another connection need not count its backlog: there, the client gets at most the reply to
-        # a HELLO before it has read all.
-        if self._backlog_at is upstream:
-            upstream.slow_reader(session, size)
+        former, self._backlog_at = self._backlog_at, upstream
+        if former is not None and former is not upstream:
+            # It moved since, as a script behind plain commands does: the new connection gives it
+            # more to read now, and the former one is not held up by it any more.
+            probes.reached("client that does not read goes on to read less over another connection")
+            former.read_everything(session)
+        upstream.slow_reader(session, size)
 
     def settle(self, session: Session) -> None:
         """Has Redis's replies read, or not: not if the client does not read them, unless the

@@ -371,6 +371,11 @@ class Session:
         if self.blocked and not self.ended:
             self.connection.resume_reading()
 
+    @property
+    def bytes_unread(self) -> int:
+        """See `tenants.memory.User`."""
+        return self.connection.bytes_unread
+
     def memory_drained(self) -> None:
         """See `tenants.memory.User`."""
         if self.gates & Gate.MEMORY:

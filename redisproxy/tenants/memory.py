@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from .. import probes
+from .. import bounds, probes
 
 #: The part of the limit that clients may use together. The rest is for the proxy itself, for one
 #: more read of each socket, and for what the allocator does not give back.
@@ -38,6 +38,10 @@ class User(Protocol):
 
     def memory_drained(self) -> None:
         """Runs commands again, after `memory_full`: only these use memory still."""
+
+    @property
+    def bytes_unread(self) -> int:
+        """A number that changes while the client reads, even if that frees no memory yet."""
 
     def close_for_memory(self) -> None:
         """Closes the client, because there is no memory for its session."""
@@ -146,6 +150,8 @@ class Memory:
         self._closing: dict[Usage, None] = {}
         #: called when a session has to wait for memory
         self.on_stopped: Callable[[], object] = lambda: None
+        # At which size the growth of a session that has stopped is inspected again.
+        self._look_again_at = 0
         self._call_soon = call_soon
         self._waking = False
 
@@ -170,9 +176,14 @@ class Memory:
         if not account.usages:
             del self.accounts[usage.account]
         if size > 0:
-            if self.size > self.bound:
+            # One that has stopped gets what was read already, in many small pieces perhaps. To look
+            # at all sessions for each of these would take seconds.
+            if self.size > self.bound and not (usage.stopped and self.size < self._look_again_at):
+                self._look_again_at = self.size + bounds.READ_BYTES
                 self._make_room(usage)
-        elif self.stopped and not self._waking and (not usage.outgoing or self.size <= self.bound * GO_ON):
+            return
+        self._look_again_at = min(self._look_again_at, self.size + bounds.READ_BYTES)
+        if self.stopped and not self._waking and (not usage.outgoing or self.size <= self.bound * GO_ON):
             self._waking = True
             self._call_soon(self._go_on)
 

@@ -70,6 +70,8 @@ class MultiplexedConnection:
         self._full = False
         self._backlog_by_session: dict[MultiplexedUser, int] = {}
         self._backlog_size = 0
+        # Whether clients have had more to read since that was last checked.
+        self._backlog_grew = False
         # Whether it is not read, because only clients that do not read would get its replies.
         self._paused = False
         self._given_back = False
@@ -113,13 +115,12 @@ class MultiplexedConnection:
         """See `session.ports.Upstream`.
 
         From BACKLOG_BYTES on, or without memory for more, other sessions use another connection.
-        This one is read only for sessions that wait for it.
+        This one is read only for sessions that wait for it. Both is decided after a whole read:
+        that takes all sessions and batches into account, and one read may have thousands of pieces.
         """
         self._backlog_by_session[session] = self._backlog_by_session.get(session, 0) + size
         self._backlog_size += size
-        if self.overfull:
-            self._tenant_pool.replace_upstream(self)
-            self.settle()
+        self._backlog_grew = True
 
     def read_everything(self, session: MultiplexedUser) -> None:
         """See `session.ports.Upstream`."""
@@ -215,6 +216,11 @@ class MultiplexedConnection:
 
     def _received(self, data: bytes) -> None:
         self._pending.received(data)
+        if self._backlog_grew:
+            self._backlog_grew = False
+            if self.overfull:
+                self._tenant_pool.replace_upstream(self)
+                self.settle()
         if self.busy:
             self._take_more()
         if self.retired and not self._batches:

@@ -61,6 +61,10 @@ class SlowSocket(StringTransport):
             self.producer.resumeProducing()
         return data
 
+    def read_a_little(self) -> None:
+        """Reads so little that the transport is not empty."""
+        self.dataBuffer = self.dataBuffer[1:]
+
     def loseWriteConnection(self) -> None:
         self.shut = True
 
@@ -121,6 +125,20 @@ class BacklogTests(unittest.TestCase):
             size += len(client.transport.read())
         self.assertEqual((size, client.transport.shut), (500_000, True))
 
+    def test_one_that_reads_very_slowly_is_not_cut_off(self) -> None:
+        """The transport alone has more than it reads in that time."""
+        client = self.connect()
+        client.write(b"x" * 500_000)
+        client.close("quit")
+        for _ in range(5):
+            client.transport.read_a_little()
+            self.clock.advance(bounds.CLOSE_SECONDS)
+            self.assertFalse(client.transport.aborted)
+        self.clock.advance(bounds.CLOSE_SECONDS)
+        self.assertTrue(client.transport.aborted)
+        client.connectionLost()
+        self.assertNothingLeft()
+
     def test_one_that_reads_nothing_is_cut_off(self) -> None:
         client = self.connect()
         for _ in range(5):
@@ -159,6 +177,11 @@ class BacklogTests(unittest.TestCase):
         for _ in range(3):
             self.clock.advance(0.9 * bounds.SLOW_READER_SECONDS)
             reader.transport.read()
+        while not reader.session.usage.stopped:
+            reader.write(b"x" * 65536)
+        for _ in range(3):
+            self.clock.advance(bounds.SLOW_READER_SECONDS)
+            reader.transport.read_a_little()
         self.assertFalse(reader.transport.aborted)
         while not reader.session.usage.stopped:
             reader.write(b"x" * 65536)

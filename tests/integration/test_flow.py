@@ -217,6 +217,27 @@ class SlowReaderTests(FlowCase):
         self.installation.proxy.logged("out-of-memory", 2 * bounds.SLOW_READER_SECONDS + LIMIT)
         self.assertLess(self.installation.proxy.peak() - before, 150 * MIB)
 
+    def test_at_the_bound_scripts_behind_other_commands_are_no_way_around_it(self) -> None:
+        """Their replies come over another connection than what the client fell behind with."""
+        self.start("--memory", "100Mi", "--allow-commands", "EVAL")
+        self.direct.set("big", b"x" * MIB)
+        script = encode([b"EVAL", b"return redis.call('GET', 'big')", b"0"])
+        self.assertEqual(len(self.connect().ask(script)), MIB + len(b"$1048576\r\n\r\n"))
+        self.installation.proxy.reset_peak()
+        before = self.installation.proxy.peak()
+        hog = self.connect(receive_buffer=64 * KIB)
+        hog.send(encode([b"GET", b"big"]) * 30 + script * 400)
+        until(lambda: self._sent_or_kept() > 400 * MIB, "Redis has run all of it")
+        for _ in range(40):
+            self.assertTrue(hog.socket.recv(100))
+            time.sleep(0.05)
+        self.assertLess(self.installation.proxy.peak() - before, 150 * MIB)
+
+    def _sent_or_kept(self) -> int:
+        """The bytes of replies that Redis keeps for its clients, and of those that it has sent."""
+        kept = sum(int(client["omem"]) for client in self.direct.client_list())
+        return kept + self.direct.info("stats")["total_net_output_bytes"]
+
     def test_at_the_bound_a_client_that_reads_slowly_gets_everything(self) -> None:
         self.start("--memory", "100Mi")
         self.direct.set("big", b"x" * 40 * MIB)

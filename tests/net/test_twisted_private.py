@@ -23,7 +23,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial import unittest
 from zope.interface import implementer
 
-from redisproxy.net.twisted_private import close_if_written, write_at_once
+from redisproxy.net.twisted_private import close_if_written, unacknowledged, write_at_once
 
 from ..support.certificates import Authority
 from ..support.waiting import LIMIT
@@ -511,6 +511,30 @@ class CloseTests(TransportTestCase):
             protocol.transport.loseConnection()
             self.assertTrue((yield take_all(peer)) == data)
             yield protocol.lost
+
+
+class UnacknowledgedTests(TransportTestCase):
+    @defer.inlineCallbacks
+    def test_it_falls_while_the_peer_reads(self):
+        """Also where the kernel alone has all of it, so that Twisted notices nothing."""
+        for kind in KINDS:
+            protocol, peer = yield self.connect(kind)
+            yield protocol.made
+            write, size = write_at_once(protocol.transport), 0
+            while not queued(protocol.transport):
+                write(b"x" * 4096)
+                size += 4096
+            seen, taken = [unacknowledged(protocol.transport)], 0
+            self.assertGreater(seen[0], queued(protocol.transport))
+            while taken < size:
+                taken += len(take(peer, 4096) or b"")
+                yield turn()
+                seen.append(unacknowledged(protocol.transport))
+            yield until(lambda protocol=protocol: not unacknowledged(protocol.transport))
+            self.assertGreater(len(set(seen)), 4)
+
+    def test_where_that_is_unknown(self) -> None:
+        self.assertEqual(unacknowledged(StringTransport()), 0)
 
 
 class OtherTransportsTests(TransportTestCase):

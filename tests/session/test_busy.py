@@ -310,6 +310,48 @@ class ScriptConnectionTests(SharedCase):
         transcript.play("-- reads\n-- is own returned clean")
         self.assertEqual(behind, [])
 
+    def test_a_client_that_does_not_read_what_it_asked_before_a_script(self) -> None:
+        """What the script replies counts where it comes from, so that it can be stopped there."""
+        transcript = Transcript(logged_in_multiplexed())
+        pool = transcript.conversation.tenant_pool
+        behind = {"plain": 0, "scripts": 0}
+        for name, upstream in (("plain", pool.upstream), ("scripts", pool.scripts.upstream)):
+            upstream.slow_reader = lambda session, size, name=name: behind.update({name: behind[name] + size})
+            upstream.read_everything = lambda session, name=name: behind.update({name: 0})
+        transcript.play(
+            """
+            client >> GET a; EVAL x 0; EVAL y 0
+            multiplexed << GET a
+            -- slow
+            multiplexed >> +1
+            client << +1
+            scripts << EVAL x 0; EVAL y 0
+            """
+        )
+        self.assertEqual(behind, {"plain": 4, "scripts": 0})
+        transcript.play("scripts >> +2; +3\nclient << +2; +3")
+        self.assertEqual(behind, {"plain": 0, "scripts": 8})
+        transcript.play("-- reads")
+        self.assertEqual(behind, {"plain": 0, "scripts": 0})
+
+    def test_a_replaced_connection_gets_no_more_commands(self) -> None:
+        """It may lead to another Redis. A client that always has replies pending leaves it, too."""
+        transcript = Transcript(logged_in_multiplexed()).play("client >> EVAL x 0; GET a\nscripts << EVAL x 0; GET a")
+        replaced = transcript.conversation.tenant_pool.scripts.upstream
+        transcript.play("-- scripts replaced\nclient >> GET b; EVAL y 0\n-- is waiting")
+        replaced.pending.received(b"+1\r\n+2\r\n")
+        transcript.play(
+            """
+            client << +1; +2
+            multiplexed << GET b
+            multiplexed >> +3
+            client << +3
+            scripts << EVAL y 0
+            scripts >> +4
+            client << +4
+            """
+        )
+
     def test_scripts_that_publish_and_large_ones(self) -> None:
         text = b"return redis.call('PUBLISH', 'a', 'x')"
         conversation = logged_in_multiplexed().command(b"GET", b"a").command(b"EVAL", text, b"0")

@@ -529,21 +529,28 @@ class BoundsTests(SharedCase):
         self.assertEqual([tenant_pool.users for tenant_pool in conversation.pools], [0, 1])
 
     def test_a_client_that_does_not_read_is_counted_where_it_fell_behind(self) -> None:
-        """Its backlog counts where it fell behind until it has read, even if HELLO moves it to
-        another connection: otherwise the first one would stay paused for ever.
+        """Its backlog counts at the connection that gave it more to read at last, and at no other:
+        otherwise the first one would stay paused for ever.
         """
         conversation = logged_in().client(GET, encode([b"HELLO", b"3"]))
-        old = conversation.tenant_pool.upstream
-        behind: list[int] = []
-        old.slow_reader = lambda session, size: behind.append(size)
-        old.read_everything = lambda session: behind.clear()
+        behind: dict[str, int] = {}
+
+        def count(name: str) -> RecordingUpstream:
+            upstream = conversation.tenant_pool.upstream
+            upstream.slow_reader = lambda session, size: behind.update({name: behind.get(name, 0) + size})
+            upstream.read_everything = lambda session: behind.pop(name)
+            return upstream
+
+        old = count("first")
         conversation.session.client_slow(True)
         old.pending.received(b"+1\r\n")
+        self.assertEqual(behind, {"first": 4})
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]))
+        count("second")
         conversation.shared_redis(b"%0\r\n")
-        self.assertEqual(behind, [4])
+        self.assertEqual(behind, {"second": 4})
         conversation.session.client_slow(False)
-        self.assertEqual(behind, [])
+        self.assertEqual(behind, {})
 
     def test_a_client_that_does_not_read_and_sends_nothing_stays(self) -> None:
         conversation = logged_in().client(GET)

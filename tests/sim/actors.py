@@ -29,6 +29,7 @@ OK = Status(b"OK")
 #: The error where Redis was replaced while a large command waited.
 _REPLACED = b"ERR Redis was replaced"
 #: Errors of a Redis that does not serve now. No client gets one: its command waits instead.
+_BUSY = (b"BUSY", b"EXECABORT Transaction discarded because of: BUSY")
 _AWAY = (b"ERR Redis cannot be reached", b"LOADING", b"ERR max number of clients")
 
 
@@ -109,6 +110,8 @@ class Actor:
         # How often it changed to new keys, because a lost command may still run.
         self._epoch = 0
         self._values: dict[bytes, bytes] = {}
+        # Whether nothing is left on its connection of commands that were refused.
+        self._clean = True
         self._serial = 0
         self._published = 0
 
@@ -138,6 +141,7 @@ class Actor:
         self._wrong_passwords = self._rate = 0
         self._protocol = 2
         self._was_answered = False
+        self._clean = True
         self._log_in()
 
     def _log_in(self) -> None:
@@ -217,7 +221,7 @@ class Actor:
             kind = "closed"
             if short and not self._was_answered and self.expected[0].name == b"AUTH":  # a HELLO may be in flight
                 kind = "closed-log-in"
-            elif not (short or self._subscribed) and self.simulation.multiplexed:
+            elif not (short or self._subscribed) and self._clean and self.simulation.multiplexed:
                 kind = "closed-idle"
             self.simulation.wrong(kind, f"{self} was {how}, {short} replies short: {names}", self.tenant, self._learnt)
         self._forget()
@@ -284,6 +288,15 @@ class Actor:
         self._was_answered = True
         replaced = isinstance(reply, Error) and reply.startswith(_REPLACED)
         away = isinstance(reply, Error) and reply.startswith(_AWAY) and not self.simulation.straight
+        if isinstance(reply, Error) and reply.startswith(_BUSY) and self.simulation.slow_scripts:
+            # Nothing has run. But its WATCH is left.
+            self._clean = False
+            if due.failed is not None:
+                due.failed()
+            self.give_up_keys()
+            if due.name == b"UNSUBSCRIBE":
+                self.do_come_again()  # it still hears messages
+            return
         refused = isinstance(reply, Error) and due.name in (b"AUTH", b"HELLO")
         if not (replaced or away) and (due.check(reply) or (due.epoch != self._epoch and not refused)):
             return
@@ -314,7 +327,8 @@ class Actor:
         if channel not in self._subscribed:
             self.simulation.wrong("unasked", f"{self} heard {text[:40]!r} on {channel!r}", self.tenant)
         last = self._heard.get(publisher)
-        if last is not None and int(number) != last + 1:
+        # Redis may refuse some of a pipeline, while a script takes too long.
+        if last is not None and (int(number) <= last if self.simulation.slow_scripts else int(number) != last + 1):
             self.simulation.wrong("message-lost", f"{self} heard {text[:40]!r} after {last}", self.tenant)
         self._heard[publisher] = int(number)
 
@@ -330,6 +344,10 @@ class Actor:
             self._resting = None
         if self.steps <= 0:
             self._finish()
+            return
+        if not self._clean:
+            self._clean = True
+            self._say([b"UNWATCH"], lambda _: True)
             return
         self.steps -= 1
         kind = self.rng.choice(self.kinds)
@@ -512,6 +530,44 @@ class Actor:
                 self._say(words, equals(Status(b"QUEUED")))
             self._say([b"EXEC"], equals([number + 1, number + 2]))
 
+    def do_slow_scripts(self) -> None:
+        """Runs scripts that take a while, and sends other commands behind them."""
+        key = self._key(b"by-slow-scripts-%d" % self.steps)
+        for number in range(1, self.rng.choice([1, 1, 3, 10]) + 1):
+            seconds = self.rng.choice([b"0", b"0.02", b"0.06", b"0.2", b"0.8"]) if self.rng.random() < 0.3 else b"0"
+            words = self.rng.choice(([b"INCR", key], [b"EVAL", b"slow %b" % seconds, b"1", key]))
+            self._say(words, equals(number))
+        what = self.rng.randrange(6)
+        if what == 0:
+            self._say([b"BLPOP", self._key(b"nothing"), b"0.1"], lambda reply: reply is None)
+        elif what == 1:
+            self.do_subscribe()
+        elif what == 2:
+            self.do_transaction()
+        elif what == 3:
+            self.world.after(self.rng.uniform(0, 0.3), self._leave_scripts, self.end, self.steps)
+
+    def _leave_scripts(self, end: Socket, steps: int) -> None:
+        if steps == self.steps and self.expected:
+            self._leave_now(end)
+
+    def do_large_scripts(self) -> None:
+        """Reads what scripts reply slowly, or late, behind other replies."""
+        value = b"z" * self.rng.choice([4096, 100_000])
+        key = self._key(b"large-%d" % self.steps)
+        self._writes_first = self._gathers = True
+        self._late = self.world.now, inf
+        self._set(key, value)
+        script = [b"EVAL", b"get", b"1", key]
+        for _ in range(self.rng.choice([1, 5])):
+            for words in ([b"GET", key], script, *self.rng.choice(([], [script] * 3, [[b"GET", key]] * 3))):
+                self._say(words, equals(value))
+        if self.rng.random() < 0.3:
+            self._say([b"BLPOP", self._key(b"nothing"), b"0.1"], lambda reply: reply is None)
+        self._gathers = False
+        self._rate = self.rng.choice([0, 100_000])
+        self._write()
+
     def do_inspected(self) -> None:
         """Sends commands that the proxy answers or inspects."""
         straight = self.simulation.straight
@@ -563,8 +619,8 @@ class Actor:
 
     def do_unheard(self) -> None:
         """Sends commands with CLIENT REPLY OFF and SKIP, which get no reply."""
-        if self.simulation.straight:
-            return self.do_strings()
+        if self.simulation.straight or self.simulation.slow_scripts:
+            return self.do_strings()  # without a proxy there is no CLIENT; nor would it hear of BUSY
         key, value = self._key(b"unheard"), b"%d" % self.steps
         self._send(command(b"CLIENT", b"REPLY", b"OFF"))
         for number in range(3):

@@ -15,6 +15,10 @@ from .kernel import Event, Socket, World
 OK, NIL = b"+OK\r\n", {2: b"$-1\r\n", 3: b"_\r\n"}
 QUEUED = b"+QUEUED\r\n"
 WRONG = b"-ERR wrong number of arguments\r\n"
+#: The answer to others while a script runs for too long, and after how many seconds it is given.
+BUSY, BUSY_AFTER = b"-BUSY Redis is busy running a script.\r\n", 0.3
+#: What Redis takes nevertheless.
+_WHILE_BUSY = (b"AUTH", b"HELLO", b"MULTI", b"DISCARD", b"WATCH", b"UNWATCH", b"QUIT")
 #: Number of databases.
 DATABASES = 32
 
@@ -54,6 +58,8 @@ class Redis:
         self._changed: dict[tuple[int, bytes], int] = {}
         self._changes = 0
         self._stalled: Event | None = None
+        # The connection whose script runs, and since when.
+        self._runs_script: tuple[SimulatedConnection, float] | None = None
         self._ready: deque[SimulatedConnection] = deque()
 
     # Faults.
@@ -67,14 +73,42 @@ class Redis:
     def _go_on(self) -> None:
         self._stalled = None
         self._check()
+        self._run_ready()
+
+    def _run_ready(self) -> None:
         ready, self._ready = self._ready, deque()
         for connection in ready:
-            connection.run()
+            if connection.may_run:
+                connection.run()
+            else:
+                self.wait(connection)
+
+    def run_script(self, connection: SimulatedConnection, seconds: float, reply: bytes) -> None:
+        """Runs a script for so many seconds. Its connection gets the reply after that."""
+        self._runs_script = connection, self.world.now
+        if seconds > BUSY_AFTER:
+            self.world.after(BUSY_AFTER, self._run_ready)
+        self.world.after(seconds, self._script_ended, connection, reply)
+
+    def _script_ended(self, connection: SimulatedConnection, reply: bytes) -> None:
+        self._runs_script = None
+        connection.say(reply)
+        self.wait(connection)
+        self._run_ready()
 
     @property
     def stalled(self) -> bool:
         """Whether Redis does nothing now."""
-        return self._stalled is not None
+        return self._stalled is not None or (self._runs_script is not None and not self.busy)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a script runs for too long."""
+        return self._runs_script is not None and self.world.now - self._runs_script[1] >= BUSY_AFTER - 1e-9
+
+    def runs_script_of(self, connection: SimulatedConnection) -> bool:
+        """Whether the script that runs now came over this connection."""
+        return self._runs_script is not None and self._runs_script[0] is connection
 
     def wait(self, connection: SimulatedConnection) -> None:
         """Lets a connection run when Redis goes on."""
@@ -115,7 +149,7 @@ class Redis:
 
     def _check(self) -> None:
         """Notes whether it is well."""
-        if self.listens and not (self.stalled or self.loading or self.full):
+        if self.listens and not (self._stalled is not None or self.loading or self.full):
             self.unwell_since = None
         elif self.unwell_since is None:
             self.unwell_since = self.world.now
@@ -215,10 +249,15 @@ class SimulatedConnection:
         if self._replies:
             self._write()
         if self.end.readable:
-            if self.redis.stalled:
-                self.redis.wait(self)
-            else:
+            if self.may_run:
                 self.run()
+            else:
+                self.redis.wait(self)
+
+    @property
+    def may_run(self) -> bool:
+        """Whether Redis reads this connection now."""
+        return not (self.redis.stalled or self.redis.runs_script_of(self))
 
     def run(self) -> None:
         """Reads, and runs the commands."""
@@ -243,7 +282,7 @@ class SimulatedConnection:
         self.end.close()
 
     def _do_all(self) -> None:
-        while self.blocked_on is None and not self._gone and (words := self._words()) is not None:
+        while self.blocked_on is None and not self._gone and self.may_run and (words := self._words()) is not None:
             reply = self._do(words)
             if reply:
                 self.say(reply)
@@ -305,10 +344,10 @@ class SimulatedConnection:
             self._timeout = None
         self.blocked_on = None
         self.say(reply)
-        if self.redis.stalled:
-            self.redis.wait(self)
-        else:
+        if self.may_run:
             self._do_all()
+        else:
+            self.redis.wait(self)
 
     def pop(self, key: bytes) -> bytes:
         """Takes the first item of a list. Returns the reply to BLPOP."""
@@ -332,6 +371,13 @@ class SimulatedConnection:
             return b"-NOAUTH Authentication required.\r\n"
         if self.redis.loading and name not in (b"AUTH", b"HELLO", b"SELECT", b"QUIT"):
             return b"-LOADING Redis is loading the dataset in memory\r\n"
+        if self.redis.busy and name not in _WHILE_BUSY:
+            self._spoiled = True
+            if name == b"EXEC" and self._queued is not None:
+                self._queued = None
+                self._watched.clear()
+                return b"-EXECABORT Transaction discarded because of: " + BUSY[1:]
+            return BUSY
         if self._queued is not None and name not in (b"MULTI", b"EXEC", b"DISCARD", b"WATCH"):
             if name == b"SELECT" and len(words) != 2:
                 self._spoiled = True
@@ -393,8 +439,16 @@ class SimulatedConnection:
         return b":%d\r\n" % value
 
     def _eval(self, words: list[bytes]) -> bytes:
-        """Runs a script, which increases a key whatever its text is."""
-        return self._incr(words[2:])
+        """Runs a script. Its text says which: ``get``; ``slow`` and the seconds that it takes;
+        else it increases a key.
+        """
+        if words[0] == b"get":
+            return self._get(words[2:])
+        reply = self._incr(words[2:])
+        if words[0].startswith(b"slow ") and self._queued is None:
+            self.redis.run_script(self, float(words[0][5:]), reply)
+            return b""
+        return reply
 
     def _rpush(self, words: list[bytes]) -> bytes:
         items = self._data.setdefault(words[0], deque())

@@ -56,6 +56,8 @@ EASY = (
 #: What a client may do besides. Not in EASY: the seed draws from EASY, so a change of EASY changes
 #: what each kept seed does.
 NEWER = ("hear_itself", "leave_blocked", "write_first", "read_slowly", "scripts")
+#: The same for scripts.
+SCRIPTS = ("slow_scripts", "large_scripts")
 #: Faults of Redis and changes of credentials.
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
 #: More faults of Redis, drawn by a generator each, for the same reason.
@@ -87,7 +89,8 @@ class Options:
 
     straight: without the proxy; limits: those that the seed may make extreme; newer, faults,
     newer_faults: some of the constants with these names; clients: how many, None if the seed
-    decides; steps: of each client; measured: see `kernel.Reactor`.
+    decides; steps: of each client; measured: see `kernel.Reactor`; memory: bytes that the proxy may
+    use. None: any number. Else clients may be closed.
     """
 
     straight: bool = False
@@ -98,6 +101,7 @@ class Options:
     clients: int | None = None
     steps: int = 25
     measured: bool = False
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,8 @@ class Simulation:
         self.seed = seed
         self.options = options
         self.straight = options.straight
+        #: whether scripts may take so long that Redis answers BUSY
+        self.slow_scripts = "slow_scripts" in options.newer
         self.world = World(seed)
         self.rng = self.world.rng
         #: what was wrong
@@ -236,7 +242,8 @@ class Simulation:
         self._holder = CurrentSnapshot(reactor)
         self._admission = Admission(4 if self.crowded else 1000, 1000)
         self._factory = ClientFactory(
-            *(reactor, self._holder, self._proxied.sessions, self._admission, AccessLog(reactor), Timeouts(60.0))
+            *(reactor, self._holder, self._proxied.sessions, self._admission, AccessLog(reactor), Timeouts(60.0)),
+            memory=self.options.memory,
         )
         self._proxied.policy_changed = self._factory.use
         self._holder.startService()
@@ -325,6 +332,8 @@ class Simulation:
         since = self.world.now if since is None else since
         of_redis = kind in ("closed", "replaced", "half-reply", "message-lost", "stuck")
         of_credentials = of_redis or kind in ("refused", "closed-idle", "closed-log-in")
+        if self.options.memory is not None and kind in ("closed", "closed-idle", "half-reply"):
+            return
         if kind == "closed-log-in" and self._was_away_for_long():
             return
         if (of_redis and since < self._forgiven[None]) or (of_credentials and since < self._forgiven[tenant]):
@@ -510,6 +519,13 @@ class Simulation:
             "waiting for a place": self._admission.waiting,
             "homes": len(self._proxied.pool._tenant_pools),
             "connections to Redis": max(0, len(self._proxied.pool) - 1),
+            "bytes": self._factory.memory.size,
+            "sessions that wait for memory": len(self._factory.memory.stopped),
+            "commands in an order": sum(
+                len(order._entries) + len(order._counts) for order in self._proxied.pool._orders.values()
+            ),
+            "pools in an order": sum(len(order.pools) for order in self._proxied.pool._orders.values()),
+            "spare connections": len(self._proxied.sessions._spares._openings),
         }
         if any(left.values()):
             self.wrong("left", ", ".join(f"{count} {name}" for name, count in left.items() if count), None)
@@ -540,11 +556,15 @@ def slowest_ping(*flood: bytes, seconds: float = 2.0) -> float:
 
 
 def options_of(seed: int) -> Options:
-    """Returns the options that `python -m tests.sim` uses for a seed: odd seeds have faults, and
-    every tenth is the control.
+    """Returns the options that `python -m tests.sim` uses for a seed: odd seeds have faults, every
+    tenth is the control, and two of ten have slow scripts.
     """
     if seed % 10 == 0:
         return Options(straight=True, newer=NEWER)
+    if seed % 10 in (6, 7):  # not "leave_blocked", whose times are too short for slow scripts
+        faults = {"faults": FAULTS, "newer_faults": NEWER_FAULTS} if seed % 2 else {}
+        memory = 400_000 if seed % 3 == 0 else None
+        return Options(limits=ALL_LIMITS, newer=(*SCRIPTS, "scripts") * 3, memory=memory, **faults)
     if seed % 2:
         return Options(limits=ALL_LIMITS, newer=NEWER, faults=FAULTS, newer_faults=NEWER_FAULTS)
     return Options(limits=ALL_LIMITS, newer=NEWER)

@@ -69,6 +69,22 @@ class SimulationTests(unittest.TestCase):
             options = sim.Options(newer=("scripts",) * 20, limits=sim.ALL_LIMITS, faults=faults)
             self.assertEqual(wrong(seed, options), [])
 
+    def test_slow_scripts_and_large_replies_of_scripts(self) -> None:
+        """Some take so long that Redis answers BUSY. Nothing is left behind, not even a byte in the
+        tenants' accounts.
+        """
+        newer = (*sim.SCRIPTS, "scripts") * 3
+        for seed, faults, memory in (
+            *((2, (), None), (4, (), None), (6, (), 400_000), (8, (), 400_000)),
+            *((3, sim.FAULTS, None), (98, sim.FAULTS, None), (5, sim.FAULTS, 400_000)),
+        ):
+            options = sim.Options(newer=newer, limits=sim.ALL_LIMITS, faults=faults, memory=memory)
+            self.assertEqual(wrong(seed, options), [])
+
+    def test_the_control_holds_with_slow_scripts(self) -> None:
+        for seed in range(1, 6):
+            self.assertEqual(wrong(seed, sim.Options(straight=True, newer=(*sim.SCRIPTS, "scripts"))), [])
+
     def test_a_client_that_leaves_fails_nobody_elses_command(self) -> None:
         """If a client leaves, no other gets `Redis cannot be reached`, unlike in version 0.1."""
         options = sim.Options(newer=("leave_blocked", "write_first", "read_slowly"))

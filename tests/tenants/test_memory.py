@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 from collections.abc import Callable
 
+from redisproxy import bounds
 from redisproxy.tenants.memory import NOBODY, Memory, Usage
 
 
@@ -64,6 +65,22 @@ class MemoryTests(unittest.TestCase):
         large.usage.backlog(500)
         self.soon()
         self.assertEqual((large.calls, large.usage.stopped), (["full", "free"], False))
+
+    def test_one_that_has_stopped_is_checked_again_when_it_has_grown_much(self) -> None:
+        """Not for each piece of what was read before: that looks at all sessions."""
+        large, small = self.session(), self.session("green")
+        small.usage.backlog(100)
+        large.usage.backlog(601)
+        for size in range(602, 700):
+            large.usage.backlog(size)
+        self.assertEqual(large.calls, ["full"])
+        large.usage.backlog(601 + bounds.READ_BYTES)
+        self.assertEqual(large.calls, ["full"] * 2)
+        large.stops = False
+        large.usage.backlog(700)
+        large.usage.backlog(700 + 2 * bounds.READ_BYTES)
+        self.soon()
+        self.assertEqual((large.calls, small.calls), (["full"] * 3 + ["close"], []))
 
     def test_it_is_closed_if_another_one_grows(self) -> None:
         large, small, growing = self.session(), self.session(), self.session("green")

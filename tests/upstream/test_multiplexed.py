@@ -5,6 +5,7 @@ not read.
 from __future__ import annotations
 
 import unittest
+from collections.abc import Callable
 from types import SimpleNamespace
 
 from twisted.internet import defer, task
@@ -49,7 +50,8 @@ class Connection:
         self.paused = False
         self.released = False
 
-    def carry(self, *_: object) -> PendingReplies:
+    def carry(self, user: object, pressed: object, received: Callable[[bytes], None]) -> PendingReplies:
+        self.received = received
         return self.pending
 
     def write(self, data: bytes) -> None:
@@ -95,21 +97,26 @@ class SlowReaderTests(unittest.TestCase):
         assert upstream is not None
         return upstream
 
+    def falls_behind(self, upstream: MultiplexedConnection, user: User, size: int) -> None:
+        """In one read, this session gets so many bytes that its client does not read."""
+        upstream.slow_reader(user, size)
+        upstream.connection.received(b"")
+
     def overfull(self, user: User) -> MultiplexedConnection:
         """Returns the connection in use, with so much for this session that another one is
         opened.
         """
         upstream = self.tenant_pool.open or self.opened()
         upstream.send(b"GET", ReplyBatch(user, 2))
-        upstream.slow_reader(user, bounds.BACKLOG_BYTES)
+        self.falls_behind(upstream, user, bounds.BACKLOG_BYTES)
         return upstream
 
     def test_it_is_not_read_while_nobody_waits(self) -> None:
         upstream = self.opened()
         upstream.send(b"GET", ReplyBatch(self.slow, 2))
-        upstream.slow_reader(self.slow, bounds.BACKLOG_BYTES - 1)
+        self.falls_behind(upstream, self.slow, bounds.BACKLOG_BYTES - 1)
         self.assertEqual((upstream.connection.paused, upstream.busy), (False, False))
-        upstream.slow_reader(self.slow, 1)
+        self.falls_behind(upstream, self.slow, 1)
         self.assertEqual((upstream.connection.paused, upstream.busy), (True, True))
         upstream.read_everything(self.slow)
         self.assertFalse(upstream.connection.paused)
@@ -119,7 +126,7 @@ class SlowReaderTests(unittest.TestCase):
             upstream = self.opened() if self.tenant_pool.open is None else self.tenant_pool.open
             upstream.send(b"GET", ReplyBatch(self.slow, 1))
             upstream.send(b"GET", ReplyBatch(self.other, count, discard=discard))
-            upstream.slow_reader(self.slow, bounds.BACKLOG_BYTES)
+            self.falls_behind(upstream, self.slow, bounds.BACKLOG_BYTES)
             self.assertEqual(upstream.connection.paused, paused, (count, discard))
             self.opened()
         self.clock.pump([0.2])
@@ -127,7 +134,7 @@ class SlowReaderTests(unittest.TestCase):
     def test_it_is_not_read_for_another_slow_reader_that_waits_for_nothing(self) -> None:
         upstream = self.opened()
         upstream.send(b"GET", ReplyBatch(self.other, 1))
-        upstream.slow_reader(self.other, 1)
+        self.falls_behind(upstream, self.other, 1)
         self.assertIs(self.overfull(self.slow), upstream)
         self.assertTrue(upstream.connection.paused)
         upstream.read_everything(self.other)
@@ -146,8 +153,30 @@ class SlowReaderTests(unittest.TestCase):
         upstream = self.opened()
         upstream.send(b"GET", ReplyBatch(self.slow, 2))
         self.slow.usage.stopped = True
-        upstream.slow_reader(self.slow, 1)
+        self.falls_behind(upstream, self.slow, 1)
         self.assertTrue(upstream.connection.paused and upstream.leaving)
+
+    def test_one_read_looks_once_at_all_who_wait(self) -> None:
+        """Each of its pieces would: a read of 64 KiB for many kept the proxy busy for 8 s."""
+        looked = []
+
+        class Slow(User):
+            wants_replies = property(lambda self: bool(looked.append(self)), lambda self, value: None)
+
+            def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
+                upstream.slow_reader(self, len(piece))
+
+        upstream = self.opened()
+        readers = [Slow() for _ in range(20)]
+        self.falls_behind(upstream, readers[0], bounds.BACKLOG_BYTES)
+        for reader in readers * 50:
+            upstream.send(b"PING", ReplyBatch(reader, 1))
+        upstream.send(b"PING", ReplyBatch(self.other, 1))
+        looked.clear()
+        upstream.connection.received(b"+PONG\r\n" * 1000)
+        self.assertLessEqual(len(looked), len(readers))
+        self.assertFalse(upstream.connection.paused, "the other session waits for it")
+        self.clock.pump([0.2])
 
     def test_another_takes_its_place(self) -> None:
         upstream = self.overfull(self.slow)
