@@ -21,6 +21,7 @@ import txredisapi
 from twisted.application import service
 from twisted.application.internet import ClientService
 from twisted.internet import defer
+from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import ILogObserver, LogEvent, Logger
@@ -121,6 +122,8 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         self._made = made
         self._lost = lost
         self._measurer = ReplyMeasurer()
+        # Why commands are not answered, if the connection is lost.
+        self._reason = messages.REDIS_CONNECTION_LOST()
         # The reply that is arriving, and its size in bytes. A reply over the limit is measured, but
         # not kept.
         self._pieces: list[bytes] = []
@@ -135,9 +138,11 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         super().connectionMade()
         self._made(self)
 
-    def connectionLost(self, why: Failure = connectionDone) -> None:
-        super().connectionLost(why)
-        self._lost(self, why)
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if reason.value is not None and not reason.check(ConnectionClosed):  # a TLS error, which says more
+            self._reason = why(reason.value)
+        super().connectionLost(reason)
+        self._lost(self, reason)
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         position = 0
@@ -180,14 +185,14 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         try:
             asked = self.execute_command(*words)
         except txredisapi.ConnectionError:
-            asked = defer.fail(ControlError(messages.REDIS_CONNECTION_LOST()))
+            asked = defer.fail(ControlError(self._reason))
         return asked.addErrback(self._translated)
 
     def _translated(self, failure: Failure) -> Failure:
         if failure.check(txredisapi.TimeoutError):
             return Failure(NoReplyError(messages.REDIS_NO_REPLY(seconds=self.replyTimeout)))
         if failure.check(txredisapi.RedisError):
-            return Failure(ControlError(messages.REDIS_CONNECTION_LOST()))
+            return Failure(ControlError(self._reason))
         return failure
 
     async def ask_all(self, commands: Iterable[Sequence[Word]]) -> list[Answer | ErrorReply]:

@@ -258,7 +258,8 @@ class EndTests(BalancedCase):
         for proxy in proxies.values():
             self.assertNotIn("untrusted-proxy", proxy.log)
             self.assertNotIn("bad-proxy-header", proxy.log)
-        proxies["a"].process.send_signal(signal.SIGTERM)  # that is enough of the delay
+        for proxy in proxies.values():  # that is enough of the delay
+            proxy.process.send_signal(signal.SIGTERM)
 
     def test_a_health_check_with_a_header_of_its_own(self) -> None:
         installation = self.start("--status", "tcp:0")

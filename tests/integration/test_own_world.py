@@ -122,7 +122,7 @@ class OwnWorldTests(unittest.TestCase):
         They work later.
         """
         # Redis renamed this setting in 7, and still takes the old name.
-        installation = self.installation(binary, "lua-time-limit 10")
+        installation = self.installation(binary, "lua-time-limit 10", options=("--worker-idle-timeout", "1"))
         client = installation.blue(protocol=2)
         self.addCleanup(client.close)
         master = installation.server.client(3)
