@@ -8,7 +8,8 @@ fails over, or has too many clients. `pool` and `session_backend` say what is tr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Protocol, TypeVar
 
@@ -29,8 +30,8 @@ BACKOFF = Backoff(0.05, 0.5, factor=1.5, spread=0.05)
 #: clients: it takes one now and then.
 TOGETHER = 4
 
-#: Seconds after which work counts as held though its first attempt has not failed yet: nothing
-#: answers, as when a machine is gone.
+#: Seconds after which an attempt to connect says that Redis is away, though it has not failed yet:
+#: nothing answers, as when a machine is gone. The kernel of a busy Redis answers at once.
 SLOW = 1.0
 
 #: Words of Redis's errors that do not pass by themselves, and how such errors of the word ERR go
@@ -67,6 +68,17 @@ def is_away(answer: bytes) -> bool:
     return answer != b"+PONG" and not (is_lasting(answer) or answer.startswith((b"-BUSY ", b"-MISCONF ")))
 
 
+@contextmanager
+def _counted(counter: Counter[Tenant], tenant: Tenant) -> Iterator[None]:
+    counter[tenant] += 1
+    try:
+        yield
+    finally:
+        counter[tenant] -= 1
+        if not counter[tenant]:
+            del counter[tenant]
+
+
 class PassingError(Protocol):
     """An error of Redis, or of a connection to it."""
 
@@ -92,8 +104,11 @@ class HeldWork:
         self._delayed: Waiters[None] = Waiters()
         # How much of the first is to be tried again now, by the loop in `_go_on`.
         self._due = 0
-        # By tenant: how much work has failed at least once and is tried again, or is SLOW.
+        # By tenant: how much work is under way, and how much of it failed at least once.
+        self._tried: Counter[Tenant] = Counter()
         self._held: Counter[Tenant] = Counter()
+        # When the attempts to connect that are under way began, in the clock's seconds.
+        self._connecting: dict[object, float] = {}
         self._stopped = False
 
     @property
@@ -131,7 +146,23 @@ class HeldWork:
 
     def holds(self, tenant: Tenant) -> bool:
         """Whether work of this tenant is held now."""
-        return tenant in self._held
+        return tenant in self._held or (tenant in self._tried and self._silent)
+
+    @property
+    def _silent(self) -> bool:
+        """Whether an attempt to connect is SLOW."""
+        oldest = next(iter(self._connecting.values()), None)
+        return oldest is not None and self._clock.seconds() - oldest >= SLOW
+
+    @contextmanager
+    def connecting(self) -> Iterator[None]:
+        """While this context lasts, an attempt to connect is under way."""
+        attempt = object()
+        self._connecting[attempt] = self._clock.seconds()
+        try:
+            yield
+        finally:
+            del self._connecting[attempt]
 
     async def keep_trying(self, tenant: Tenant, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Returns the result of an attempt, which is made again while its errors may pass.
@@ -139,8 +170,7 @@ class HeldWork:
         tenant: whose work it is. Raises the attempt's MessageError: at once if a later attempt
         cannot succeed (see `PassingError`), else when the time is over. The caller may cancel this.
         """
-        slow = self._clock.callLater(SLOW, self._hold, tenant)
-        try:
+        with _counted(self._tried, tenant):
             try:
                 return await attempt()
             except MessageError as error:
@@ -149,23 +179,8 @@ class HeldWork:
                 if remaining <= 0:
                     raise
             probes.reached("work is held while Redis is away")
-            if slow.active():
-                slow.cancel()
-                self._hold(tenant)
-            return await self._keep_trying(attempt, since, remaining)
-        finally:
-            if slow.active():
-                slow.cancel()
-            else:
-                self._release(tenant)
-
-    def _hold(self, tenant: Tenant) -> None:
-        self._held[tenant] += 1
-
-    def _release(self, tenant: Tenant) -> None:
-        self._held[tenant] -= 1
-        if not self._held[tenant]:
-            del self._held[tenant]
+            with _counted(self._held, tenant):
+                return await self._keep_trying(attempt, since, remaining)
 
     async def _keep_trying(self, attempt: Callable[[], Awaitable[Result]], since: float, remaining: float) -> Result:
         """Makes further attempts. since: when the first one failed; remaining: see `_remaining`."""

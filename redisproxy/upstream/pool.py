@@ -441,7 +441,8 @@ class ConnectionPool(service.Service):
             endpoint = endpoint_for(self._reactor, address, self._connect_timeout, self._ca_file)
         except CaFileError as error:
             raise UpstreamError(error.reason, messages.LOGIN_REFUSED.text) from None
-        upstream = await connect(endpoint, lambda: RedisConnection(address, self))
+        with self.hold.connecting():
+            upstream = await connect(endpoint, lambda: RedisConnection(address, self))
         self._connections.add(upstream)
         try:
             await upstream.log_in()

@@ -113,6 +113,10 @@ class SimulationTests(unittest.TestCase):
         """Its own connection to Redis is lost, on which it has nothing."""
         self.assertEqual(wrong(223, sim.Options(newer=sim.NEWER, faults=sim.FAULTS + sim.NEWER_FAULTS)), [])
 
+    def test_a_client_that_half_closes_is_answered_after_a_slow_script(self) -> None:
+        """Redis is not away, though it lets the client's connection wait for more than a second."""
+        self.assertEqual(wrong(291, sim.options_of(291)), [])
+
     def test_a_wait_beside_a_flood_is_one_number(self) -> None:
         alone, beside = sim.slowest_ping(), sim.slowest_ping(b"NOSUCHCOMMAND", seconds=0.5)
         self.assertLess(alone, 0.01)

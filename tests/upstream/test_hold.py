@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from twisted.internet import defer, task
 from twisted.trial import unittest
 
@@ -69,14 +71,21 @@ class HoldTests(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(work), "done")
         self.assertFalse(self.hold.waits or self.hold.holds(BLUE))
 
-    def test_work_that_is_slow_counts_as_held_before_its_attempt_fails(self) -> None:
+    def test_work_counts_as_held_while_an_attempt_to_connect_is_slow(self) -> None:
         for then in ("answer", "failure", "end of the caller"):
-            with self.subTest(then):
+            with self.subTest(then), ExitStack() as connecting:
                 work = self.work()
+                self.clock.advance(2 * SLOW)
+                self.assertFalse(self.hold.holds(BLUE), "Redis takes long to answer")
+                connecting.enter_context(self.hold.connecting())
                 self.clock.advance(0.99 * SLOW)
                 self.assertFalse(self.hold.holds(BLUE))
                 self.clock.advance(0.01 * SLOW)
-                self.assertTrue(self.hold.holds(BLUE))
+                self.assertEqual([self.hold.holds(tenant) for tenant in (BLUE, GREEN)], [True, False])
+                connecting.close()
+                self.assertFalse(self.hold.holds(BLUE))
+                connecting.enter_context(self.hold.connecting())
+                self.clock.advance(SLOW)
                 if then == "failure":
                     self.fails()
                     self.assertTrue(self.hold.holds(BLUE))
