@@ -11,6 +11,7 @@ a Unix socket are Twisted's, and so is the way to accept.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -62,6 +63,22 @@ class BoundPort(tcp.Port):
 
 class BoundUnixPort(BoundPort, unix.Port):
     """A Unix socket that `startListening` only binds."""
+
+
+def probe_accepted_connections(descriptor: int, seconds: float) -> None:
+    """Has the kernel probe connections that are accepted at this socket, as Redis does: after so
+    many seconds without a byte, and then three times before it closes the connection.
+
+    Connections inherit these options from the socket. A Unix socket has none.
+    """
+    with socket.socket(fileno=os.dup(descriptor)) as listening:
+        if listening.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        idle = max(1, round(seconds))
+        wanted = {"TCP_KEEPIDLE": idle, "TCP_KEEPINTVL": max(1, idle // 3), "TCP_KEEPCNT": 3}
+        for name, value in wanted.items():
+            if hasattr(socket, name):
+                listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class BindingReactor:

@@ -35,10 +35,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .. import bounds, messages
-from ..net.keepalive import probe_accepted_connections
 from ..ops.logs import Log
 from . import proxy_protocol, tls
-from .bound_port import BindingReactor, BoundPort
+from .bound_port import BindingReactor, BoundPort, probe_accepted_connections
 
 #: How a description begins if each connection begins with a PROXY header: see `proxy_protocol`.
 PROXIED = "haproxy:"

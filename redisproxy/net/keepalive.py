@@ -22,22 +22,6 @@ def probe_idle_connection(descriptor: int) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def probe_accepted_connections(descriptor: int, seconds: float) -> None:
-    """Has the kernel probe connections that are accepted at this socket, as Redis does: after so
-    many seconds without a byte, and then three times before it closes the connection.
-
-    Connections inherit these options from the socket. A Unix socket has none.
-    """
-    with socket.socket(fileno=os.dup(descriptor)) as listening:
-        if listening.family not in (socket.AF_INET, socket.AF_INET6):
-            return
-        idle = max(1, round(seconds))
-        wanted = {"TCP_KEEPIDLE": idle, "TCP_KEEPINTVL": max(1, idle // 3), "TCP_KEEPCNT": 3}
-        for name, value in wanted.items():
-            if hasattr(socket, name):
-                listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
 def _keepalive() -> list[tuple[int, int]]:
     wanted = {
         "TCP_KEEPIDLE": bounds.KEEPALIVE_SECONDS,
