@@ -3,16 +3,14 @@
 Owns the open ports: it makes them from the operator's endpoints, gives accepted connections to a
 factory, and closes the ports. Clients' ports are bound at the start, and listen later (`bind`,
 `listen`; see `bound_port`). If several processes serve, the parent opens the ports and accepts
-nothing (`Listening.hold`). The workers accept at the sockets that they inherit: there `_Inheriting`
-takes the place of the reactor, and already has the socket that an endpoint asks for.
+nothing (`Listening.hold`). The workers accept at the sockets that they inherit: see `shared_port`,
+whose `InheritingReactor` already has the socket that an endpoint asks for.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from twisted.internet import defer
@@ -22,29 +20,21 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
-    IOpenSSLContextFactory,
     IProtocolFactory,
     IReactorFDSet,
-    IReactorSocket,
     IReactorTime,
     IStreamServerEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from .. import bounds, messages
-from ..ops.logs import Log
+from .. import bounds
 from . import proxy_protocol, tls
 from .bound_port import BindingReactor, BoundPort, probe_accepted_connections
+from .shared_port import InheritingReactor, always
 
 #: How a description begins if each connection begins with a PROXY header: see `proxy_protocol`.
 PROXIED = "haproxy:"
-#: Seconds that a process leaves a connection to the others.
-_YIELD = 0.002
-#: Seconds until the next attempt after accepting failed: most often there were too many open files.
-_PAUSE = 1.0
 
 
 class EndpointError(ValueError):
@@ -53,10 +43,6 @@ class EndpointError(ValueError):
 
 class ListenError(Exception):
     """A port cannot be opened. The text is one line for the operator."""
-
-
-def _always(_: bool) -> bool:
-    return True
 
 
 def plain_kind(description: str) -> str:
@@ -93,7 +79,7 @@ class Listening:
         reactor: IReactorFDSet,
         descriptions: Sequence[str],
         inherited: Sequence[socket.socket] | None = None,
-        may_take: Callable[[bool], bool] = _always,
+        may_take: Callable[[bool], bool] = always,
         option: str = "--listen",
         client_ca: Path | None = None,
         trusted: Sequence[proxy_protocol.Network] | None = None,
@@ -116,7 +102,7 @@ class Listening:
             if proxied:
                 _check_proxied(description, option, trusted)
             try:
-                listens = self._reactor if inherited is None else _Inheriting(reactor, inherited[number], may_take)
+                listens = self._reactor if inherited is None else InheritingReactor(reactor, inherited[number], may_take)
                 if inherited is not None and description.startswith("systemd:"):
                     # systemd's sockets belong to the process that systemd started. Only that
                     # process can ask for them.
@@ -255,149 +241,3 @@ class _Nobody(Factory):
     def logPrefix(self) -> str:
         """See ILoggingContext: the port's log line at its start has this name."""
         return "The parent of the workers"
-
-
-class _Inheriting:
-    """A reactor whose methods to listen all return the one socket that already listens."""
-
-    def __init__(self, reactor: IReactorFDSet, listening: socket.socket, may_take: Callable[[bool], bool]) -> None:
-        self._reactor = reactor
-        self._socket = listening
-        self._may_take = may_take
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._reactor, name)
-
-    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
-        port = SharedPort(self._reactor, self._socket, factory, self._may_take)
-        port.startListening()
-        return port
-
-    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 0, interface: str = "") -> IListeningPort:
-        return self._listen(factory)
-
-    def listenUNIX(
-        self, address: str, factory: IProtocolFactory, backlog: int = 0, mode: int = 0, wantPID: bool = False
-    ) -> IListeningPort:
-        return self._listen(factory)
-
-    def listenSSL(
-        self,
-        port: int,
-        factory: IProtocolFactory,
-        contextFactory: IOpenSSLContextFactory,
-        backlog: int = 0,
-        interface: str = "",
-    ) -> IListeningPort:
-        return self._listen(TLSMemoryBIOFactory(contextFactory, False, factory))
-
-    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> IListeningPort:
-        return self._listen(factory)
-
-
-@implementer(IListeningPort)
-class SharedPort(FileDescriptor):
-    """Accepts at a socket at which other processes also accept.
-
-    Twisted's own port does not fit. It accepts as many connections at once as it can. When it
-    closes, it removes the path of a Unix socket. If it adopted a Unix socket, it ends listening for
-    all processes.
-    """
-
-    _log = Log()
-
-    def __init__(
-        self,
-        reactor: IReactorFDSet,
-        listening: socket.socket,
-        factory: IProtocolFactory,
-        may_take: Callable[[bool], bool] = _always,
-    ) -> None:
-        super().__init__(reactor)
-        self._clock = IReactorTime(reactor)
-        self._adopter = IReactorSocket(reactor)
-        self._may_take = may_take
-        self._socket = listening
-        self._factory = factory
-
-    def fileno(self) -> int:
-        """See IFileDescriptor."""
-        return self._socket.fileno()
-
-    def startListening(self) -> None:
-        """See IListeningPort."""
-        self._factory.doStart()
-        self.connected = 1
-        self.startReading()
-
-    def stopListening(self) -> None:
-        """See IListeningPort. The socket still listens while another process has it open."""
-        if self.connected:
-            self.connected = 0
-            self.stopReading()  # first: epoll keeps a closed socket that others have open
-            self._socket.close()
-            self._factory.doStop()
-
-    def getHost(self) -> IAddress:
-        """See IListeningPort."""
-        raise NotImplementedError  # the process that opened the port logged the address
-
-    def connectionLost(self, reason: Failure) -> None:
-        """Stops listening: the reactor stops, or reading failed."""
-        self.stopListening()
-
-    def logPrefix(self) -> str:
-        """See ILoggingContext."""
-        return "SharedPort"
-
-    def doRead(self) -> None:
-        """See IReadDescriptor. Accepts one connection in a turn of the reactor: the next may be for
-        another process.
-        """
-        if self._may_take(False):
-            self._accept()
-        else:
-            self.stopReading()
-            self._clock.callLater(_YIELD, self._yielded)
-
-    def _yielded(self) -> None:
-        """The processes with fewer clients have had their chance. If none accepted, this process
-        may.
-        """
-        if not self.connected:
-            return
-        if self._may_take(True):
-            self.startReading()
-            self._accept()
-        else:
-            self._clock.callLater(_YIELD, self._yielded)
-
-    def _accept(self) -> None:
-        try:
-            connection, _ = self._socket.accept()
-        except (BlockingIOError, InterruptedError, ConnectionError):
-            return  # another process was faster, or the client is gone
-        except OSError as error:
-            if error.errno != errno.EPERM:  # of a firewall
-                self._log.write(messages.CANNOT_ACCEPT, error=str(error))
-                self.stopReading()
-                self._clock.callLater(_PAUSE, self._again)
-            return
-        with connection:  # adopting duplicates the descriptor
-            connection.setblocking(False)
-            # The peer may be gone already.
-            with contextlib.suppress(OSError):
-                self._adopter.adoptStreamConnection(
-                    connection.fileno(),
-                    connection.family,
-                    self._factory,  # type: ignore[arg-type] # Twisted's own reactors take any IProtocolFactory
-                )
-
-    def _again(self) -> None:
-        if self.connected:
-            self.startReading()
-
-
-def adopt(descriptors: Iterable[int]) -> list[socket.socket]:
-    """Returns the listening sockets that this process inherited."""
-    return [socket.socket(fileno=number) for number in descriptors]

@@ -29,7 +29,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..listen.balance import Balance
-from ..listen.endpoints import EndpointError, ListenError, Listening, adopt
+from ..listen.endpoints import EndpointError, ListenError, Listening
+from ..listen.shared_port import adopt
 from ..listen.tls import Material, make
 from ..ops import logs
 from ..ops.bugs import log_bug

@@ -14,7 +14,8 @@ from twisted.internet import defer, endpoints, protocol, reactor, task
 from twisted.python.systemd import ListenFDs
 from twisted.trial import unittest
 
-from redisproxy.listen.endpoints import ListenError, Listening, adopt
+from redisproxy.listen.endpoints import ListenError, Listening
+from redisproxy.listen.shared_port import adopt
 from redisproxy.listen.tls import make
 
 from ..support.certificates import Authority

@@ -10,8 +10,9 @@ from pathlib import Path
 from twisted.internet import defer, protocol, reactor, task
 from twisted.trial import unittest
 
-from redisproxy.listen import endpoints
-from redisproxy.listen.endpoints import EndpointError, ListenError, Listening, adopt
+from redisproxy.listen import shared_port
+from redisproxy.listen.endpoints import EndpointError, ListenError, Listening
+from redisproxy.listen.shared_port import adopt
 
 from ..support.waiting import LIMIT
 
@@ -127,7 +128,7 @@ class SharedTests(unittest.TestCase):
 
     @defer.inlineCallbacks
     def test_without_open_files_it_tries_again(self):
-        self.patch(endpoints, "_PAUSE", 0.01)
+        self.patch(shared_port, "_PAUSE", 0.01)
         descriptions = ["tcp:0:interface=127.0.0.1"]
         holder, descriptors = self.hold(*descriptions)
         shared, _ = self.serve(b"first", descriptions, descriptors)

@@ -17,8 +17,9 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.trial import unittest
 from zope.interface import implementer
 
-from redisproxy.listen.endpoints import EndpointError, Listening, adopt
+from redisproxy.listen.endpoints import EndpointError, Listening
 from redisproxy.listen.proxy_protocol import NO_HEADER, HeaderReader, is_trusted
+from redisproxy.listen.shared_port import adopt
 from redisproxy.listen.tls import make
 
 from ..support.certificates import Authority
