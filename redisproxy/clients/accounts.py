@@ -31,10 +31,15 @@ LOGGED_REFUSALS = 10
 class Client(RateLimited, Protocol):
     """The connection that an account belongs to."""
 
-    peer: str
-    #: the client's host, for the login backoff; empty for a Unix socket
-    address: str
     account: ClientAccount
+
+    @property
+    def peer(self) -> str:
+        """The client's address, for the log."""
+
+    @property
+    def address(self) -> str:
+        """The client's IP address, for the login backoff; "" for a Unix socket."""
 
 
 class Shared(Protocol):

@@ -84,8 +84,9 @@ class ClientProtocol(RespReceiver):
     def __init__(self, clients: Clients, number: int, address: IAddress | None) -> None:
         self._clients = clients
         self.id = number
-        self.peer = shown_address(address)
-        self.address = host_of(address)
+        # Its address, as text only when somebody asks: that is one of the dearer parts of a
+        # connection that is over after two commands.
+        self._address = address
         self.account = ClientAccount(self, clients)
         self.session = Session(self, self.account, clients.backend)
         self.session.usage.belongs_to(clients.memory, NOBODY)
@@ -321,7 +322,10 @@ class ClientProtocol(RespReceiver):
         clients, session, account = self._clients, self.session, self.account
         account.lost()
         session.ending.at_once()
-        self._no_deadline()
+        clients.log_ins.end(self)
+        self._deadline = None
+        if self._timer is not None:
+            self._restart_timer()
         error = reason.value
         if not self._close_reason and isinstance(error, TlsError):
             self._close_reason, self.detail = messages.TLS_FAILED.code, why_tls(error, self.transport.getHandle())
@@ -339,6 +343,16 @@ class ClientProtocol(RespReceiver):
         account.forget()
 
     @property
+    def peer(self) -> str:
+        """See `session.ports.ClientConnection`."""
+        return shown_address(self._address)
+
+    @property
+    def address(self) -> str:
+        """The client's IP address, or "" for a Unix socket."""
+        return host_of(self._address)
+
+    @property
     def local(self) -> str:
         """See `session.ports.ClientConnection`."""
         return shown_address(self.transport.getHost())
@@ -347,8 +361,7 @@ class ClientProtocol(RespReceiver):
 
     def came_from(self, address: IAddress) -> None:
         """Its PROXY header is whole. Until now its address was the load balancer's."""
-        self.peer = shown_address(address)
-        self.address = host_of(address)
+        self._address = address
 
     def header_broken(self, why: str) -> None:
         """It began with no PROXY header, or with a malformed one. why: for the log."""

@@ -19,6 +19,7 @@ import fcntl
 import struct
 import termios
 from collections.abc import Callable
+from typing import TypeGuard
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import ITransport
@@ -27,6 +28,18 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 _PRIVATE = ("dataBuffer", "_tempDataBuffer", "_aborting")
+
+# For each class of transports, whether it is Twisted's own and has these names.
+_known: dict[type, bool] = {}
+
+
+def _is_known(transport: ITransport) -> TypeGuard[Connection]:
+    kind = type(transport)
+    known = _known.get(kind)
+    if known is None:
+        known = isinstance(transport, Connection) and all(hasattr(transport, name) for name in _PRIVATE)
+        _known[kind] = known
+    return known
 
 
 def write_at_once(transport: ITransport) -> Callable[[bytes], None]:
@@ -41,7 +54,7 @@ def write_at_once(transport: ITransport) -> Callable[[bytes], None]:
     orderly end, because a socket reports it once. In either case the reactor notifies the protocol,
     never the write.
     """
-    if not isinstance(transport, Connection) or not all(hasattr(transport, name) for name in _PRIVATE):
+    if not _is_known(transport):
         return transport.write
     # Where Twisted only wraps the socket's `send`, calling that directly saves 5 % of the proxy's
     # time. On Unix sockets Twisted's method also passes descriptors.
@@ -89,7 +102,7 @@ def close_if_written(transport: ITransport) -> bool:
     wait until epoll says that the socket is writable. Returns False for all but Twisted's own
     sockets.
     """
-    if not isinstance(transport, Connection) or not all(hasattr(transport, name) for name in _PRIVATE) or transport.TLS:
+    if not _is_known(transport) or transport.TLS:
         return False
     if transport.dataBuffer or transport._tempDataBuffer:
         return False

@@ -28,8 +28,10 @@ class ClientConnection(Protocol):
     """One client's connection."""
 
     id: int
-    #: the client's address, for CLIENT INFO
-    peer: str
+
+    @property
+    def peer(self) -> str:
+        """The client's address, for CLIENT INFO."""
 
     @property
     def local(self) -> str:

@@ -31,6 +31,8 @@ class RouteState(Enum):
     MULTIPLEXED = "multiplexed"
     DEDICATED = "dedicated"
 
+    __hash__ = object.__hash__  # as in `state.Phase`
+
 
 NONE, MULTIPLEXED, DEDICATED = RouteState.NONE, RouteState.MULTIPLEXED, RouteState.DEDICATED
 

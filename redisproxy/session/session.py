@@ -216,11 +216,13 @@ class Session:
 
     @property
     def leaves_nothing(self) -> bool:
-        """Whether no state of the session is left on its dedicated connection.
+        """Whether it has a dedicated connection, and no state of the session is left on it.
 
         Then another session may use the connection.
         """
-        return self.replies.drained and self.route.clean and not (self.stateful or self.midway)
+        route = self.route
+        own = route.state is DEDICATED and route.clean
+        return own and self.replies.drained and not (self.stateful or self.midway)
 
     @property
     def stateful(self) -> bool:
@@ -288,7 +290,8 @@ class Session:
     def discard_kept(self) -> None:
         """The session runs no more commands: drops the bytes that were kept for it."""
         self._kept = None
-        self.usage.commands(0)
+        if self.usage.size:
+            self.usage.commands(0)
 
     def _may_send_unauthenticated(self, data: bytes) -> bool:
         if not self.sent_unauthenticated and data.startswith(TLS_HANDSHAKE):

@@ -60,6 +60,8 @@ class Phase(Enum):
     CLOSING = "closing"
     CLOSED = "closed"  #: the client's connection is closed, or gone
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each connection pays for it
+
 
 class Until(Enum):
     """What a Step waits for. Each has one source, which finishes the Step once."""

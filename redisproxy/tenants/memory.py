@@ -75,11 +75,13 @@ class Usage:
 
     def belongs_to(self, memory: Memory, account: str) -> None:
         """Charges this account from now on. account: a namespace, or NOBODY."""
-        size, self.size = self.size, 0
-        if self._memory is not None:
+        size = self.size
+        if size and self._memory is not None:
+            self.size = 0
             self._memory.add(self, -size)
         self._memory, self.account, self.size = memory, account, size
-        memory.add(self, size)
+        if size:
+            memory.add(self, size)
 
     @property
     def outgoing(self) -> int:
@@ -111,9 +113,10 @@ class Usage:
     def end(self) -> None:
         """The client is gone: gives everything back."""
         self.user = None
-        self._backlog = self._queue = self._commands = 0
-        self._add(-self.size)
-        if self._memory is not None:
+        if self.size:
+            self._backlog = self._queue = self._commands = 0
+            self._add(-self.size)
+        if self._memory is not None and (self.stopped or self.closing):
             self._memory.forget(self)
 
 
