@@ -21,6 +21,7 @@ from ..tenants.account import Counts, TenantCounters, increase
 from ..tenants.login_backoff import LoginBackoff
 from ..tenants.memory import NOBODY, Memory
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
+from ..tenants.work import WorkQueue
 from ..upstream.session_backend import SessionBackend
 from .snapshot import CurrentSnapshot
 
@@ -53,6 +54,8 @@ class Shared(Protocol):
     counts: Counts
     #: the memory that clients use
     memory: Memory
+    #: the work for their commands
+    work: WorkQueue
     #: the accounts of each tenant's clients, if it has any
     members: dict[Tenant, set[ClientAccount]]
 
@@ -93,7 +96,9 @@ class ClientAccount:
             if not members[self._tenant]:
                 del members[self._tenant]
         self._tenant = tenant
-        self._client.session.usage.belongs_to(self._shared.memory, NOBODY if tenant is None else tenant.namespace)
+        session, account = self._client.session, NOBODY if tenant is None else tenant.namespace
+        session.usage.belongs_to(self._shared.memory, account)
+        session.works_for(self._shared.work.of(account))
         self._counters = None
         if tenant is not None:
             members.setdefault(tenant, set()).add(self)

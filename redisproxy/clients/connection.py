@@ -90,6 +90,7 @@ class ClientProtocol(RespReceiver):
         self.account = ClientAccount(self, clients)
         self.session = Session(self, self.account, clients.backend)
         self.session.usage.belongs_to(clients.memory, NOBODY)
+        self.session.work = clients.work.of(NOBODY)
         self._admitted = False
         self._early = b""
         self._closing = False
@@ -114,6 +115,8 @@ class ClientProtocol(RespReceiver):
         self._usual_buffer = 0
         # Replies that the client has not read; None while it reads.
         self._backlog: Backlog | None = None
+        # Answers that are written together, while the session runs several commands.
+        self._gathered: list[bytes] | None = None
         # Whether the transport takes no more bytes for now.
         self._pressed = False
 
@@ -446,6 +449,7 @@ class ClientProtocol(RespReceiver):
         """
         if self._closing:
             return
+        self.write_gathered()
         self._closing = True
         self._close_reason = close_reason
         if not self._admitted:
@@ -482,6 +486,7 @@ class ClientProtocol(RespReceiver):
         """See `session.ports.ClientConnection`."""
         self._closing = True
         self._close_reason = close_reason
+        self._gathered = None
         self._drop_backlog()
         self.transport.abortConnection()
 
@@ -518,6 +523,23 @@ class ClientProtocol(RespReceiver):
             super()._crashed(failure)
         else:
             self.transport.abortConnection()
+
+    def gather(self) -> None:
+        """See `session.ports.ClientConnection`. The backlog of a client that does not read gathers
+        by itself.
+        """
+        if self._backlog is None and self._gathered is None:
+            self._gathered = []
+            self.write = self._gathered.append
+
+    def write_gathered(self) -> None:
+        """See `session.ports.ClientConnection`."""
+        gathered, self._gathered = self._gathered, None
+        if gathered is None:
+            return
+        self.write = self._write_through
+        if gathered:
+            self.write(b"".join(gathered))
 
     # Back-pressure.
 

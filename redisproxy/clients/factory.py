@@ -26,6 +26,7 @@ from ..tenants.account import Counts, increase
 from ..tenants.login_backoff import LoginBackoff
 from ..tenants.memory import Memory
 from ..tenants.model import Snapshot, Tenant
+from ..tenants.work import WorkQueue
 from ..upstream.session_backend import SessionBackend
 from .accounts import ClientAccount
 from .admission import Admission
@@ -68,6 +69,8 @@ class ClientFactory(Factory):
         #: the memory that clients use
         self.memory = Memory(memory, lambda call: clock.callLater(0, call))
         self._memory_watch = MemoryWatch(clock, self.memory)
+        #: the work for clients' commands
+        self.work = WorkQueue(clock.seconds, lambda call: clock.callLater(0, call))
         self.tenant_limits = tenant_limits or TenantLimits(clock)
         self.snapshot = snapshot
         #: the Redis of the sessions
@@ -226,6 +229,7 @@ class ClientFactory(Factory):
     def _changed(self, snapshot: Snapshot) -> None:
         self.counts.keep(snapshot.namespaces)
         self.tenant_limits.use(snapshot.limits, snapshot.namespaces)
+        self.work.keep(snapshot.namespaces)
         self._revoke(snapshot)
 
     def _revoke(self, snapshot: Snapshot) -> None:

@@ -59,6 +59,12 @@ class ClientConnection(Protocol):
     def write(self, data: bytes) -> None:
         """Writes to the client."""
 
+    def gather(self) -> None:
+        """Keeps what is written, until `write_gathered`."""
+
+    def write_gathered(self) -> None:
+        """Writes all that was kept, at once."""
+
     def pause_reading(self) -> None:
         """Reads no more from the client for now."""
 

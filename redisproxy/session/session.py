@@ -31,6 +31,7 @@ from ..resp.framing import (
 )
 from ..tenants.memory import Usage
 from ..tenants.model import Credential, Tenant
+from ..tenants.work import UNLIMITED, WORDS, Share
 from . import commands, commands_scripts
 from .ending import Ending
 from .errors import SPOILER
@@ -67,6 +68,7 @@ class Session:
     __slots__ = (
         "_advancing",
         "_client_library",
+        "_gathers",
         "_kept",
         "_later",
         "_newest_blocking",
@@ -92,6 +94,7 @@ class Session:
         "subscriptions",
         "usage",
         "watching",
+        "work",
     )
 
     def __init__(self, connection: ClientConnection, accounts: Accounts, backend: Backend) -> None:
@@ -100,6 +103,8 @@ class Session:
         self.backend = backend
         #: the memory that the session uses
         self.usage = Usage(self)
+        #: its tenant's share of the proxy's work
+        self.work: Share = UNLIMITED
         self.replies = ReplyQueue(connection, self)
         self.route = Route(self.replies)
         self.scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, INSPECT, publishes)
@@ -136,6 +141,8 @@ class Session:
         #: bytes received while the client is not logged in
         self.sent_unauthenticated = 0
         self._advancing = False
+        # Whether the client gets the answers to several commands in one write.
+        self._gathers = False
 
     def __repr__(self) -> str:
         who = self.credential.tenant.namespace if self.credential else "unauthenticated"
@@ -356,6 +363,20 @@ class Session:
         self.route.left_queue()
         self.open_gate(Gate.UPSTREAM)
 
+    # Events of the tenant's share of the work: see `tenants.work.Worker`.
+
+    def works_for(self, share: Share) -> None:
+        """Uses this share of the proxy's work from now on."""
+        if share is not self.work:
+            if self.gates & Gate.WORK:
+                self.work.leave(self)
+                share.wait(self)
+            self.work = share
+
+    def work_on(self) -> None:
+        """See `tenants.work.Worker`."""
+        self.open_gate(Gate.WORK)
+
     # Events of the tenant's memory: see `tenants.memory.User`.
 
     def memory_full(self) -> bool:
@@ -542,6 +563,9 @@ class Session:
             self.bug(error)  # not raised: the caller may be a connection that others use, too
         finally:
             self._advancing = False
+            if self._gathers:
+                self._gathers = False
+                self.connection.write_gathered()
 
     def _may_take(self) -> bool:
         """Returns whether the next command may be taken now, if the session's connection is its
@@ -556,6 +580,9 @@ class Session:
         scanner = self.scanner
         route, ending = self.route, self.ending
         while not self.gates:
+            if self.work.left <= 0 and (scanner.buffered or self._kept is not None) and not scanner.within:
+                self.close_gate(Gate.WORK)
+                return self.work.wait(self)
             if route.state is MULTIPLEXED:
                 upstream, pool = route.upstream, route.pool
                 if TYPE_CHECKING:
@@ -595,6 +622,13 @@ class Session:
                 commands_scripts.forward(self, what, count)
             else:
                 self.commands += 1
+                work = self.work
+                work.left -= 1 + len(what) // WORDS if isinstance(what, list) else 1
+                if work.left <= 0:
+                    work.used_up()
+                if scanner.buffered and not self._gathers:
+                    self._gathers = True
+                    self.connection.gather()
                 commands.receive(self, kind, what)
             if ending.phase is _DRAINING:
                 ending.drained(False)

@@ -39,6 +39,9 @@ class Gate:
     UPSTREAM = 4
     #: the tenant is over its rate. Owner: Session.throttle, called by the tenant's rate limiter
     RATE = 8
+    #: the tenant's share of the proxy's work is used up. Owner: Session, for
+    #: `tenants.work`
+    WORK = 16
     STEP = 32  #: the session waits for its Step. Owner: Session.suspend
     #: a command of the same tenant that was read before waits for a connection. Owner: Order
     ORDER = 128

@@ -1,0 +1,164 @@
+"""Clients that give the proxy more work than their tenant's share of a turn."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from unittest import mock
+
+from twisted.internet import task
+from twisted.trial.unittest import SynchronousTestCase
+
+from redisproxy.clients.admission import Admission
+from redisproxy.clients.connection import ClientProtocol
+from redisproxy.clients.factory import ClientFactory, Timeouts
+from redisproxy.ops.access_log import AccessLog
+from redisproxy.resp.framing import AUTHENTICATED, encode
+from redisproxy.session.errors import NOAUTH
+from redisproxy.tenants.model import Credential, Snapshot
+from redisproxy.tenants.work import NOBODYS_SLICE, SHARE, SLICE, WORDS
+from redisproxy.upstream.session_backend import SessionBackend
+
+from ..support.conversations import BLUE, GREEN
+from .test_connection import Socket
+
+UNKNOWN = b"-ERR unknown command"
+
+
+class CountingSocket(Socket):
+    """A socket that counts what is written to it."""
+
+    writes = 0
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        super().write(data)
+
+
+class WorkTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, [BLUE, GREEN]), wall_clock=self.clock.seconds)
+        backend = SessionBackend(SimpleNamespace(hold=SimpleNamespace(holds=lambda tenant: False)), None, None, None, True)
+        backend.busy_error = lambda: ""
+        self.factory = ClientFactory(
+            self.clock, self.snapshot, backend, Admission(1000, 0), AccessLog(self.clock), Timeouts(60.0)
+        )
+
+    def connect(self, credential: Credential | None = None) -> ClientProtocol:
+        client = self.factory.buildProtocol(None)
+        client.makeConnection(CountingSocket())
+        if credential is not None:
+            session = client.session
+            session.credential = credential
+            session.scanner.limits = AUTHENTICATED
+            session.use_policy()
+            session.route.use(session, mock.Mock())
+            client.identity_changed(credential)
+        return client
+
+    def answers(self, client: ClientProtocol) -> int:
+        return client.transport.value().count(b"\r\n")
+
+    def turn(self) -> None:
+        self.clock.advance(0)
+
+    def turns_until(self, client: ClientProtocol, answers: int) -> int:
+        for turns in range(1000):
+            if self.answers(client) >= answers:
+                return turns
+            self.turn()
+        raise AssertionError(f"{self.answers(client)} answers in 1,000 turns")
+
+    def test_the_answers_to_one_read_leave_in_one_write(self) -> None:
+        client = self.connect()
+        client.dataReceived(b"PING\r\n" * SHARE)
+        self.assertEqual((client.transport.value(), client.transport.writes), (NOAUTH * SHARE, 1))
+
+    def test_another_tenant_does_not_wait(self) -> None:
+        busy = [self.connect(BLUE) for _ in range(10)]
+        for client in busy:
+            client.dataReceived(b"NOSUCH\r\n" * 1000)
+        self.assertEqual(sum(map(self.answers, busy)), SHARE)
+        quiet, stranger = self.connect(GREEN), self.connect()
+        quiet.dataReceived(b"NOSUCH\r\n")
+        stranger.dataReceived(b"PING\r\n")
+        self.assertEqual((self.answers(quiet), self.answers(stranger)), (1, 1))
+
+    def test_all_of_it_is_answered_in_order(self) -> None:
+        client = self.connect(BLUE)
+        names = [b"NOSUCH%d" % number for number in range(10 * SHARE)]
+        for at in range(0, len(names), 50):
+            client.dataReceived(b"".join(encode([name]) for name in names[at : at + 50]))
+        self.assertEqual(self.answers(client), SHARE)
+        self.turns_until(client, len(names))
+        answers = client.transport.value().split(b"\r\n")
+        for name, answer in zip(names, answers, strict=False):
+            self.assertTrue(answer.startswith(UNKNOWN + b" '%b'" % name), answer)
+
+    def test_long_commands_are_more_work(self) -> None:
+        client = self.connect(BLUE)
+        client.dataReceived(encode([b"NOSUCH"] + [b"x"] * (WORDS * SHARE)) * 10)
+        self.assertEqual(self.answers(client), 1)
+
+    def test_sessions_of_one_tenant_take_turns(self) -> None:
+        first, second = self.connect(BLUE), self.connect(BLUE)
+        first.dataReceived(b"NOSUCH\r\n" * 10_000)
+        second.dataReceived(b"NOSUCH\r\n" * SLICE)
+        self.turn()
+        self.assertEqual(self.answers(second), SLICE)
+
+    def test_without_a_password_one_of_many_has_its_turn(self) -> None:
+        crowd = [self.connect() for _ in range(20)]
+        for client in crowd:
+            client.dataReceived(b"PING\r\n" * 100)
+        late = self.connect()
+        late.dataReceived(b"PING\r\n" * NOBODYS_SLICE)
+        self.turn()
+        self.assertEqual(self.answers(late), NOBODYS_SLICE)
+
+    def test_one_that_ends_its_sending_gets_all_answers(self) -> None:
+        client = self.connect(BLUE)
+        client.dataReceived(b"NOSUCH\r\n" * 3 * SHARE)
+        client.readConnectionLost()
+        self.turns_until(client, 3 * SHARE)
+        self.assertTrue(client.session.ended)
+
+    def test_one_that_quits_gets_all_answers(self) -> None:
+        client = self.connect(BLUE)
+        client.dataReceived(b"NOSUCH\r\n" * 3 * SHARE + b"QUIT\r\nNOSUCH\r\n")
+        self.turns_until(client, 3 * SHARE + 1)
+        self.assertTrue(client.transport.value().endswith(b"+OK\r\n"))
+        self.assertTrue(client.session.ended)
+
+    def test_a_drain_waits_for_its_work(self) -> None:
+        client = self.connect(BLUE)
+        client.dataReceived(b"NOSUCH\r\n" * 3 * SHARE)
+        self.factory.drain(lambda: None)
+        client.drain()
+        self.turns_until(client, 3 * SHARE)
+        self.assertTrue(client.session.ended)
+
+    def test_nothing_is_done_for_one_that_is_revoked(self) -> None:
+        client = self.connect(BLUE)
+        client.dataReceived(b"NOSUCH\r\n" * 3 * SHARE)
+        (changed,) = self.snapshot.listeners
+        changed(Snapshot(None, [GREEN]))
+        self.turn()
+        self.turn()
+        self.assertEqual(self.answers(client), SHARE)
+        self.assertTrue(client.session.ended)
+
+    def test_nothing_is_done_for_one_that_is_gone(self) -> None:
+        client = self.connect(BLUE)
+        client.dataReceived(b"NOSUCH\r\n" * 3 * SHARE)
+        client.connectionLost()
+        self.turn()
+        self.assertEqual((self.answers(client), self.factory.work.waiting), (SHARE, 0))
+
+    def test_one_that_waits_and_sends_more_is_not_read(self) -> None:
+        client = self.connect(BLUE)
+        for _ in range(3):
+            client.dataReceived(b"NOSUCH\r\n" * 5000)
+        self.assertEqual(client.transport.producerState, "paused")
+        self.turns_until(client, 15_000)
+        self.assertEqual(client.transport.producerState, "producing")
