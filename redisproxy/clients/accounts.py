@@ -87,27 +87,32 @@ class ClientAccount:
 
     def belongs_to(self, tenant: Tenant | None) -> None:
         """The client is logged in as this tenant from now on; None: not any more."""
-        self.add_up()
         if tenant == self._tenant:
+            self.add_up()
             return
-        members = self._shared.members
-        if self._tenant is not None:
-            members[self._tenant].remove(self)
-            if not members[self._tenant]:
-                del members[self._tenant]
+        self._leave()
         self._tenant = tenant
         session, account = self._client.session, NOBODY if tenant is None else tenant.namespace
         session.usage.belongs_to(self._shared.memory, account)
         session.works_for(self._shared.work.of(account))
-        self._counters = None
         if tenant is not None:
-            members.setdefault(tenant, set()).add(self)
+            self._shared.members.setdefault(tenant, set()).add(self)
             self._counters = self._shared.counts.of(tenant.namespace)
             self._counters.logins += 1
 
+    def _leave(self) -> None:
+        """The client does not belong to its tenant any more."""
+        self.add_up()
+        tenant, self._tenant, self._counters = self._tenant, None, None
+        if tenant is not None:
+            members = self._shared.members
+            members[tenant].remove(self)
+            if not members[tenant]:
+                del members[tenant]
+
     def lost(self) -> None:
         """The client's connection is gone."""
-        self.belongs_to(None)
+        self._leave()
         self.reservation.lost()
 
     def forget(self) -> None:

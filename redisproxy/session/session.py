@@ -31,7 +31,7 @@ from ..resp.framing import (
 )
 from ..tenants.memory import Usage
 from ..tenants.model import Credential, Tenant
-from ..tenants.work import UNLIMITED, WORDS, Share
+from ..tenants.work import LOW, UNLIMITED, WORDS, Share
 from . import commands, commands_scripts
 from .ending import Ending
 from .errors import SPOILER
@@ -579,6 +579,7 @@ class Session:
     def _take_commands(self) -> None:
         scanner = self.scanner
         route, ending = self.route, self.ending
+        again = False
         while not self.gates:
             if self.work.left <= 0 and (scanner.buffered or self._kept is not None) and not scanner.within:
                 self.close_gate(Gate.WORK)
@@ -624,11 +625,12 @@ class Session:
                 self.commands += 1
                 work = self.work
                 work.left -= 1 + len(what) // WORDS if isinstance(what, list) else 1
-                if work.left <= 0:
-                    work.used_up()
-                if scanner.buffered and not self._gathers:
+                if work.left <= LOW:
+                    work.low()
+                if again and scanner.buffered and not self._gathers:
                     self._gathers = True
                     self.connection.gather()
+                again = True
                 commands.receive(self, kind, what)
             if ending.phase is _DRAINING:
                 ending.drained(False)

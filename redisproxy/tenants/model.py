@@ -212,6 +212,8 @@ class Snapshot:
             and credential.valid_at(now)
             and (username in ANYONE or username in (credential.tenant.namespace, credential.username))
         ]
+        if len(found) == 1:
+            return found[0]
         if username not in ANYONE:
             # A namespace's name outranks what another tenant wrote into its URL.
             found = [c for c in found if c.tenant.namespace == username] or found

@@ -20,6 +20,9 @@ from .memory import NOBODY
 
 #: Units of a tenant's sessions in one turn of the reactor.
 SHARE = 64
+#: What is left when the next turn is scheduled, which makes the share whole again. It is more than
+#: nothing, so that many clients with little work each do not wait for it.
+LOW = SHARE // 2
 #: Units of a session that has waited.
 SLICE = 16
 #: Units of a session that has waited, if it is not logged in.
@@ -49,14 +52,14 @@ class Share:
         #: sessions that wait, the first of them first
         self.waiting: dict[Worker, None] = {}
 
-    def used_up(self) -> None:
-        """Nothing is left. Called more than once in a turn, perhaps."""
-        self._queue.used_up(self)
+    def low(self) -> None:
+        """No more than LOW is left. Called more than once in a turn, perhaps."""
+        self._queue.add(self)
 
     def wait(self, worker: Worker) -> None:
         """Adds a session to the queue."""
         self.waiting[worker] = None
-        self._queue.used_up(self)
+        self._queue.add(self)
 
     def leave(self, worker: Worker) -> None:
         """The session does not wait any more: it has ended, or belongs to another share."""
@@ -81,14 +84,14 @@ class WorkQueue:
         self._call_soon = call_soon
         self._nobody = Share(self, NOBODYS_SLICE)
         self._shares = {NOBODY: self._nobody}
-        # Shares of which nothing is left, or for which sessions wait: the next one first.
-        self._used_up: dict[Share, None] = {}
+        # Shares of which little is left, or for which sessions wait: the next one first.
+        self._shares_low: dict[Share, None] = {}
         self._scheduled = False
 
     @property
     def waiting(self) -> int:
         """How many sessions wait."""
-        return sum(len(share.waiting) for share in self._used_up)
+        return sum(len(share.waiting) for share in self._shares_low)
 
     def of(self, namespace: str) -> Share:
         """The share of a tenant, or of NOBODY."""
@@ -103,9 +106,9 @@ class WorkQueue:
             if namespace != NOBODY and namespace not in namespaces and not share.waiting:
                 del self._shares[namespace]
 
-    def used_up(self, share: Share) -> None:
-        """See `Share.used_up`."""
-        self._used_up[share] = None
+    def add(self, share: Share) -> None:
+        """See `Share.low`."""
+        self._shares_low[share] = None
         if not self._scheduled:
             self._scheduled = True
             self._call_soon(self._turn)
@@ -113,7 +116,7 @@ class WorkQueue:
     def _turn(self) -> None:
         """Begins a turn of the reactor: each share is whole again, unless sessions wait for it."""
         self._scheduled = False
-        shares, self._used_up = self._used_up, {}
+        shares, self._shares_low = self._shares_low, {}
         end = self._seconds() + TURN_SECONDS
         waiting = [share for share in shares if share.waiting and share is not self._nobody]
         if waiting or self._nobody.waiting:
@@ -129,10 +132,10 @@ class WorkQueue:
             if self._seconds() >= end:
                 break
         if nobody.waiting:
-            self.used_up(nobody)
+            self.add(nobody)
         if waiting:  # they are served first next time
-            self.used_up(waiting[0])
-            self._used_up = {**dict.fromkeys(waiting), **self._used_up}
+            self.add(waiting[0])
+            self._shares_low = {**dict.fromkeys(waiting), **self._shares_low}
         for share in shares:
             if not share.waiting:
                 share.left = SHARE

@@ -69,10 +69,11 @@ class WorkTests(SynchronousTestCase):
             self.turn()
         raise AssertionError(f"{self.answers(client)} answers in 1,000 turns")
 
-    def test_the_answers_to_one_read_leave_in_one_write(self) -> None:
+    def test_the_answers_to_one_read_leave_together(self) -> None:
+        """All but the first one: mostly there is only one."""
         client = self.connect()
         client.dataReceived(b"PING\r\n" * SHARE)
-        self.assertEqual((client.transport.value(), client.transport.writes), (NOAUTH * SHARE, 1))
+        self.assertEqual((client.transport.value(), client.transport.writes), (NOAUTH * SHARE, 2))
 
     def test_another_tenant_does_not_wait(self) -> None:
         busy = [self.connect(BLUE) for _ in range(10)]

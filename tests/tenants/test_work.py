@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.trial.unittest import SynchronousTestCase
 
 from redisproxy.tenants.memory import NOBODY
-from redisproxy.tenants.work import NOBODYS_SLICE, SHARE, SLICE, TURN_SECONDS, Share, WorkQueue
+from redisproxy.tenants.work import LOW, NOBODYS_SLICE, SHARE, SLICE, TURN_SECONDS, Share, WorkQueue
 
 
 class Session:
@@ -29,8 +29,8 @@ class Session:
             self.turns.order.append(self)
             self.done[self.turns.number] = self.done.get(self.turns.number, 0) + 1
             self.share.left -= 1
-            if self.share.left <= 0:
-                self.share.used_up()
+            if self.share.left <= LOW:
+                self.share.low()
 
 
 class Turns:
@@ -60,8 +60,9 @@ class WorkQueueTests(SynchronousTestCase):
 
     def test_little_work_waits_for_nothing(self) -> None:
         for _ in range(3):
-            self.assertEqual(self.session("blue", SHARE - 1).units, 0)
-            self.session("blue", 1)
+            self.assertEqual(self.session("blue", SHARE - LOW - 1).units, 0)
+            self.assertEqual(self.turns.calls, [])
+            self.assertEqual(self.session("blue", LOW + 1).units, 0)
             self.turns.next()
         self.assertEqual(self.queue.waiting, 0)
         self.turns.next()
