@@ -237,6 +237,23 @@ RATE_TICK_SECONDS = 0.001
 #: larger read keeps the reactor and Redis busy, and so raises the p99 of other tenants.
 RATE_READ_SECONDS = 0.05
 
+# The proxy's own work for clients' commands: tenants/work.py.
+
+#: Units of work that the sessions of one tenant have together in one turn of the reactor. An
+#: inspected command is one unit: 10 to 30 us.
+WORK_BUDGET: Annotated[int, 2] = 64
+#: Words of an inspected command that are another unit.
+WORK_WORDS = 16
+#: Units that a session which had to wait has at once, before the next session has its turn.
+WORK_SLICE: Annotated[int, 1] = 16
+#: The same for a session that is not logged in.
+UNAUTHENTICATED_WORK_SLICE: Annotated[int, 1] = 4
+#: Time in which sessions that had to wait are served, in one turn of the reactor. Others wait that
+#: long for their own work.
+WORK_TURN_SECONDS = 0.002
+#: Units in which they are served: where the clock stands still, and where it is coarse.
+WORK_TURN_UNITS: Annotated[int, 1] = 128
+
 # Counters of a tenant: tenants/account.py.
 
 #: Refused commands of one tenant that are counted by name. A tenant can try each command and
@@ -327,6 +344,10 @@ def _check() -> None:
         ),
         (QUERY_REPLY_BYTES <= CONTROL_REPLY_BYTES, "a tenant's query gets no larger reply than the proxy's own"),
         (QUERY_PAUSE_SECONDS < QUERY_IDLE_SECONDS, "a paused tenant's next query finds the connection open"),
+        (
+            max(WORK_SLICE, UNAUTHENTICATED_WORK_SLICE) < WORK_BUDGET <= WORK_TURN_UNITS,
+            "who waits for a share gets no more of it than who does not",
+        ),
         (RATE_TICK_SECONDS < RATE_READ_SECONDS < BURST_SECONDS, "a burst has several reads"),
         (IDLE_LINGER_SECONDS <= LINGER_SECONDS <= CLOSE_SECONDS, "a client has more time to read than to close"),
         (HALF_CLOSED_BLOCKING_SECONDS <= HALF_CLOSED_SECONDS, "a command that is still sent has time for its reply"),

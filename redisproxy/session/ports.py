@@ -5,6 +5,8 @@ Owns these interfaces, and implements none but `Unavailable`. `clients` and `ups
 them with Twisted; the tests implement them as well. A method that takes a Step calls `step.finish`
 once, at once or later, with a result or an `Unavailable`. If `step.finish` returns False, that
 method gives the result back.
+
+This module is longer than other modules because it is the only one of interfaces.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from ..resp.framing import (
 )
 from ..tenants.memory import Usage
 from ..tenants.model import Credential, Tenant
-from ..tenants.work import LOW, UNLIMITED, WORDS, Share
+from ..tenants.work import UNLIMITED, Budget
 from . import commands, commands_scripts
 from .ending import Ending
 from .errors import SPOILER
@@ -104,7 +104,7 @@ class Session:
         #: the memory that the session uses
         self.usage = Usage(self)
         #: its tenant's share of the proxy's work
-        self.work: Share = UNLIMITED
+        self.work: Budget = UNLIMITED
         self.replies = ReplyQueue(connection, self)
         self.route = Route(self.replies)
         self.scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, INSPECT, publishes)
@@ -365,13 +365,13 @@ class Session:
 
     # Events of the tenant's share of the work: see `tenants.work.Worker`.
 
-    def works_for(self, share: Share) -> None:
-        """Uses this share of the proxy's work from now on."""
-        if share is not self.work:
+    def works_for(self, budget: Budget) -> None:
+        """Uses this budget from now on."""
+        if budget is not self.work:
             if self.gates & Gate.WORK:
                 self.work.leave(self)
-                share.wait(self)
-            self.work = share
+                budget.wait(self)
+            self.work = budget
 
     def work_on(self) -> None:
         """See `tenants.work.Worker`."""
@@ -581,7 +581,7 @@ class Session:
         route, ending = self.route, self.ending
         again = False
         while not self.gates:
-            if self.work.left <= 0 and (scanner.buffered or self._kept is not None) and not scanner.within:
+            if self.work.units <= 0 and (scanner.buffered or self._kept is not None) and not scanner.within:
                 self.close_gate(Gate.WORK)
                 return self.work.wait(self)
             if route.state is MULTIPLEXED:
@@ -623,10 +623,7 @@ class Session:
                 commands_scripts.forward(self, what, count)
             else:
                 self.commands += 1
-                work = self.work
-                work.left -= 1 + len(what) // WORDS if isinstance(what, list) else 1
-                if work.left <= LOW:
-                    work.low()
+                self.work.use(len(what) if isinstance(what, list) else 1)
                 if again and scanner.buffered and not self._gathers:
                     self._gathers = True
                     self.connection.gather()

@@ -12,12 +12,10 @@ from unittest import mock
 
 from twisted.internet import task
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IDelayedCall, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
-from twisted.internet.testing import StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.trial import unittest
-from zope.interface import implementer
 
 from redisproxy import bounds
 from redisproxy.clients import connection as connection_module
@@ -37,25 +35,7 @@ from redisproxy.upstream.session_backend import SessionBackend
 from ..support.certificates import Authority
 from ..support.conversations import BLUE, GREEN
 from ..support.proxy_headers import LOCAL, binary, line
-
-
-@implementer(ITCPTransport)
-class Socket(StringTransport):
-    """A TCP socket whose other side is the test."""
-
-    bufferSize = 65536
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        pass
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        pass
-
-    def loseWriteConnection(self) -> None:
-        pass
-
-    def fileno(self) -> int:
-        return 0
+from ..support.transports import Socket
 
 
 class Poll:

@@ -1,4 +1,4 @@
-"""Clients that give the proxy more work than their tenant's share of a turn."""
+"""Clients that give the proxy more work than their tenant's budget of a turn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from unittest import mock
 from twisted.internet import task
 from twisted.trial.unittest import SynchronousTestCase
 
+from redisproxy import bounds
 from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
@@ -15,11 +16,10 @@ from redisproxy.ops.access_log import AccessLog
 from redisproxy.resp.framing import AUTHENTICATED, encode
 from redisproxy.session.errors import NOAUTH
 from redisproxy.tenants.model import Credential, Snapshot
-from redisproxy.tenants.work import NOBODYS_SLICE, SHARE, SLICE, WORDS
 from redisproxy.upstream.session_backend import SessionBackend
 
 from ..support.conversations import BLUE, GREEN
-from .test_connection import Socket
+from ..support.transports import Socket
 
 UNKNOWN = b"-ERR unknown command"
 
@@ -72,14 +72,14 @@ class WorkTests(SynchronousTestCase):
     def test_the_answers_to_one_read_leave_together(self) -> None:
         """All but the first one: mostly there is only one."""
         client = self.connect()
-        client.dataReceived(b"PING\r\n" * SHARE)
-        self.assertEqual((client.transport.value(), client.transport.writes), (NOAUTH * SHARE, 2))
+        client.dataReceived(b"PING\r\n" * bounds.WORK_BUDGET)
+        self.assertEqual((client.transport.value(), client.transport.writes), (NOAUTH * bounds.WORK_BUDGET, 2))
 
     def test_another_tenant_does_not_wait(self) -> None:
         busy = [self.connect(BLUE) for _ in range(10)]
         for client in busy:
             client.dataReceived(b"NOSUCH\r\n" * 1000)
-        self.assertEqual(sum(map(self.answers, busy)), SHARE)
+        self.assertEqual(sum(map(self.answers, busy)), bounds.WORK_BUDGET)
         quiet, stranger = self.connect(GREEN), self.connect()
         quiet.dataReceived(b"NOSUCH\r\n")
         stranger.dataReceived(b"PING\r\n")
@@ -87,10 +87,10 @@ class WorkTests(SynchronousTestCase):
 
     def test_all_of_it_is_answered_in_order(self) -> None:
         client = self.connect(BLUE)
-        names = [b"NOSUCH%d" % number for number in range(10 * SHARE)]
+        names = [b"NOSUCH%d" % number for number in range(10 * bounds.WORK_BUDGET)]
         for at in range(0, len(names), 50):
             client.dataReceived(b"".join(encode([name]) for name in names[at : at + 50]))
-        self.assertEqual(self.answers(client), SHARE)
+        self.assertEqual(self.answers(client), bounds.WORK_BUDGET)
         self.turns_until(client, len(names))
         answers = client.transport.value().split(b"\r\n")
         for name, answer in zip(names, answers, strict=False):
@@ -98,63 +98,63 @@ class WorkTests(SynchronousTestCase):
 
     def test_long_commands_are_more_work(self) -> None:
         client = self.connect(BLUE)
-        client.dataReceived(encode([b"NOSUCH"] + [b"x"] * (WORDS * SHARE)) * 10)
+        client.dataReceived(encode([b"NOSUCH"] + [b"x"] * (bounds.WORK_WORDS * bounds.WORK_BUDGET)) * 10)
         self.assertEqual(self.answers(client), 1)
 
     def test_sessions_of_one_tenant_take_turns(self) -> None:
         first, second = self.connect(BLUE), self.connect(BLUE)
         first.dataReceived(b"NOSUCH\r\n" * 10_000)
-        second.dataReceived(b"NOSUCH\r\n" * SLICE)
+        second.dataReceived(b"NOSUCH\r\n" * bounds.WORK_SLICE)
         self.turn()
-        self.assertEqual(self.answers(second), SLICE)
+        self.assertEqual(self.answers(second), bounds.WORK_SLICE)
 
     def test_without_a_password_one_of_many_has_its_turn(self) -> None:
         crowd = [self.connect() for _ in range(20)]
         for client in crowd:
             client.dataReceived(b"PING\r\n" * 100)
         late = self.connect()
-        late.dataReceived(b"PING\r\n" * NOBODYS_SLICE)
+        late.dataReceived(b"PING\r\n" * bounds.UNAUTHENTICATED_WORK_SLICE)
         self.turn()
-        self.assertEqual(self.answers(late), NOBODYS_SLICE)
+        self.assertEqual(self.answers(late), bounds.UNAUTHENTICATED_WORK_SLICE)
 
     def test_one_that_ends_its_sending_gets_all_answers(self) -> None:
         client = self.connect(BLUE)
-        client.dataReceived(b"NOSUCH\r\n" * 3 * SHARE)
+        client.dataReceived(b"NOSUCH\r\n" * 3 * bounds.WORK_BUDGET)
         client.readConnectionLost()
-        self.turns_until(client, 3 * SHARE)
+        self.turns_until(client, 3 * bounds.WORK_BUDGET)
         self.assertTrue(client.session.ended)
 
     def test_one_that_quits_gets_all_answers(self) -> None:
         client = self.connect(BLUE)
-        client.dataReceived(b"NOSUCH\r\n" * 3 * SHARE + b"QUIT\r\nNOSUCH\r\n")
-        self.turns_until(client, 3 * SHARE + 1)
+        client.dataReceived(b"NOSUCH\r\n" * 3 * bounds.WORK_BUDGET + b"QUIT\r\nNOSUCH\r\n")
+        self.turns_until(client, 3 * bounds.WORK_BUDGET + 1)
         self.assertTrue(client.transport.value().endswith(b"+OK\r\n"))
         self.assertTrue(client.session.ended)
 
     def test_a_drain_waits_for_its_work(self) -> None:
         client = self.connect(BLUE)
-        client.dataReceived(b"NOSUCH\r\n" * 3 * SHARE)
+        client.dataReceived(b"NOSUCH\r\n" * 3 * bounds.WORK_BUDGET)
         self.factory.drain(lambda: None)
         client.drain()
-        self.turns_until(client, 3 * SHARE)
+        self.turns_until(client, 3 * bounds.WORK_BUDGET)
         self.assertTrue(client.session.ended)
 
     def test_nothing_is_done_for_one_that_is_revoked(self) -> None:
         client = self.connect(BLUE)
-        client.dataReceived(b"NOSUCH\r\n" * 3 * SHARE)
+        client.dataReceived(b"NOSUCH\r\n" * 3 * bounds.WORK_BUDGET)
         (changed,) = self.snapshot.listeners
         changed(Snapshot(None, [GREEN]))
         self.turn()
         self.turn()
-        self.assertEqual(self.answers(client), SHARE)
+        self.assertEqual(self.answers(client), bounds.WORK_BUDGET)
         self.assertTrue(client.session.ended)
 
     def test_nothing_is_done_for_one_that_is_gone(self) -> None:
         client = self.connect(BLUE)
-        client.dataReceived(b"NOSUCH\r\n" * 3 * SHARE)
+        client.dataReceived(b"NOSUCH\r\n" * 3 * bounds.WORK_BUDGET)
         client.connectionLost()
         self.turn()
-        self.assertEqual((self.answers(client), self.factory.work.waiting), (SHARE, 0))
+        self.assertEqual((self.answers(client), self.factory.work.waiting), (bounds.WORK_BUDGET, 0))
 
     def test_one_that_waits_and_sends_more_is_not_read(self) -> None:
         client = self.connect(BLUE)

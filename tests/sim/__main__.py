@@ -20,7 +20,19 @@ from . import simulation as sim
 
 ROOT = Path(__file__).parents[2]
 #: The commands of the floods, one for each run.
-FLOODS = ((), (b"NOSUCHCOMMAND",), (b"MULTI",), (b"SELECT", b"31"), (b"CLIENT", b"ID"), (b"INFO",), (b"AUTH", b"wrong"))
+FLOODS = (
+    (),
+    (b"NOSUCHCOMMAND",),
+    (b"MULTI",),
+    (b"SELECT", b"31"),
+    (b"CLIENT", b"ID"),
+    (b"HELLO",),
+    (b"SUBSCRIBE", b"a"),
+    (b"UNSUBSCRIBE",),
+    (b"PUBLISH", b"a", b"b"),
+    (b"INFO",),
+    (b"AUTH", b"wrong"),
+)
 
 
 def probes() -> set[str]:

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import gc
 import unittest
+from unittest import mock
+
+from redisproxy import bounds
 
 from . import simulation as sim
-from .__main__ import probes
+from .__main__ import FLOODS, probes
 
 
 def wrong(seed: int, options: sim.Options) -> list[str]:
@@ -118,10 +121,19 @@ class SimulationTests(unittest.TestCase):
         self.assertEqual(wrong(291, sim.options_of(291)), [])
 
     def test_a_wait_beside_a_flood_is_one_number(self) -> None:
-        alone, beside = sim.slowest_ping(), sim.slowest_ping(b"NOSUCHCOMMAND", seconds=0.5)
-        self.assertLess(alone, 0.01)
-        self.assertGreater(beside, 10 * alone)
-        self.assertEqual(beside, sim.slowest_ping(b"NOSUCHCOMMAND", seconds=0.5))
+        alone, beside = (sim.slowest_ping(*flood, seconds=0.2) for flood in ((), (b"NOSUCHCOMMAND",)))
+        self.assertLess(alone, 0.001)
+        self.assertEqual(beside, sim.slowest_ping(b"NOSUCHCOMMAND", seconds=0.2))
+
+    def test_no_flood_makes_another_tenant_wait(self) -> None:
+        """Without a share for each tenant, the proxy handled thousands of commands in one turn."""
+        for flood in FLOODS:
+            with self.subTest(flood=b" ".join(flood)):
+                self.assertLess(sim.slowest_ping(*flood, seconds=0.2), 0.025)
+
+    def test_without_shares_it_waits(self) -> None:
+        with mock.patch.object(bounds, "WORK_BUDGET", 10_000):
+            self.assertGreater(sim.slowest_ping(b"NOSUCHCOMMAND", seconds=0.3), 0.1)
 
     def test_rare_branches_have_names_of_their_own(self) -> None:
         simulation = sim.Simulation(7, sim.Options(newer=sim.NEWER, faults=sim.FAULTS))

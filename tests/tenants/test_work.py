@@ -6,31 +6,30 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from redisproxy import bounds
 from redisproxy.tenants.memory import NOBODY
-from redisproxy.tenants.work import LOW, NOBODYS_SLICE, SHARE, SLICE, TURN_SECONDS, Share, WorkQueue
+from redisproxy.tenants.work import Budget, WorkQueue
 
 
 class Session:
     """A session with so many units of work, each of which takes some seconds."""
 
-    def __init__(self, turns: Turns, share: Share, units: int, seconds: float = 0.0) -> None:
-        self.turns, self.share, self.units, self.seconds = turns, share, units, seconds
+    def __init__(self, turns: Turns, budget: Budget, units: int, seconds: float = 0.0) -> None:
+        self.turns, self.budget, self.units, self.seconds = turns, budget, units, seconds
         #: units that were done in each turn of the reactor
         self.done: dict[int, int] = {}
         self.work_on()
 
     def work_on(self) -> None:
         while self.units:
-            if self.share.left <= 0:
-                self.share.wait(self)
+            if self.budget.units <= 0:
+                self.budget.wait(self)
                 return
             self.units -= 1
             self.turns.now += self.seconds
             self.turns.order.append(self)
             self.done[self.turns.number] = self.done.get(self.turns.number, 0) + 1
-            self.share.left -= 1
-            if self.share.left <= LOW:
-                self.share.low()
+            self.budget.use(1)
 
 
 class Turns:
@@ -60,9 +59,9 @@ class WorkQueueTests(SynchronousTestCase):
 
     def test_little_work_waits_for_nothing(self) -> None:
         for _ in range(3):
-            self.assertEqual(self.session("blue", SHARE - LOW - 1).units, 0)
+            self.assertEqual(self.session("blue", bounds.WORK_BUDGET // 2 - 1).units, 0)
             self.assertEqual(self.turns.calls, [])
-            self.assertEqual(self.session("blue", LOW + 1).units, 0)
+            self.assertEqual(self.session("blue", bounds.WORK_BUDGET // 2 + 1).units, 0)
             self.turns.next()
         self.assertEqual(self.queue.waiting, 0)
         self.turns.next()
@@ -70,37 +69,40 @@ class WorkQueueTests(SynchronousTestCase):
 
     def test_a_share_belongs_to_a_tenant_not_to_a_session(self) -> None:
         sessions = [self.session("blue", 10) for _ in range(100)]
-        self.assertEqual(sum(session.done.get(0, 0) for session in sessions), SHARE)
+        self.assertEqual(sum(session.done.get(0, 0) for session in sessions), bounds.WORK_BUDGET)
         self.assertEqual(self.session("green", 10).units, 0, "another tenant waits for none of them")
 
     def test_what_waits_is_done_in_its_order(self) -> None:
-        sessions = [self.session("blue", SHARE if number == 0 else SLICE) for number in range(5)]
+        sessions = [self.session("blue", bounds.WORK_BUDGET if number == 0 else bounds.WORK_SLICE) for number in range(5)]
         self.turns.next()
         self.assertEqual([session.units for session in sessions], [0] * 5)
         begun = list(dict.fromkeys(self.turns.order))
         self.assertEqual(begun, sessions)
 
     def test_sessions_take_turns(self) -> None:
-        first, second = self.session("blue", SHARE + 3 * SLICE), self.session("blue", 3 * SLICE)
+        first, second = (
+            self.session("blue", bounds.WORK_BUDGET + 3 * bounds.WORK_SLICE),
+            self.session("blue", 3 * bounds.WORK_SLICE),
+        )
         del self.turns.order[:]
         self.turns.next()
-        self.assertEqual(self.turns.order, [*[first] * SLICE, *[second] * SLICE] * 3)
+        self.assertEqual(self.turns.order, [*[first] * bounds.WORK_SLICE, *[second] * bounds.WORK_SLICE] * 3)
 
     def test_tenants_take_turns(self) -> None:
         for namespace in ("blue", "green"):
-            self.session(namespace, SHARE)
-        crowd = [self.session("blue", SLICE) for _ in range(10)]
-        other = self.session("green", SLICE)
+            self.session(namespace, bounds.WORK_BUDGET)
+        crowd = [self.session("blue", bounds.WORK_SLICE) for _ in range(10)]
+        other = self.session("green", bounds.WORK_SLICE)
         del self.turns.order[:]
         self.turns.next()
         self.assertEqual(list(dict.fromkeys(self.turns.order))[:2], [crowd[0], other])
 
     def test_a_turn_has_an_end(self) -> None:
-        unit = TURN_SECONDS / SLICE / 4
+        unit = bounds.WORK_TURN_SECONDS / bounds.WORK_SLICE / 4
         session = self.session("blue", 1000, unit)
         before = self.turns.now
         self.turns.next()
-        self.assertAlmostEqual(self.turns.now - before, TURN_SECONDS, delta=SLICE * unit)
+        self.assertAlmostEqual(self.turns.now - before, bounds.WORK_TURN_SECONDS, delta=bounds.WORK_SLICE * unit)
         self.assertNotEqual(session.units, 0)
         while session.units:
             self.assertNotEqual(self.turns.calls, [])
@@ -108,37 +110,42 @@ class WorkQueueTests(SynchronousTestCase):
         self.turns.next()
         self.assertEqual((self.queue.waiting, self.turns.calls), (0, []))
 
+    def test_a_turn_has_an_end_where_the_clock_stands_still(self) -> None:
+        session = self.session("blue", 10 * bounds.WORK_TURN_UNITS)
+        self.turns.next()
+        self.assertEqual(session.done[1], bounds.WORK_TURN_UNITS)
+
     def test_who_was_not_served_is_first_the_next_time(self) -> None:
-        slow = TURN_SECONDS / SLICE
+        slow = bounds.WORK_TURN_SECONDS / bounds.WORK_SLICE
         for namespace in ("blue", "green", "red"):
-            self.session(namespace, SHARE)
-        sessions = [self.session(namespace, 10 * SLICE, slow) for namespace in ("blue", "green", "red")]
+            self.session(namespace, bounds.WORK_BUDGET)
+        sessions = [self.session(namespace, 10 * bounds.WORK_SLICE, slow) for namespace in ("blue", "green", "red")]
         for session in sessions:
             del self.turns.order[:]
             self.turns.next()
             self.assertEqual(set(self.turns.order), {session})
 
     def test_clients_without_a_password_come_last_and_are_not_forgotten(self) -> None:
-        slow = TURN_SECONDS / SLICE
-        self.session("blue", SHARE)
-        self.session(NOBODY, SHARE)
-        stranger, session = self.session(NOBODY, 100), self.session("blue", 10 * SLICE, slow)
+        slow = bounds.WORK_TURN_SECONDS / bounds.WORK_SLICE
+        self.session("blue", bounds.WORK_BUDGET)
+        self.session(NOBODY, bounds.WORK_BUDGET)
+        stranger, session = self.session(NOBODY, 100), self.session("blue", 10 * bounds.WORK_SLICE, slow)
         del self.turns.order[:]
         self.turns.next()
         self.assertEqual(list(dict.fromkeys(self.turns.order)), [session, stranger])
-        self.assertEqual(stranger.done[1], NOBODYS_SLICE)
+        self.assertEqual(stranger.done[1], bounds.UNAUTHENTICATED_WORK_SLICE)
 
     def test_one_that_leaves_is_not_served(self) -> None:
-        self.session("blue", SHARE)
+        self.session("blue", bounds.WORK_BUDGET)
         session = self.session("blue", 1)
-        session.share.leave(session)
+        session.budget.leave(session)
         self.turns.next()
         self.assertEqual(session.units, 1)
-        self.assertEqual(self.queue.of("blue").left, SHARE)
+        self.assertEqual(self.queue.of("blue").units, bounds.WORK_BUDGET)
 
     def test_shares_of_tenants_that_are_gone_are_forgotten(self) -> None:
         blue, green = self.queue.of("blue"), self.queue.of("green")
-        self.session("green", SHARE + 1)
+        self.session("green", bounds.WORK_BUDGET + 1)
         self.queue.keep({"red"})
         self.assertIsNot(self.queue.of("blue"), blue)
         self.assertIs(self.queue.of("green"), green, "one of its sessions waits")
