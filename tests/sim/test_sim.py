@@ -6,9 +6,6 @@ from __future__ import annotations
 
 import gc
 import unittest
-from unittest import mock
-
-from redisproxy import bounds
 
 from . import simulation as sim
 from .__main__ import FLOODS, probes
@@ -130,10 +127,6 @@ class SimulationTests(unittest.TestCase):
         for flood in FLOODS:
             with self.subTest(flood=b" ".join(flood)):
                 self.assertLess(sim.slowest_ping(*flood, seconds=0.2), 0.025)
-
-    def test_without_shares_it_waits(self) -> None:
-        with mock.patch.object(bounds, "WORK_BUDGET", 10_000):
-            self.assertGreater(sim.slowest_ping(b"NOSUCHCOMMAND", seconds=0.3), 0.1)
 
     def test_rare_branches_have_names_of_their_own(self) -> None:
         simulation = sim.Simulation(7, sim.Options(newer=sim.NEWER, faults=sim.FAULTS))
