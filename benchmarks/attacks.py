@@ -48,20 +48,22 @@ class Attack:
     """One row. An attacker has so many connections, logs in on them or not, and sends the commands
     again and again, as fast as they are taken. Replies are read.
 
-    commands: {password} is the tenant's password.
+    commands: {password} is the tenant's password; reconnect: it sends the commands once, and after
+    the first bytes of the answer it closes, and connects anew.
     """
 
     title: str
     commands: tuple[tuple[str, ...], ...]
     connections: int = 1
     log_in: bool = True
+    reconnect: bool = False
 
     def payload(self, password: str) -> bytes:
         """Returns as many of the commands as make about PIECE bytes."""
         once = b"".join(
             b"\r\n" if not words else command(*(word.format(password=password) for word in words)) for words in self.commands
         )
-        return once * (1 + PIECE // len(once))
+        return once if self.reconnect else once * (1 + PIECE // len(once))
 
 
 UNKNOWN = (("NOSUCH",),)
@@ -71,7 +73,7 @@ ATTACKS = {
     "multi": Attack("MULTI, DISCARD", (("MULTI",), ("DISCARD",))),
     "subscribe": Attack("SUBSCRIBE", (("SUBSCRIBE", "a"),)),
     "reset": Attack("RESET, AUTH", (("RESET",), ("AUTH", "{password}"))),
-    "info": Attack("CLIENT INFO", (("CLIENT", "INFO"),)),
+    "client-info": Attack("CLIENT INFO", (("CLIENT", "INFO"),)),
     "select": Attack("SELECT of its own index", (("SELECT", "1"),)),
     "hello": Attack("HELLO", (("HELLO",),)),
     "lines": Attack("empty lines", ((),)),
@@ -79,6 +81,25 @@ ATTACKS = {
     "nobody-50": Attack("50 connections without a password", UNKNOWN, 50, log_in=False),
     "nobody-300": Attack("300 connections without a password", UNKNOWN, 300, log_in=False),
     "nobody-900": Attack("900 connections without a password", UNKNOWN, 900, log_in=False),
+    "channels": Attack(
+        "SUBSCRIBE to 9,999 channels, UNSUBSCRIBE", (("SUBSCRIBE", *map(str, range(9_999))), ("UNSUBSCRIBE",))
+    ),
+    "subscribers": Attack(
+        "500 connections: SUBSCRIBE, RESET, AUTH", (("SUBSCRIBE", "a"), ("RESET",), ("AUTH", "{password}")), 500
+    ),
+    "words-unsubscribe": Attack("UNSUBSCRIBE of 28,000 channels", (("UNSUBSCRIBE", *["c"] * 28_000),)),
+    "words-numsub": Attack("PUBSUB NUMSUB of 28,000 channels", (("PUBSUB", "NUMSUB", *["c"] * 28_000),)),
+    "words-xread": Attack("XREAD of 14,000 streams", (("XREAD", "STREAMS", *["s"] * 14_000, *["0"] * 14_000),)),
+    "log-ins": Attack(
+        "log-ins on 50 connections, again and again", (("AUTH", "{password}"),), 50, log_in=False, reconnect=True
+    ),
+    "connects": Attack(
+        "2,000 connections without a password, made again and again", (("PING",),), 2_000, log_in=False, reconnect=True
+    ),
+    "info": Attack("INFO on 50 connections", (("INFO",),), 50),
+    "keys": Attack("PUBLISH, 100 connections", (("PUBLISH", "a", "b"),), 100),
+    "plain": Attack("SET, 900 pipelines", (("SET", "a", "b"),), 900),
+    "blpop": Attack("BLPOP of nothing, 200 connections, and PING behind", (("BLPOP", "nokey", "0.001"), ("PING",)), 200),
 }
 
 
@@ -102,7 +123,11 @@ def attack(name: str, port: int, password: str) -> None:
                     raise ConnectionResetError
                 if events & selectors.EVENT_WRITE:
                     state["sent"] += connection.send(payload[state["sent"] :])
+                    if row.reconnect and state["sent"] == len(payload):
+                        selector.modify(connection, selectors.EVENT_READ, state)
                     state["sent"] %= len(payload)
+                elif row.reconnect:
+                    raise ConnectionResetError
             except BlockingIOError:
                 pass
             except OSError:

@@ -254,6 +254,9 @@ WORK_TURN_SECONDS = 0.002
 #: Units in which they are served: where the clock stands still, and where it is coarse.
 WORK_TURN_UNITS: Annotated[int, 1] = 128
 
+#: Connections that a port accepts in one turn of the reactor: listen/bound_port.py.
+ACCEPTED_PER_TURN = 16
+
 # Counters of a tenant: tenants/account.py.
 
 #: Refused commands of one tenant that are counted by name. A tenant can try each command and

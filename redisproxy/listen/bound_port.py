@@ -19,6 +19,8 @@ from typing import Any
 from twisted.internet import tcp, unix
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorFDSet
 
+from .. import bounds
+
 
 class _BoundSocket(socket.socket):
     """A socket whose `listen` only keeps the backlog: Twisted calls it directly after `bind`."""
@@ -38,6 +40,20 @@ class BoundPort(tcp.Port):
 
     _bound: _BoundSocket
     _accepts = False
+    _connections = 1
+
+    @property
+    def numberAccepts(self) -> int:
+        """How many connections Twisted's port accepts in one turn of the reactor.
+
+        Twisted's own number grows while clients wait. Connections come with work, for the first
+        command and for the end: many of them at once keep everybody else waiting.
+        """
+        return self._connections
+
+    @numberAccepts.setter
+    def numberAccepts(self, number: int) -> None:
+        self._connections = min(number, bounds.ACCEPTED_PER_TURN)
 
     def createInternetSocket(self) -> socket.socket:
         """See Twisted's port, which binds the result."""

@@ -14,6 +14,7 @@ from twisted.internet import defer, endpoints, protocol, reactor, task
 from twisted.python.systemd import ListenFDs
 from twisted.trial import unittest
 
+from redisproxy import bounds
 from redisproxy.listen.endpoints import ListenError, Listening
 from redisproxy.listen.shared_port import adopt
 from redisproxy.listen.tls import make
@@ -111,6 +112,21 @@ class BoundTests(unittest.TestCase):
         client = self.connect(proxied)
         client.send(LOCAL)
         self.assertEqual(await self.received(client), b"hello")
+
+    def test_many_that_connect_at_once_are_accepted_in_several_turns(self) -> None:
+        listening = self.bind("tcp:0:interface=127.0.0.1")
+        listening.listen()
+        (port,) = listening.ports
+        address = listening.addresses[0]
+        waiting = 3 * bounds.ACCEPTED_PER_TURN + 1
+        for _ in range(waiting):
+            self.connect((address.host, address.port))
+        accepted = []
+        for _ in range(5):
+            before = self.factory.asked
+            port.doRead()
+            accepted.append(self.factory.asked - before)
+        self.assertEqual(accepted, [bounds.ACCEPTED_PER_TURN] * 3 + [1, 0])
 
     async def test_with_tls(self) -> None:
         certificate, key = Authority(self.directory).issue("proxy", "127.0.0.1")
