@@ -132,6 +132,12 @@ class ProxyPeer(Peer):
         plain, tls = re.findall(r"listening on \S+:(\d+)", process.log)[:2]
         super().__init__(variant.name, process.process.pid, process.stop, int(plain), TENANT_PASSWORD, int(tls))
         self.refresh = process.refresh
+        self._process = process
+
+    @property
+    def status_port(self) -> int:
+        """The port of the status endpoint, if the variant has one."""
+        return int(self._process.logged(r"the status page is at \S+:(\d+)")[1])
 
 
 class Bench:

@@ -39,7 +39,8 @@ from .tenants.model import Snapshot
 #: Seconds between two checks whether the proxy is ready. The page shows since when it is not, with
 #: this precision.
 LOOK = 1.0
-#: Seconds of work on a page before clients get a turn.
+#: Seconds of work on a page before clients get a turn, and of the rest after it. So pages take half
+#: of the time at most.
 SLICE = 0.005
 
 
@@ -89,6 +90,7 @@ class StatusService(service.Service):
             TokenCheck(settings.status_token_file),
             self._runbooks,
             lambda: page.render_runbooks(self._runbooks),
+            reactor,
         )
 
     @property
@@ -100,6 +102,7 @@ class StatusService(service.Service):
         """Listens. Raises ListenError."""
         super().privilegedStartService()
         self._listening.open(self._site)
+        self._site.limit_accepts(self._listening.ports)
 
     def startService(self) -> None:
         super().startService()
@@ -124,6 +127,7 @@ class StatusService(service.Service):
         for _, loop in self._loops:
             if loop.running:
                 loop.stop()
+        self._site.close()
         return self._listening.close()
 
     def _look(self) -> None:
@@ -154,7 +158,7 @@ class StatusService(service.Service):
 
 
 class _Slices:
-    """Divides the work on a page into turns of SLICE seconds. Clients get a turn after each."""
+    """Divides the work on a page into turns of SLICE seconds. Clients have as long after each."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -172,7 +176,7 @@ class _Slices:
             cancelled.addErrback(lambda _: "")
 
         wait: defer.Deferred[str] = defer.Deferred(cancel)
-        call = self._clock.callLater(0, self._go_on, wait)
+        call = self._clock.callLater(SLICE, self._go_on, wait)
         return wait
 
     def _go_on(self, wait: defer.Deferred[str]) -> None:

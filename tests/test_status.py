@@ -128,7 +128,7 @@ class StatusServiceTests(unittest.SynchronousTestCase):
             self.assertEqual(transport.value(), b"")
             while not transport.value():
                 self.reactor.advance(0)
-        self.assertGreater(len([call for call in turns.mock_calls if call.args[0] == 0]), 5)
+        self.assertGreater(len([call for call in turns.mock_calls if call.args[0] == status.SLICE]), 5)
         self.assertIn(b"<td>team-99</td>", transport.value())
         self.reactor.takes = 0.0
 

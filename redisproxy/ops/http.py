@@ -1,8 +1,8 @@
-"""The status endpoint over HTTP: who may ask for what, and how much.
+"""The status endpoint over HTTP: who may ask for what.
 
-Owns the check of the token, and the bounds. Anybody may ask the probes, which tell only the state.
-The page and the metrics name namespaces. They are for requests from this machine, or with the
-token.
+Owns the check of the token. Anybody may ask the probes, which tell only the state. The page and the
+metrics name namespaces. They are for requests from this machine, or with the token. `http_port`
+owns the bounds.
 """
 
 from __future__ import annotations
@@ -16,20 +16,16 @@ from pathlib import Path
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET, Request
 
 from ..messages import Text
 from ..printable import printable
+from .http_port import HttpSite
 
-#: Connections at the same time. Further ones are closed.
-CONNECTIONS = 64
-#: Seconds for a request to arrive, and for a connection to be used again.
-TIMEOUT = 15
 #: Bytes that are read of the token file.
 TOKEN_LIMIT = 4096
 
@@ -192,43 +188,6 @@ class _Root(Resource):
         return self._page if path == b"" and not request.postpath else _NOWHERE
 
 
-class _Request(Request):
-    """A request without a body: nothing here reads one."""
-
-    def gotLength(self, length: int | None) -> None:
-        if length != 0:
-            self.channel.loseConnection()
-        super().gotLength(0)
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Discards the data."""
-
-
-class _Bounded(WrappingFactory):
-    """Accepts no more than CONNECTIONS at the same time."""
-
-    noisy = False
-
-    def logPrefix(self) -> str:
-        """Returns the name of the port in Twisted's log line when it opens, which is shown at debug
-        level.
-        """
-        return "The status endpoint"
-
-    # None closes the connection, which `Factory`, a base class of this one, allows.
-    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]
-        return None if len(self.protocols) >= CONNECTIONS else super().buildProtocol(addr)
-
-
-class _Site(Site):
-    noisy = False
-    displayTracebacks = False
-    requestFactory = _Request
-
-    def log(self, request: http.Request) -> None:
-        """Does nothing: probes every few seconds would fill the log."""
-
-
 def site(
     page: Callable[[], Deferred[bytes]],
     headers: dict[bytes, bytes],
@@ -237,7 +196,8 @@ def site(
     token_check: TokenCheck,
     runbooks: Mapping[str, bytes],
     runbooks_list: Callable[[], Deferred[bytes]],
-) -> WrappingFactory:
+    clock: IReactorTime,
+) -> HttpSite:
     """Returns a factory for HTTP connections.
 
     page: makes the HTML of the status page.
@@ -247,6 +207,7 @@ def site(
     token_check: for the page, the metrics and the runbooks.
     runbooks: Markdown, by name.
     runbooks_list: makes the HTML of the list of runbooks.
+    clock: for time limits.
     """
 
     def html(make: Callable[[], Deferred[bytes]]) -> Callable[[Request], _Content]:
@@ -275,4 +236,4 @@ def site(
     for name, text in runbooks.items():
         books.putChild(name.encode(), _Answer(runbook(text), token_check))
     root.putChild(b"runbooks", books)
-    return _Bounded(_Site(root, timeout=TIMEOUT))
+    return HttpSite(root, clock, probes=(b"/livez", b"/readyz"))
