@@ -68,6 +68,9 @@ def known_to_1_20() -> str:
         if document["kind"] == "Deployment":
             for constraint in document["spec"]["template"]["spec"]["topologySpreadConstraints"]:
                 del constraint["matchLabelKeys"]
+        if document["kind"] == "NetworkPolicy":
+            for rule in document["spec"]["ingress"]:
+                rule["ports"] = [port for port in rule["ports"] if "endPort" not in port]
     return yaml.safe_dump_all(sorted(found, key=lambda document: document["kind"] != "Namespace"))
 
 

@@ -106,6 +106,14 @@ class ChartTests(unittest.TestCase):
                 validate(document)
             self.assertTrue(settings_of(found))
 
+    def test_without_its_policies_it_is_the_base_without_one(self) -> None:
+        without = [document for document in documents(BASE) if document["kind"] != "NetworkPolicy"]
+        self.assert_same(charted({"networkPolicy": {"statusPort": False}}), without)
+
+    def test_the_strict_policies_do_not_need_the_one_of_the_status_port(self) -> None:
+        values = {"networkPolicy": {"enabled": True, "statusPort": False}}
+        self.assert_same(charted(values), with_components("network-policy"))
+
     def test_values_become_settings(self) -> None:
         values = {
             "nsPrefix": "team-",

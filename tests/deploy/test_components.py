@@ -209,8 +209,11 @@ class ComponentTests(unittest.TestCase):
             self.assertNotEqual(settings_of(with_components(*order)).listen, whole)
 
 
-class NetworkPolicyTests(unittest.TestCase):
+class PolicyTestCase(unittest.TestCase):
     """Which connections the policies allow, by the rules of Kubernetes."""
+
+    #: Those in force besides the base.
+    components: tuple[str, ...] = ()
 
     #: Labels of namespaces, and of the pods in them.
     PLACES = {
@@ -225,7 +228,7 @@ class NetworkPolicyTests(unittest.TestCase):
     }
 
     def setUp(self) -> None:
-        self.policies = [d for d in with_components("network-policy") if d["kind"] == "NetworkPolicy"]
+        self.policies = [d for d in with_components(*self.components) if d["kind"] == "NetworkPolicy"]
 
     def matches(self, selector: dict | None, labels: dict) -> bool:
         self.assertLessEqual(set(selector or {}), {"matchLabels"})
@@ -254,14 +257,53 @@ class NetworkPolicyTests(unittest.TestCase):
         ]
         peers = {"Ingress": "from", "Egress": "to"}[direction]
         return not applying or any(
-            any(self.peer_is(peer, place, own) for peer in rule[peers])
-            and any(open_["port"] == port and open_["protocol"] == protocol for open_ in rule["ports"])
+            (peers not in rule or any(self.peer_is(peer, place, own) for peer in rule[peers]))
+            and any(
+                open_["port"] <= port <= open_.get("endPort", open_["port"]) and open_["protocol"] == protocol
+                for open_ in rule["ports"]
+            )
             for spec in applying
             for rule in spec[direction.lower()]
         )
 
     def who(self, direction: str, of: str, port: int, protocol: str = "TCP") -> set[str]:
         return {place for place in self.PLACES if self.allows(direction, of, place, port, protocol)}
+
+
+class BasePolicyTests(PolicyTestCase):
+    """The base closes the status port, and nothing else."""
+
+    def test_only_monitoring_reaches_the_status_port(self) -> None:
+        (container,) = only("Deployment")["spec"]["template"]["spec"]["containers"]
+        (port,) = (port for port in container["ports"] if port["name"] == "status")
+        self.assertEqual(self.who("Ingress", "proxy", port["containerPort"]), {"monitoring"})
+
+    def test_all_other_ports_stay_open(self) -> None:
+        """Also those of a mesh: 15008 is Istio's, 4143 Linkerd's."""
+        for port in (1, 4143, 6379, 6380, 6390, 9179, 9181, 15008, 65535):
+            self.assertEqual(self.who("Ingress", "proxy", port), set(self.PLACES), port)
+
+    def test_the_ports_for_clients_need_no_range(self) -> None:
+        (policy,) = self.policies
+        for rule in policy["spec"]["ingress"]:
+            rule["ports"] = [port for port in rule["ports"] if "endPort" not in port]
+        for name_ in ("redis", "redis-tls"):
+            (port,) = (
+                port["port"] for port in only("Service", with_components("tls"))["spec"]["ports"] if port["name"] == name_
+            )
+            self.assertEqual(self.who("Ingress", "proxy", port), set(self.PLACES))
+
+    def test_what_leaves_the_pod_is_not_bounded(self) -> None:
+        self.assertEqual(self.who("Egress", "proxy", 6379), set(self.PLACES))
+
+    def test_redis_is_as_before(self) -> None:
+        self.assertEqual(self.who("Ingress", "redis", 6379), set(self.PLACES))
+
+
+class NetworkPolicyTests(PolicyTestCase):
+    """The component takes the place of the base's policy: policies only ever allow more."""
+
+    components = ("network-policy",)
 
     def test_who_reaches_the_proxy(self) -> None:
         for port in (6379, 6380):
