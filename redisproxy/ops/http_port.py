@@ -46,8 +46,9 @@ CPU_FRACTION = 0.2
 ACCEPTS = 32
 #: Seconds of the port's rest for each of them.
 ACCEPT_SECONDS = 0.0002
-#: Connections that one address may open in BURST_SECONDS. The further ones are closed.
-BURST = 16
+#: Connections that one address may open in BURST_SECONDS. The further ones are closed. Clients that
+#: wait for their answers open fewer.
+BURST = 100
 BURST_SECONDS = 0.1
 
 

@@ -68,13 +68,22 @@ class ComponentTests(unittest.TestCase):
 
     def test_the_policy_for_a_redis_outside_is_as_the_page_says(self) -> None:
         parts = (DEPLOY.parent / "docs/install.md").read_text().split("\n\n")
-        (block,) = (textwrap.dedent(part) for part in parts if part.startswith("    patches:"))
+        _, block = (textwrap.dedent(part) for part in parts if part.startswith("    patches:"))
         found = started_with("network-policy", yaml.safe_load(block)["patches"])
         (policy,) = (document for document in found if document["kind"] == "NetworkPolicy")
         validate(policy)
         self.assertEqual(policy["metadata"]["namespace"], "redisproxy")
         peers = [peer for rule in policy["spec"]["egress"] for peer in rule["to"]]
         self.assertIn({"ipBlock": {"cidr": "203.0.113.7/32"}}, peers)
+
+    def test_the_policy_for_a_prometheus_elsewhere_is_as_the_page_says(self) -> None:
+        parts = (DEPLOY.parent / "docs/install.md").read_text().split("\n\n")
+        block, _ = (textwrap.dedent(part) for part in parts if part.startswith("    patches:"))
+        for component in ("monitoring", "network-policy"):
+            found = started_with(component, yaml.safe_load(block)["patches"])
+            policy = next(document for document in found if name(document) == ("NetworkPolicy", "redisproxy", "redisproxy"))
+            validate(policy)
+            self.assertEqual(policy["spec"]["ingress"][-1]["from"], [{"ipBlock": {"cidr": "10.0.1.0/24"}}])
 
     def test_the_overlay(self) -> None:
         found = kustomized(PRODUCTION)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import redis
 
 from redisproxy import messages
+from redisproxy.ops import http_port
 from redisproxy.ops.history import SAMPLES, History
 from redisproxy.ops.page import PageContent, render
 from redisproxy.ops.problems import open_problems
@@ -215,17 +217,67 @@ class StatusTests(unittest.TestCase):
             self.assertEqual(ask(port, path)[0], 404, path)
         self.assertNotIn("GET /", self.installation.proxy.log)
 
-    def test_a_hostile_client_costs_others_nothing(self) -> None:
+    def attack(self, port: int, data: bytes = b"") -> socket.socket:
+        """Connects from another address than the probes, and sends these bytes."""
+        connection = socket.create_connection(("127.0.0.1", port), timeout=LIMIT, source_address=("127.0.0.2", 0))
+        self.addCleanup(connection.close)
+        connection.sendall(data)
+        return connection
+
+    def test_connections_that_send_little_make_room(self) -> None:
         port = self.start()
         blue = self.installation.blue()
-        # Many connections that send nothing.
-        for _ in range(100):
-            connection = socket.create_connection(("127.0.0.1", port))
-            self.addCleanup(connection.close)
+        held = []
+        for _ in range(6):
+            held += [self.attack(port, b"GET /li") for _ in range(http_port.CONNECTIONS // 4)]
+            self.assertEqual(ask(port, "/livez")[0], 200)
         self.assertTrue(blue.ping())
-        # Connections past the bound are closed at once.
-        connection.settimeout(LIMIT)
-        self.assertEqual(connection.recv(1), b"")
+        # The oldest of them has made room.
+        held[0].settimeout(LIMIT)
+        with contextlib.suppress(ConnectionResetError):
+            self.assertEqual(held[0].recv(1), b"")
+
+    def test_pipelines_do_not_hold_up_tenants_or_probes(self) -> None:
+        port = self.start()
+        blue = self.installation.blue()
+        request = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        pipelines = []
+        for _ in range(60):
+            pipelines.append(self.attack(port, request * (http_port.HEAD_BYTES // len(request))))
+        # All these answers take seconds, and Twisted alone would write each pipeline's in one turn.
+        for _ in range(10):
+            self.assertTrue(blue.ping())
+            self.assertEqual(ask(port, "/livez")[0], 200)
+        answered = 0
+        for pipeline in pipelines:
+            pipeline.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while data := pipeline.recv(1 << 20):
+                    answered += data.count(b"HTTP/1.1 404")
+        self.assertLess(answered, len(pipelines) * (http_port.HEAD_BYTES // len(request)) / 2)
+        self.assertNotIn("nowhere", self.installation.proxy.log)
+
+    def test_what_attackers_do_leaves_no_line_in_the_log(self) -> None:
+        port = self.start()
+        until(lambda: ask(port, "/readyz")[0] == 200, "ready")
+        before = self.installation.proxy.log
+        for data in (
+            b"nonsense\r\n\r\n",
+            b"\r\n\r\n",
+            b"GET /%ff%00?x=%zz&a=b HTTP/1.1\r\n\r\n",
+            b"BREW / HTTP/1.1\r\n\r\n",
+            b"POST /metrics HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: \xff[\r\nAuthorization: Basic \xff\r\nCookie: =;=\r\n\r\n",
+            b"GET http://[ HTTP/1.1\r\n\r\n",
+            b"x" * (http_port.HEAD_BYTES + 1),
+        ):
+            connection = self.attack(port, data)
+            connection.settimeout(LIMIT)
+            with contextlib.suppress(ConnectionResetError):
+                connection.recv(65536)
+            connection.close()
+        self.assertEqual(ask(port, "/livez")[0], 200)
+        self.assertEqual(self.installation.proxy.log, before)
 
     def test_a_body_is_not_taken(self) -> None:
         port = self.start()

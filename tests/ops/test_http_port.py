@@ -220,7 +220,7 @@ class SlotTests(PortTests):
 
 class TurnTests(PortTests):
     def test_a_pipeline_leaves_the_reactor_its_turns(self) -> None:
-        """As many requests as fit into one read. Version 0.1 answered all of them in one turn."""
+        """Twisted's HTTPChannel by itself answers all of them in one turn."""
         self.work.seconds = 0.0002
         connection = self.connect()
         count = http_port.HEAD_BYTES // len(LIVEZ)
