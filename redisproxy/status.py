@@ -8,7 +8,7 @@ Owns the decision what is shown to whom. `ops.http` owns HTTP, `ops.metrics` the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from twisted.application import service
@@ -39,8 +39,8 @@ from .tenants.model import Snapshot
 #: Seconds between two checks whether the proxy is ready. The page shows since when it is not, with
 #: this precision.
 LOOK = 1.0
-#: Seconds of work on a page before clients get a turn, and of the rest after it. So pages take half
-#: of the time at most.
+#: Seconds of work on a page or on the metrics before clients get a turn, and of the rest after it.
+#: So they take half of the time at most.
 SLICE = 0.005
 
 
@@ -81,11 +81,12 @@ class StatusService(service.Service):
         for _, loop in self._loops:
             loop.clock = reactor
         self._guarded = settings.status_token_file is not None
+        self._exposition = Exposition(stats)
         self._runbooks = read_runbooks()
         self._site = site(
             self._page,
             page.HEADERS,
-            Exposition(stats).render,
+            self._metrics,
             not_ready,
             TokenCheck(settings.status_token_file),
             self._runbooks,
@@ -141,6 +142,19 @@ class StatusService(service.Service):
         self._history.add(now, stats["counts"])
         self._problems.see(open_problems(stats, self._history.recent(now, stats["counts"], rates=False)), now)
 
+    def _metrics(self, accept: str) -> tuple[str, defer.Deferred[bytes]]:
+        content_type, pieces = self._exposition.render(accept)
+        return content_type, defer.Deferred.fromCoroutine(self._joined(pieces))
+
+    async def _joined(self, pieces: Iterable[bytes]) -> bytes:
+        slices, found = _Slices(self._clock), []
+        for piece in pieces:
+            found.append(piece)
+            wait = slices.pause()
+            if wait is not None:
+                await wait
+        return b"".join(found)
+
     def _page(self) -> defer.Deferred[bytes]:
         self._look()
         stats, now = self._stats(), self._clock.seconds()
@@ -158,7 +172,9 @@ class StatusService(service.Service):
 
 
 class _Slices:
-    """Divides the work on a page into turns of SLICE seconds. Clients have as long after each."""
+    """Divides the work on a page or on the metrics into turns of SLICE seconds. Clients have as
+    long after each.
+    """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock

@@ -132,17 +132,32 @@ class StatusServiceTests(unittest.SynchronousTestCase):
         self.assertIn(b"<td>team-99</td>", transport.value())
         self.reactor.takes = 0.0
 
+    def test_metrics_leave_clients_their_turns(self) -> None:
+        self.stats = {**self.stats, **stats(**{f"team-{number:03}": tenant_stats() for number in range(100)})}
+        self.reactor.takes = status.SLICE / 10
+        with mock.patch.object(self.reactor, "callLater", wraps=self.reactor.callLater) as turns:
+            transport = self.ask(b"/metrics")
+            self.assertEqual(transport.value(), b"")
+            while not transport.value():
+                self.reactor.advance(0)
+        self.reactor.takes = 0.0
+        self.assertGreater(len([call for call in turns.mock_calls if call.args[0] == status.SLICE]), 3)
+        head, _, body = transport.value().partition(b"\r\n\r\n")
+        self.assertIn(b"content-length: %d" % len(body), head.lower())
+        self.assertIn(b'namespace="team-099"', body)
+
     def test_for_who_has_left_no_page_is_made(self) -> None:
         self.stats = {**self.stats, **stats(**{f"team-{number}": tenant_stats() for number in range(100)})}
         self.stats["counts"]["redis_seconds"] = redis_seconds()
-        self.reactor.takes = status.SLICE / 10
-        transport = self.ask(b"/")
-        self.protocol.connectionLost(mock.Mock())
-        self.reactor.takes = 0.0
-        before = len(self.reactor.getDelayedCalls())
-        self.reactor.advance(0)
-        self.assertEqual(transport.value(), b"")
-        self.assertEqual(len(self.reactor.getDelayedCalls()), before)
+        for path in (b"/", b"/metrics"):
+            self.reactor.takes = status.SLICE / 10
+            transport = self.ask(path)
+            self.protocol.connectionLost(mock.Mock())
+            self.reactor.takes = 0.0
+            before = len(self.reactor.getDelayedCalls())
+            self.reactor.advance(0)
+            self.assertEqual(transport.value(), b"")
+            self.assertEqual(len(self.reactor.getDelayedCalls()), before)
         gc.collect()  # a failure that nobody handled is logged when its Deferred is collected
         self.assertEqual(self.flushLoggedErrors(), [])
 

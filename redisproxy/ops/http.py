@@ -191,7 +191,7 @@ class _Root(Resource):
 def site(
     page: Callable[[], Deferred[bytes]],
     headers: dict[bytes, bytes],
-    metrics: Callable[[str], tuple[str, bytes]],
+    metrics: Callable[[str], tuple[str, Deferred[bytes]]],
     unready: Callable[[], Text | None],
     token_check: TokenCheck,
     runbooks: Mapping[str, bytes],

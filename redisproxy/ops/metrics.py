@@ -33,6 +33,8 @@ from .stats import ANSWERS, HistogramStats, Stats, TenantStats, WorkersState, to
 #: `_other`; other problems have none.
 SERIES = 5000
 _OTHER = "_other"
+#: Samples that are encoded at once: a millisecond's work.
+PIECE = 250
 
 _Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
@@ -303,7 +305,33 @@ class Exposition:
         self._registry.register(StatsCollector(stats))
         ProcessCollector(registry=self._registry)
 
-    def render(self, accept: str) -> tuple[str, bytes]:
-        """Returns (content type, text) in the format that an Accept header requests."""
+    def render(self, accept: str) -> tuple[str, Iterator[bytes]]:
+        """Returns (content type, pieces of text) in the format that an Accept header requests. Each
+        piece takes some milliseconds at most. The numbers are those of the first piece's moment.
+        """
         encode, content_type = choose_encoder(accept)
-        return content_type, encode(self._registry)
+        return content_type, _pieces(encode, self._registry)
+
+
+def _pieces(encode: Callable[[Collector], bytes], registry: Collector) -> Iterator[bytes]:
+    end = encode(_Samples([]))
+    for metric in registry.collect():
+        for start in range(0, max(1, len(metric.samples)), PIECE):
+            piece = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+            piece.samples = metric.samples[start : start + PIECE]
+            text = encode(_Samples([piece])).removesuffix(end)
+            if start:  # the metric's head is there already
+                text = b"".join(line for line in text.splitlines(keepends=True) if not line.startswith(b"# "))
+            yield text
+    yield end
+
+
+class _Samples(Collector):
+    """A collector of metrics that are made."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        """See `prometheus_client.registry.Collector`."""
+        return self._metrics

@@ -6,12 +6,15 @@ import copy
 import json
 import os
 import unittest
+from collections.abc import Callable
+from unittest import mock
 
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 
 from redisproxy.ops import metrics
 from redisproxy.ops.metrics import Exposition
-from redisproxy.ops.stats import total
+from redisproxy.ops.stats import Stats, total
 
 from ..support.stats import stats
 
@@ -35,6 +38,11 @@ class FiguresTests(unittest.TestCase):
         self.assertEqual(one, stats()["counts"])  # what was added stays as it was
 
 
+def render(of: Callable[[], Stats], accept: str) -> tuple[str, bytes]:
+    content_type, pieces = Exposition(of).render(accept)
+    return content_type, b"".join(pieces)
+
+
 def samples(text: bytes) -> dict[tuple[str, tuple], float]:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -45,7 +53,7 @@ def samples(text: bytes) -> dict[tuple[str, tuple], float]:
 
 class ExpositionTests(unittest.TestCase):
     def test_a_parser_finds_them(self) -> None:
-        content_type, text = Exposition(stats).render("")
+        content_type, text = render(stats, "")
         self.assertIn("text/plain", content_type)
         found = samples(text)
         family = (("family", "plain"), ("namespace", "team-a"))
@@ -66,15 +74,30 @@ class ExpositionTests(unittest.TestCase):
         self.assertIn(("process_resident_memory_bytes", ()), found)
 
     def test_open_metrics_for_who_asks(self) -> None:
-        content_type, text = Exposition(stats).render("application/openmetrics-text; version=1.0.0")
+        content_type, text = render(stats, "application/openmetrics-text; version=1.0.0")
         self.assertIn("openmetrics", content_type)
         self.assertTrue(text.endswith(b"# EOF\n"))
+
+    def test_the_pieces_are_what_the_library_writes_at_once(self) -> None:
+        many = {f"team-{number:05}": stats()["counts"]["tenants"]["team-a"] for number in range(metrics.PIECE * 2 + 1)}
+        with mock.patch("time.time", lambda: 0.0):
+            for accept in ("", "application/openmetrics-text; version=1.0.0"):
+                exposition = Exposition(lambda: stats(**many))
+                encode, _ = choose_encoder(accept)
+                pieces = list(exposition.render(accept)[1])
+                self.assertLess(max(text.count(b"\n") for text in pieces), metrics.PIECE + 10)
+                # The process's own numbers change between two collections.
+                whole = encode(exposition._registry)
+                found = [
+                    [line for line in text.splitlines() if b"process_" not in line] for text in (b"".join(pieces), whole)
+                ]
+                self.assertEqual(*found)
 
     def test_each_is_documented(self) -> None:
         from pathlib import Path
 
         table = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
-        _, text = Exposition(stats).render("")
+        _, text = render(stats, "")
         for family in text_string_to_metric_families(text.decode()):
             if family.name.startswith("redisproxy_"):
                 name = family.name + "_total" * (family.type == "counter")
@@ -83,14 +106,14 @@ class ExpositionTests(unittest.TestCase):
     def test_thousands_of_tenants_are_no_thousands_of_series(self) -> None:
         one = stats()["counts"]["tenants"]["team-a"] | {"sessions": 1}
         many = {f"team-{number:05}": one for number in range(metrics.SERIES + 7)}
-        found = samples(Exposition(lambda: stats(**many)).render("")[1])
+        found = samples(render(lambda: stats(**many), "")[1])
         series = [key for key in found if key[0] == "redisproxy_tenant_sessions"]
         self.assertEqual(len(series), metrics.SERIES + 1)
         self.assertEqual(found["redisproxy_tenant_sessions", (("namespace", "_other"),)], 7)
         self.assertEqual(len([key for key in found if key[0] == "redisproxy_tenant_limit_connections"]), metrics.SERIES)
 
     def test_workers(self) -> None:
-        found = samples(Exposition(stats).render("")[1])
+        found = samples(render(stats, "")[1])
         named = {name for name, _ in found}
         counts = [found[f"redisproxy_{name}", ()] for name in ("workers", "workers_wanted", "worker_restarts_total")]
         self.assertEqual(counts, [2, 3, 5])
@@ -100,7 +123,7 @@ class ExpositionTests(unittest.TestCase):
         self.assertIn(("redisproxy_worker_process_cpu_seconds_total", (("worker", "3"),)), found)
         alone = stats()
         alone["state"]["workers"] = None
-        left = {name for name, _ in samples(Exposition(lambda: alone).render("")[1])}
+        left = {name for name, _ in samples(render(lambda: alone, "")[1])}
         self.assertEqual({name for name in named - left if "_worker" not in name}, set())
         self.assertEqual({name for name in left if "_worker" in name}, set())
 
@@ -108,12 +131,12 @@ class ExpositionTests(unittest.TestCase):
         gone = stats()
         # there is no such process
         gone["state"]["workers"]["pids"] = {"1": os.getpid(), "2": 2**22 + 1}
-        found = samples(Exposition(lambda: gone).render("")[1])
+        found = samples(render(lambda: gone, "")[1])
         numbers = {label for name, labels in found for label in labels if "worker_process" in name}
         self.assertEqual(numbers, {("worker", "1")})
 
     def test_limits_and_what_they_do(self) -> None:
-        found = samples(Exposition(stats).render("")[1])
+        found = samples(render(stats, "")[1])
         one = (("namespace", "team-a"),)
         self.assertEqual(found["redisproxy_tenant_limit_connections", one], 50)
         self.assertEqual(found["redisproxy_tenant_limit_bytes_per_second", one], 1_000_000)
