@@ -1273,9 +1273,10 @@ PROTOCOL_NOT_AN_INTEGER = ClientError(
 HELLO_OPTION = ClientError("error-hello-option", "ERR Syntax error in HELLO option '{option}'")
 CLIENT_NAME = ClientError(
     "error-client-name",
-    "ERR Client names cannot contain spaces, newlines or special characters, or more than {most} bytes.",
+    "ERR {what} cannot contain spaces, newlines or special characters.",
 )
-SETINFO = ClientError("error-setinfo", "ERR Unrecognized option for CLIENT SETINFO: it takes LIB-NAME or LIB-VER")
+CLIENT_NAME_TOO_LONG = ClientError("error-client-name-too-long", "ERR {what} cannot have more than {most} bytes")
+SETINFO = ClientError("error-setinfo", "ERR Unrecognized option '{option}'")
 NOT_RESP_ERROR = ClientError(
     "error-protocol",
     "ERR Protocol error: {reason}",
@@ -1370,12 +1371,6 @@ MULTI_INSIDE = ClientError(
     "error-inside-multi",
     "ERR {command} inside MULTI is not allowed",
     "Send the command before MULTI, or after EXEC.",
-    "tenants.md",
-)
-MULTI_SUBSCRIBED = ClientError(
-    "error-multi-subscribed",
-    "ERR Can't execute 'multi': it is not allowed for subscribers that speak RESP2",
-    "Use a separate connection for the subscription.",
     "tenants.md",
 )
 TOO_MANY_SUBSCRIPTIONS = ClientError(

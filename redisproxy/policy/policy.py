@@ -246,6 +246,11 @@ def make_policy(
             elif name in commands:  # else a MULTI would never end if the server's EXEC was renamed
                 table[name] = kind
                 forwarded.append(name)
+    # Redis's own text, which the session passes on.
+    help_text = [each.name for each in commands[b"PUBSUB"].subcommands] if b"PUBSUB" in set(commands) - deny else []
+    forwarded += [name for name in help_text if name == b"PUBSUB|HELP"]
+    if b"RESET" not in commands:
+        table.pop(b"RESET", None)  # before Redis 6.2
     forwarded += [name for name in (b"ECHO", b"FLUSHDB", b"HELLO", b"PING") if name in commands and name not in forwarded]
     subcommands_known = {subcommand.name for command in commands.values() for subcommand in command.subcommands}
     named = set(commands) | subcommands_known

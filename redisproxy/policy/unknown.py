@@ -1,7 +1,7 @@
 """The errors for a command or subcommand that the server does not have, in Redis's own words.
 Clients use these errors to find out what a server can do.
 
-Owns the two errors and their limits. Source: server.c of Redis 6.2 and 7 (processCommand,
+Owns these errors and their limits. Source: server.c of Redis 6.2 and 7 (processCommand,
 commandCheckExistence), networking.c of Redis 6.2 (addReplySubcommandSyntaxError).
 """
 
@@ -35,8 +35,16 @@ def subcommand_error(container: bytes, subcommand: bytes, before_7: bool = False
     before_7: as in `command_error`. Redis 6.2 and older also answer this to a wrong number of
     arguments.
     """
-    what = b"Unknown subcommand or wrong number of arguments for" if before_7 else b"unknown subcommand"
-    return _line(b"%b '%b'. Try %b HELP." % (what, _text(subcommand), _text(container).upper()))
+    if before_7:
+        return syntax_error(container, subcommand, before_7)
+    return _line(b"unknown subcommand '%b'. Try %b HELP." % (_text(subcommand), _text(container).upper()))
+
+
+def syntax_error(container: bytes, subcommand: bytes, before_7: bool = False) -> bytes:
+    """The error reply to a subcommand whose arguments make no sense. before_7: as above."""
+    what = b"Unknown" if before_7 else b"unknown"
+    text = b"%b subcommand or wrong number of arguments for '%b'. Try %b HELP."
+    return _line(text % (what, _text(subcommand), _text(container).upper()))
 
 
 def _text(word: bytes, limit: int = SHOWN) -> bytes:

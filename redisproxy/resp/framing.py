@@ -137,9 +137,12 @@ _HEX = frozenset(b"0123456789abcdefABCDEF")
 
 
 def split_inline(line: bytes) -> list[bytes]:
-    """The arguments of an inline command. Quotes have the meaning of Redis's sdssplitargs().
+    """The arguments of an inline command. Quotes have the meaning of Valkey's sdssplitargs(), since
+    its version 9.1: as in a shell, an argument may consist of several parts, quoted or not. Other
+    servers refuse a line in which a closing quote does not end the argument, and agree about all
+    other lines.
 
-    Raises ProtocolError if a quote is not closed, or if anything but space follows a closing quote.
+    Raises ProtocolError if a quote is not closed.
     """
     if not _UNUSUAL.search(line):
         return line.split()
@@ -158,11 +161,10 @@ def split_inline(line: bytes) -> list[bytes]:
                 argument += character
                 continue
             pos = _quoted(line, pos, character, argument)
-            # A closing quote ends the argument: only space may follow it. \v and \f are refused
-            # there, because Redis and Valkey disagree about them.
-            if pos < end and line[pos] not in _WORD_END:
+            # \v and \f are refused behind a closing quote, because Redis and Valkey disagree about
+            # them.
+            if pos < end and line[pos] in b"\v\f":
                 raise ProtocolError("unbalanced quotes in request")
-            break
         arguments.append(bytes(argument))
 
 

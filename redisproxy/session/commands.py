@@ -1,9 +1,9 @@
 """The table of inspected commands: what each needs before it runs, and which handler runs it.
 
 Owns the order of checks, so which error a client gets where several apply: no log-in; unknown or
-refused by the policy; wrong number of arguments; inside MULTI. Then the session waits, if the
-command needs that: until no reply is pending, then for a dedicated connection. Then the command's
-handler runs, once.
+refused by the policy; wrong number of arguments; subscribed in RESP2; inside MULTI. Then the
+session waits, if the command needs that: until no reply is pending, then for a dedicated
+connection. Then the command's handler runs, once.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ from . import commands_pubsub as channels
 from . import commands_scripts as scripts
 from . import commands_server as server
 from .errors import LONG_NAME, NOAUTH
-from .handler import Handler, Need, arity_error, unknown
+from .handler import Handler, Need, arity_error, full_name, refuse_as, unknown
 from .route import DEDICATED
 
 if TYPE_CHECKING:
     from .session import Session
 
 _LOGIN, _NO_MULTI, _DEDICATED = Need.LOGIN, Need.NO_MULTI, Need.DEDICATED
+_UNSUBSCRIBED = Need.UNSUBSCRIBED
 _ALONE = Need.LOGIN | Need.NO_MULTI | Need.DEDICATED
 
 #: Handlers by name. An inspected command that is not here is a container, or may block.
 HANDLERS = {
-    b"AUTH": Handler(connection.auth, (2, -1), 0, connection.auth_needs),
-    b"CLIENT": Handler(connection.client, (2, -1)),
+    b"AUTH": Handler(connection.auth, (2, -1), _UNSUBSCRIBED, connection.auth_needs),
+    b"CLIENT": Handler(connection.client, (2, -1), _LOGIN, connection.client_needs),
     b"CONFIG": Handler(server.config, (2, -1), _LOGIN, server.config_needs),
-    b"COPY": Handler(data.copy),
+    b"COPY": Handler(data.copy, (3, -1), _LOGIN | _UNSUBSCRIBED),
     b"DISCARD": Handler(data.exec_or_discard),
     b"EVAL": Handler(scripts.run, (2, -1), _LOGIN | Need.SCRIPT),
     b"EVALSHA": Handler(scripts.run, (2, -1), _LOGIN | Need.SCRIPT),
     b"EVALSHA_RO": Handler(scripts.run, (2, -1), _LOGIN | Need.SCRIPT),
     b"EVAL_RO": Handler(scripts.run, (2, -1), _LOGIN | Need.SCRIPT),
     b"EXEC": Handler(data.exec_or_discard),
-    b"FLUSHALL": Handler(data.flushall),
-    b"HELLO": Handler(connection.hello, (1, -1), 0, connection.hello_needs),
+    b"FLUSHALL": Handler(data.flushall, needs=_LOGIN | _UNSUBSCRIBED),
+    b"HELLO": Handler(connection.hello, (1, -1), _UNSUBSCRIBED, connection.hello_needs),
     b"HOST:": Handler(connection.cross_protocol, needs=0),
-    b"INFO": Handler(server.info, (1, -1), _LOGIN, server.info_needs),
-    b"MULTI": Handler(data.multi),
+    b"INFO": Handler(server.info, (1, -1), _LOGIN | _UNSUBSCRIBED, server.info_needs),
+    b"MULTI": Handler(data.multi, (1, 1), _LOGIN | _UNSUBSCRIBED),
     b"POST": Handler(connection.cross_protocol, needs=0),
     b"PSUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),
     b"PUBLISH": Handler(data.publish, (2, -1)),
@@ -55,14 +56,14 @@ HANDLERS = {
     b"QUIT": Handler(connection.quit_, needs=0),
     b"RESET": Handler(connection.reset, (1, 1), Need.DRAINED),
     b"SCRIPT": Handler(scripts.script, (2, -1)),
-    b"SELECT": Handler(connection.select, (2, 2)),
+    b"SELECT": Handler(connection.select, (2, 2), _LOGIN | _UNSUBSCRIBED),
     b"SPUBLISH": Handler(data.publish, (2, -1)),
     b"SSUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),
     b"SUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),
     b"SUNSUBSCRIBE": Handler(channels.unsubscribe, (1, -1), _ALONE),
     b"UNSUBSCRIBE": Handler(channels.unsubscribe, (1, -1), _ALONE),
     b"UNWATCH": Handler(data.unwatch),
-    b"WATCH": Handler(data.watch, needs=_LOGIN | _DEDICATED),
+    b"WATCH": Handler(data.watch, (2, -1), _LOGIN | _DEDICATED | _UNSUBSCRIBED),
 }
 #: A command that may wait for other sessions' commands. Those must not wait behind it.
 BLOCKING = Handler(data.block, also=data.block_needs)
@@ -127,6 +128,14 @@ def dispatch(session: Session, words: list[bytes]) -> None:
     needs = handler.needs
     if handler.also is not None:
         needs |= handler.also(session, words)
+    if needs & _UNSUBSCRIBED and session.subscriptions is not None and session.protocol == 2:
+        # Whether Redis takes a SUBSCRIBE or an UNSUBSCRIBE before it is known when it has answered.
+        return session.when_drained(partial(_unless_subscribed, session, name, words, handler, needs))
+    return _meet(session, name, words, handler, needs)
+
+
+def _meet(session: Session, name: bytes, words: list[bytes], handler: Handler, needs: int) -> None:
+    """Waits for what a command needs, if it may run, and runs it."""
     if needs & _NO_MULTI and session.multi:
         return session.refuse(messages.MULTI_INSIDE.reply(command=name))
     if needs & Need.SCRIPT and not session.route.takes_scripts():
@@ -136,6 +145,19 @@ def dispatch(session: Session, words: list[bytes]) -> None:
     if needs & Need.DRAINED and not session.replies.drained:
         return session.when_drained(partial(_run_later, session, name, words, handler.run))
     return handler.run(session, words)
+
+
+def _unless_subscribed(session: Session, name: bytes, words: list[bytes], handler: Handler, needs: int) -> None:
+    """Goes on with a command that Redis refuses to RESP2 subscribers, unless the client is one.
+
+    Redis itself refuses then, but a harmless command: it would not check the client's own before
+    the rights of the tenant's ACL user, which has none to it, perhaps.
+    """
+    if session.subscriptions:
+        return refuse_as(session, full_name(session, words), [b"ECHO", b""])
+    if session.credential is None or _passes(session, name, words):
+        return _meet(session, name, words, handler, needs)
+    return None
 
 
 def expects_dedicated(session: Session, name: bytes) -> bool:

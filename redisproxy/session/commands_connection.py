@@ -6,12 +6,14 @@ Owns the syntax of these commands, and what they change in the session. `login` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import bounds, messages
+from ..resp.framing import INSPECT
 from . import login
-from .errors import BAD_NAME, NOAUTH_HELLO, OK, SYNTAX
-from .handler import Need, bulk, forbid_subcommand, help_reply, wrong_number
+from .errors import NOAUTH_HELLO, OK, SYNTAX
+from .handler import Need, bulk, forbid_subcommand, help_reply, integer, syntax_error, verbatim, wrong_number
 from .state import ReplyMode
 
 if TYPE_CHECKING:
@@ -19,7 +21,14 @@ if TYPE_CHECKING:
 
 #: Subcommands of CLIENT that the proxy answers, with their number of words, CLIENT included. 0:
 #: three or more.
-_CLIENT = {b"CAPA": 0, b"GETNAME": 2, b"HELP": 2, b"ID": 2, b"INFO": 2, b"REPLY": 3, b"SETINFO": 4, b"SETNAME": 3}
+_CLIENT = {
+    **dict.fromkeys((b"GETNAME", b"HELP", b"ID", b"INFO"), 2),
+    **dict.fromkeys((b"NO-EVICT", b"NO-TOUCH", b"REPLY", b"SETNAME"), 3),
+    b"SETINFO": 4,
+    b"CAPA": 0,
+}
+#: Those that no server before Redis 7 has, although its built-in list of subcommands names them.
+_CLIENT_SINCE_7 = frozenset((b"CAPA", b"NO-EVICT", b"NO-TOUCH", b"SETINFO"))
 _CLIENT_HELP = help_reply(
     "CLIENT",
     "GETNAME",
@@ -28,6 +37,10 @@ _CLIENT_HELP = help_reply(
     "    Return the ID of the current connection.",
     "INFO",
     "    Return information about the current client connection.",
+    "NO-EVICT (ON|OFF)",
+    "    Accepted, without effect.",
+    "NO-TOUCH (ON|OFF)",
+    "    Accepted, without effect.",
     "REPLY (ON|OFF|SKIP)",
     "    Control the replies sent to the current connection.",
     "SETNAME <name>",
@@ -65,10 +78,11 @@ def _parse_hello(words: list[bytes]) -> _ParsedHello:
     """Parses HELLO [2|3 [AUTH user password] [SETNAME name]]."""
     if len(words) == 1:
         return _ParsedHello(hello=login.Hello(words, 0))
-    if words[1] not in (b"2", b"3"):
-        if words[1].isdigit():
-            return _ParsedHello(messages.NOPROTO.reply())
+    protocol = integer(words[1])
+    if protocol is None:
         return _ParsedHello(messages.PROTOCOL_NOT_AN_INTEGER.reply())
+    if protocol not in (2, 3):
+        return _ParsedHello(messages.NOPROTO.reply())
     rest = words[2:]
     who = name = None
     while rest:
@@ -80,11 +94,10 @@ def _parse_hello(words: list[bytes]) -> _ParsedHello:
             name = rest[1]
             rest = rest[2:]
         else:
-            shown = b"".join(rest[0].split()).decode("ascii", "replace")[:32]
-            return _ParsedHello(messages.HELLO_OPTION.reply(option=shown))
-    if name is not None and not is_client_name(name):
-        return _ParsedHello(BAD_NAME)
-    return _ParsedHello(hello=login.Hello(words[:2], int(words[1]), name), login=who)
+            return _ParsedHello(messages.HELLO_OPTION.reply(option=rest[0].partition(b"\0")[0]))
+    if name is not None and (wrong := _name_error(name)):
+        return _ParsedHello(wrong)
+    return _ParsedHello(hello=login.Hello(words[:2], protocol, name), login=who)
 
 
 def hello(session: Session, words: list[bytes]) -> None:
@@ -136,14 +149,16 @@ def cross_protocol(session: Session, words: list[bytes]) -> None:
 def select(session: Session, words: list[bytes]) -> None:
     """SELECT index: allowed only for the tenant's own database, where the session is already."""
     index = session.tenant.index
-    text = words[1]
-    if not (text.removeprefix(b"-").isdigit() and len(text) < 12):
+    number = integer(words[1])
+    if number is None or not -(1 << 31) <= number < 1 << 31:
         session.refuse(messages.NOT_AN_INTEGER.reply())
-    elif text != b"%d" % index:
+    elif number != index:
         session.forbid(b"select", messages.WRONG_DATABASE.reply(index=index))
     elif session.multi:
-        # SELECT is not allowed on this connection. ECHO gives EXEC's reply an element in its place.
-        session.pass_on([b"ECHO", b"OK"])
+        # SELECT is not allowed on this connection. UNWATCH gives EXEC's reply the same element in
+        # its place, and does nothing: EXEC ends the WATCH before it runs the first command.
+        unwatch = session.policy.table.get(b"UNWATCH") == INSPECT
+        session.pass_on([b"UNWATCH"] if unwatch else [b"ECHO", b"OK"])
     else:
         session.answer(OK)
 
@@ -151,25 +166,43 @@ def select(session: Session, words: list[bytes]) -> None:
 # CLIENT.
 
 
-def client(session: Session, words: list[bytes]) -> None:
-    """CLIENT: the subcommands that concern the client's own connection. The proxy answers them."""
+def client_needs(session: Session, words: list[bytes]) -> int:
+    """See `handler.Handler`."""
+    if _client_error(session, words) is not None:
+        # Redis 7 checks the subcommand first.
+        return Need.UNSUBSCRIBED if session.policy.before_7 else 0
+    return Need.UNSUBSCRIBED | Need.NO_MULTI
+
+
+def _client_error(session: Session, words: list[bytes]) -> Callable[[Session, list[bytes]], None] | None:
+    """Returns what refuses a subcommand that the proxy does not answer, or that is malformed."""
     subcommand = words[1].upper()
     count = _CLIENT.get(subcommand)
-    if count is None or (subcommand == b"CAPA" and subcommand not in session.policy.known.get(b"CLIENT", ())):
-        return forbid_subcommand(session, words)
-    if session.multi:
-        return session.forbid(b"client|" + words[1])
-    if len(words) != count and (count or len(words) == 2):
-        return wrong_number(session, words)
+    if session.policy.before_7 and subcommand in _CLIENT_SINCE_7:
+        return syntax_error
+    if count is None or subcommand not in session.policy.known.get(b"CLIENT", ()):
+        return forbid_subcommand
+    return wrong_number if len(words) != count and (count or len(words) == 2) else None
+
+
+def client(session: Session, words: list[bytes]) -> None:
+    """CLIENT: the subcommands that concern the client's own connection. The proxy answers them."""
+    refuse = _client_error(session, words)
+    if refuse is not None:
+        return refuse(session, words)
+    subcommand = words[1].upper()
     if subcommand == b"HELP":
         return session.answer(_CLIENT_HELP)
+    if subcommand in (b"NO-EVICT", b"NO-TOUCH"):
+        # They are about the client's own connection to Redis, which others use, too.
+        return session.answer(OK) if words[2].upper() in (b"ON", b"OFF") else session.refuse(SYNTAX)
     if subcommand == b"CAPA":
         # the client's capabilities, which the proxy does not use
         return session.answer(OK)
     if subcommand == b"ID":
         return session.answer(b":%d\r\n" % session.connection.id)
     if subcommand == b"INFO":
-        return session.answer(bulk(_describe(session)))
+        return session.answer(verbatim(_describe(session), session.protocol))
     if subcommand == b"REPLY":
         return _client_reply(session, words[2].upper())
     if subcommand == b"GETNAME":
@@ -182,15 +215,15 @@ def client(session: Session, words: list[bytes]) -> None:
 def _client_set(session: Session, words: list[bytes]) -> None:
     """CLIENT SETNAME name, CLIENT SETINFO option value."""
     if words[1].upper() == b"SETNAME":
-        if not is_client_name(words[2]):
-            return session.refuse(BAD_NAME)
+        if wrong := _name_error(words[2]):
+            return session.refuse(wrong)
         session.name = words[2]
         return session.answer(OK)
     option = words[2].upper()
     if option not in session.client_library:
-        return session.refuse(messages.SETINFO.reply())
-    if not is_client_name(words[3]):
-        return session.refuse(BAD_NAME.replace(b"Client names", words[2].lower()))
+        return session.refuse(messages.SETINFO.reply(option=words[2].partition(b"\0")[0]))
+    if wrong := _name_error(words[3], words[2].lower()):
+        return session.refuse(wrong)
     session.client_library[option] = words[3]
     return session.answer(OK)
 
@@ -248,9 +281,14 @@ def _endpoint(address: str) -> bytes:
     return b"?:0" if " " in address else address.encode()
 
 
-def is_client_name(name: bytes) -> bool:
-    """Returns whether Redis takes this as a client's name: printable ASCII without spaces.
+def _name_error(name: bytes, what: bytes = b"Client names") -> bytes:
+    """Returns the error to what cannot be a client's name, or its library's; empty if it can.
 
-    The proxy keeps the name, so its length has a limit (CLIENT_NAME_BYTES).
+    Redis takes printable ASCII without spaces. The proxy keeps the name, so its length has a limit
+    (CLIENT_NAME_BYTES).
     """
-    return len(name) <= bounds.CLIENT_NAME_BYTES and all(33 <= byte <= 126 for byte in name)
+    if not all(33 <= byte <= 126 for byte in name):
+        return messages.CLIENT_NAME.reply(what=what)
+    if len(name) > bounds.CLIENT_NAME_BYTES:
+        return messages.CLIENT_NAME_TOO_LONG.reply(what=what, most=bounds.CLIENT_NAME_BYTES)
+    return b""

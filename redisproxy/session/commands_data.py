@@ -6,13 +6,14 @@ Owns the form in which Redis gets these commands, and the state of the session t
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import messages, probes
 from ..resp.framing import INSPECT_FIRST, encode
 from . import commands_scripts as scripts
-from .handler import Need
+from .handler import Need, send_as
 from .pending import ReplyBatch
 from .route import DEDICATED
 
@@ -24,6 +25,7 @@ _READERS = frozenset((b"XREAD", b"XREADGROUP"))
 #: Blocking commands that wait for the replication of what their connection wrote.
 _WAITERS = frozenset((b"WAIT", b"WAITAOF"))
 _UNHEARD = b"\0redisproxy"
+_DIGITS = re.compile(rb"[0-9]")
 
 
 def block(session: Session, words: list[bytes]) -> None:
@@ -71,7 +73,7 @@ def multi(session: Session, words: list[bytes]) -> None:
     """
     if session.route.state is DEDICATED:
         return _open_multi(session, words)
-    whole = session.scanner.transaction() if len(words) == 1 else None
+    whole = session.scanner.transaction()
     if whole is None:
         return session.route.acquire(session, partial(_open_multi, session, words))
     commands, count, has_scripts = whole
@@ -82,12 +84,8 @@ def multi(session: Session, words: list[bytes]) -> None:
 
 
 def _open_multi(session: Session, words: list[bytes]) -> None:
-    if session.protocol == 2 and session.subscriptions:
-        # As Redis does. It is not left to Redis: where a pending SUBSCRIBE fails, Redis would take
-        # the MULTI, and the session would not know of it.
-        return session.refuse(messages.MULTI_SUBSCRIBED.reply())
-    session.multi = session.multi or len(words) == 1
-    return session.pass_on(words)
+    session.multi = True
+    session.pass_on(words)
 
 
 def exec_or_discard(session: Session, words: list[bytes]) -> None:
@@ -129,14 +127,18 @@ def stream_publish(session: Session, head: list[bytes]) -> None:
 
 def flushall(session: Session, words: list[bytes]) -> None:
     """FLUSHALL: sent as FLUSHDB, because the tenant has only one database."""
-    session.pass_on([b"FLUSHDB", *words[1:]])
+    send_as(session, b"flushall", [b"FLUSHDB", *words[1:]])
 
 
 def copy(session: Session, words: list[bytes]) -> None:
-    """COPY source destination [DB index] [REPLACE]: only within the tenant's database."""
+    """COPY source destination [DB index] [REPLACE]: only within the tenant's database.
+
+    Redis refuses an index without a digit, or none at all, in its own words.
+    """
     index = b"%d" % session.tenant.index
     options = words[3:]
     for position, option in enumerate(options):
-        if option.upper() == b"DB" and options[position + 1 : position + 2] != [index]:
+        target = options[position + 1 : position + 2]
+        if option.upper() == b"DB" and target != [index] and _DIGITS.search(b"".join(target)):
             return session.forbid(b"copy", messages.COPY_ELSEWHERE.reply(index=index))
     return session.pass_on(words)

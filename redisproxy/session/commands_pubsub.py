@@ -6,6 +6,7 @@ Owns the form in which Redis gets these commands, and the parts of its answers t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from .. import bounds, messages
 from ..resp.framing import encode
 from ..resp.value import Answer
 from . import pubsub as names
-from .handler import Need, allow_patterns, bulk, forbid_subcommand, help_reply, query, wrong_number
+from .handler import Need, allow_patterns, bulk, forbid_subcommand, query, syntax_error, wrong_number
 from .pending import CONFIRMATIONS, ReplyBatch
 
 if TYPE_CHECKING:
@@ -21,20 +22,10 @@ if TYPE_CHECKING:
 
 #: Subcommands of PUBSUB, with their largest number of words, PUBSUB included. 0: no limit.
 _PUBSUB = {b"CHANNELS": 3, b"HELP": 2, b"NUMPAT": 2, b"NUMSUB": 0, b"SHARDCHANNELS": 3, b"SHARDNUMSUB": 0}
-_PUBSUB_HELP = help_reply(
-    "PUBSUB",
-    "CHANNELS [<pattern>]",
-    "    Return the currently active channels matching a <pattern> (default: '*').",
-    "NUMPAT",
-    "    Return number of subscriptions to patterns.",
-    "NUMSUB [<channel> ...]",
-    "    Return the number of subscribers for the specified channels, excluding",
-    "    pattern subscriptions(default: no channels).",
-    "SHARDCHANNELS [<pattern>]",
-    "    Return the currently active shard level channels matching a <pattern> (default: '*').",
-    "SHARDNUMSUB [<shardchannel> ...]",
-    "    Return the number of subscribers for the specified shard level channel(s)",
-)
+#: Those whose last word may be missing. Redis has another error for too many words.
+_OPTIONAL = frozenset((b"CHANNELS", b"SHARDCHANNELS"))
+#: Those that no server before Redis 7 has, although its built-in list of subcommands names them.
+_PUBSUB_SINCE_7 = frozenset((b"SHARDCHANNELS", b"SHARDNUMSUB"))
 
 
 def subscribe(session: Session, words: list[bytes]) -> None:
@@ -104,24 +95,34 @@ def _send(session: Session, subscriptions: names.Subscriptions, name: bytes, upd
 
 def pubsub_needs(session: Session, words: list[bytes]) -> int:
     """See `handler.Handler`."""
+    refuse = _pubsub_error(session, words)
+    if refuse is not None:
+        # Redis 7 checks the subcommand first, but for the number of optional words.
+        return Need.UNSUBSCRIBED if session.policy.before_7 or refuse is syntax_error else 0
+    return Need.UNSUBSCRIBED if words[1].upper() == b"HELP" else Need.UNSUBSCRIBED | Need.NO_MULTI | Need.DRAINED
+
+
+def _pubsub_error(session: Session, words: list[bytes]) -> Callable[[Session, list[bytes]], None] | None:
+    """Returns what refuses a subcommand that the server does not have, or that is malformed."""
     subcommand = words[1].upper()
-    if subcommand not in session.policy.known.get(b"PUBSUB", ()):
-        return 0
     most = _PUBSUB.get(subcommand)
-    queries = most is not None and subcommand != b"HELP" and (not most or len(words) <= most)
-    return Need.NO_MULTI | Need.DRAINED if queries else Need.NO_MULTI
+    if session.policy.before_7 and subcommand in _PUBSUB_SINCE_7:
+        return syntax_error
+    if most is None or subcommand not in session.policy.known.get(b"PUBSUB", ()):
+        return forbid_subcommand
+    if most and len(words) > most:
+        return syntax_error if subcommand in _OPTIONAL else wrong_number
+    return None
 
 
 def pubsub(session: Session, words: list[bytes]) -> None:
     """PUBSUB: a control query with the master's rights. The client gets only the tenant's part."""
+    refuse = _pubsub_error(session, words)
     subcommand = words[1].upper()
-    most = _PUBSUB.get(subcommand)
-    if most is None or subcommand not in session.policy.known.get(b"PUBSUB", ()):
-        forbid_subcommand(session, words)
-    elif most and len(words) > most:
-        wrong_number(session, words)
+    if refuse is not None:
+        refuse(session, words)
     elif subcommand == b"HELP":
-        session.answer(_PUBSUB_HELP)
+        session.pass_on(words)
     elif subcommand == b"NUMPAT":
         # Redis's number is that of all tenants, and is ignored. The query only slows the client
         # down, as for INFO: counting takes longer the more sessions the tenant has, and a thousand

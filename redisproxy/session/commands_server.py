@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..policy import server_config
 from ..resp.value import Answer
 from .errors import SYNTAX
-from .handler import Need, bulk, forbid_subcommand, query, wrong_number
+from .handler import Need, forbid_subcommand, query, verbatim, wrong_number
 from .info import sections, tenants_info
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def info(session: Session, words: list[bytes]) -> None:
 
     def then(answers: list[Answer]) -> None:
         text = tenants_info(answers, session.tenant.index, session.accounts.stats()) if answers else b""
-        session.answer(b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text) if session.protocol == 3 else bulk(text))
+        session.answer(verbatim(text, session.protocol))
 
     asked = [[b"INFO", section] for section in sections(words[1:])]
     return query(session, asked, then) if asked else then([])
@@ -73,7 +73,7 @@ def config_needs(session: Session, words: list[bytes]) -> int:
         server_config.named(words[2:])
     except server_config.PatternError:
         return 0
-    return Need.NO_MULTI | Need.DRAINED
+    return Need.UNSUBSCRIBED | Need.NO_MULTI | Need.DRAINED
 
 
 def _is_config_get(session: Session, words: list[bytes]) -> bool:

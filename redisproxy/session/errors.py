@@ -13,4 +13,3 @@ LONG_NAME = messages.LONG_NAME.reply(most=bounds.COMMAND_NAME_BYTES)
 #: command, so that EXEC fails.
 SPOILER = encode([b"SELECT"])
 NOAUTH_HELLO = messages.NOAUTH_HELLO.reply()
-BAD_NAME = messages.CLIENT_NAME.reply(most=bounds.CLIENT_NAME_BYTES)

@@ -5,13 +5,16 @@ Owns the types that `commands.HANDLERS` consists of.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from .. import messages
 from ..policy import unknown as texts
+from ..resp.framing import encode
 from ..resp.value import Answer
+from .pending import RewrittenReply
 from .ports import Unavailable
 from .state import Step, Until
 
@@ -30,6 +33,7 @@ class Need:
     DRAINED = 4  #: no reply is pending
     DEDICATED = 8  #: a dedicated connection to Redis; to get one, no reply may be pending
     SCRIPT = 16  #: a connection on which no other session's plain commands wait behind it
+    UNSUBSCRIBED = 32  #: no subscription in RESP2: the command is an error there
 
 
 class Handler(NamedTuple):
@@ -50,12 +54,55 @@ def arity_error(session: Session, words: list[bytes]) -> None:
     session.refuse(messages.ARITY.reply(command=words[0].lower()))
 
 
+_INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
+_INT64 = 1 << 63
+
+
+def integer(text: bytes) -> int | None:
+    """Returns the number that Redis reads in an argument; None if Redis takes it for none."""
+    value = int(text) if _INTEGER.fullmatch(text) else _INT64
+    return value if -_INT64 <= value < _INT64 else None
+
+
+def full_name(session: Session, words: list[bytes]) -> bytes:
+    """Returns a command's name as the server's errors have it, such as ``client|id``."""
+    name = words[0].lower()
+    if session.policy.before_7 or len(words) == 1 or words[1].upper() not in session.policy.known.get(name.upper(), ()):
+        return name
+    return name + b"|" + words[1].lower()
+
+
+def refuse_as(session: Session, name: bytes, instead: list[bytes]) -> None:
+    """Has Redis refuse a command that it does not get, in its own words.
+
+    instead: a command that Redis refuses for the same reason. name: replaces its name in the error.
+    """
+    session.refused += 1
+    send_as(session, name, instead)
+
+
+def send_as(session: Session, name: bytes, instead: list[bytes]) -> None:
+    """Sends Redis a command in place of the client's. An error names the client's.
+
+    name: of the client's command, as the server's errors have it.
+    """
+    sent, named = b"'%b'" % instead[0].lower(), b"'%b'" % name
+    discard = int(not session.replies.heard())
+    batch = RewrittenReply(session.replies, discard, b"-", lambda error: error.replace(sent, named, 1))
+    session.expect(encode(instead), batch)
+
+
 def wrong_number(session: Session, words: list[bytes]) -> None:
     """Refuses a subcommand that has too few words, or too many."""
     if session.policy.before_7:
-        session.refuse(texts.subcommand_error(words[0], words[1], before_7=True))
+        syntax_error(session, words)
     else:
         arity_error(session, [b"|".join(words[:2])])
+
+
+def syntax_error(session: Session, words: list[bytes]) -> None:
+    """Refuses a subcommand that has too few words, or too many, where Redis itself counts them."""
+    session.refuse(texts.syntax_error(words[0], words[1], session.policy.before_7))
 
 
 def unknown(session: Session, words: list[bytes]) -> None:
@@ -112,6 +159,11 @@ def help_reply(container: str, *lines: str) -> bytes:
     first = f"{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"
     lines = (first, *lines, "HELP", "    Print this help.")
     return b"*%d\r\n" % len(lines) + b"".join(b"+%b\r\n" % line.encode() for line in lines)
+
+
+def verbatim(text: bytes, protocol: int) -> bytes:
+    """Returns a text as a reply: a verbatim string in RESP3, a bulk string in RESP2."""
+    return b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text) if protocol == 3 else bulk(text)
 
 
 def bulk(data: bytes) -> bytes:

@@ -84,11 +84,11 @@ def send_hello(session: Session, hello: Hello) -> None:
         session.name = hello.name
     upstream = session.route.upstream
     if isinstance(upstream, Unavailable) and upstream.hello and hello.protocol in (0, session.protocol):
-        session.answer(upstream.hello)  # Redis is busy with a script, and answers a HELLO still
+        session.answer(session.with_own_id(upstream.hello))  # Redis is busy with a script, and answers a HELLO still
     elif session.route.state is DEDICATED:
         session.expect_hello(hello.words, hello.protocol)
     elif hello_stays(session, hello.protocol):
-        session.pass_on(hello.words)
+        session.pass_hello_on(hello.words)
     elif session.credential is not None:
         Login(session, session.credential, hello, None).start()
 
@@ -201,6 +201,10 @@ class Login:
         session = self._session
         session.credential = self.credential
         session.route.use_order(session, session.backend.order(self.credential.tenant))
+        if session.subscriptions:
+            # Another tenant's subscriptions. Redis would keep them, so the client is told. In RESP2
+            # subscribers cannot log in.
+            session.replies.message(session.subscriptions.ended(), True)
         session.protocol = protocol
         session.multi = session.watching = False
         session.subscriptions = None

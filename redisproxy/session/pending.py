@@ -91,14 +91,22 @@ class ReplyBatch:
 class RewrittenReply(ReplyBatch):
     """One reply that the client gets in another form.
 
-    kinds: the first bytes of replies that are rewritten, of errors (``-``) and bulk strings
-    (``$``); rewrite: rewrites a whole reply. A reply of more than REWRITTEN_BYTES stays as it is.
+    kinds: the first bytes of replies that are rewritten, of errors (``-``), bulk strings (``$``),
+    arrays and maps (``*%``); rewrite: rewrites a whole reply. A reply of more than REWRITTEN_BYTES
+    stays as it is. kind: REWRITTEN or HELLO.
     """
 
     __slots__ = ("kinds", "rewrite")
 
-    def __init__(self, receiver: ReplyReceiver, discard: int, kinds: bytes, rewrite: Callable[[bytes], bytes]) -> None:
-        super().__init__(receiver, 1, REWRITTEN, discard)
+    def __init__(
+        self,
+        receiver: ReplyReceiver,
+        discard: int,
+        kinds: bytes,
+        rewrite: Callable[[bytes], bytes],
+        kind: int = REWRITTEN,
+    ) -> None:
+        super().__init__(receiver, 1, kind, discard)
         self.kinds = kinds
         self.rewrite = rewrite
 
@@ -114,6 +122,11 @@ class RewrittenReply(ReplyBatch):
             if found is None:
                 return None
             return b"" if found[0] is None else data[pos : found[1]]
+        if data[pos] in b"*%":
+            end, ended = ReplyMeasurer().measure(data, pos, 1)
+            if ended:
+                return data[pos:end]
+            return None if len(data) - pos < bounds.REWRITTEN_BYTES else b""
         eol = data.find(CRLF, pos, pos + bounds.REWRITTEN_BYTES)
         if eol < 0:
             return None if len(data) - pos < bounds.REWRITTEN_BYTES else b""
@@ -251,12 +264,12 @@ class PendingReplies:
             else:
                 # Redis refuses a SUBSCRIBE with one error, however many channels it names.
                 failed = data[pos : pos + 1] == b"-" and bool(batches) and batches[0].kind != REPLIES
-                if batches and isinstance(batches[0], RewrittenReply):
-                    found_whole = batches[0].whole(data, pos)
-                    if found_whole is None:
-                        self._kept = data[pos:]
-                        return len(data)
-                    whole = found_whole
+            if not self._passing_message and batches and isinstance(batches[0], RewrittenReply):
+                found_whole = batches[0].whole(data, pos)
+                if found_whole is None:
+                    self._kept = data[pos:]
+                    return len(data)
+                whole = found_whole
         measurer.pushes = True
         start = pos
         pos, ended = measurer.measure(data, pos, 1)

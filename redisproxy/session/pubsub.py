@@ -121,6 +121,19 @@ class Subscriptions:
             self._size = sum(sum(map(len, channels)) for channels in self._expected.values())
         return any(self._confirmed.values())
 
+    def ended(self) -> bytes:
+        """Returns the confirmations that all subscriptions have ended, as in RESP3."""
+        left = {b"": sum(self.counts()[:2]), b"S": len(self._expected[b"S"])}
+        pushes = []
+        for kind in KINDS:
+            word = kind.lower() + b"unsubscribe"
+            of = b"S" if kind == b"S" else b""
+            for channel in sorted(map(self.bare, self._expected[kind])):
+                left[of] -= 1
+                head = b">3\r\n$%d\r\n%b\r\n" % (len(word), word)
+                pushes.append(head + b"$%d\r\n%b\r\n:%d\r\n" % (len(channel), channel, left[of]))
+        return b"".join(pushes)
+
     def cancelled(self, count: int) -> None:
         """See `ports.Subscriber`."""
         self._replies.cancelled(count)

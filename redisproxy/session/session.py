@@ -14,6 +14,7 @@ them make the loop go on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +37,7 @@ from . import commands, commands_scripts
 from .ending import Ending
 from .errors import SPOILER
 from .login import Login
-from .pending import BLOCKING, HELLO, ReplyBatch
+from .pending import BLOCKING, HELLO, REWRITTEN, ReplyBatch, RewrittenReply
 from .pieces import Pieces
 from .ports import Accounts, Backend, ClientConnection, Dedicated, Unavailable
 from .pubsub import Subscriptions
@@ -54,6 +55,8 @@ _OPEN, _DRAINING = Phase.OPEN, Phase.DRAINING
 _FOR_REPLIES = (Until.DRAINED, Until.HELLO)
 
 _PING = encode([b"PING"])
+#: The id of the connection to Redis in an answer to HELLO.
+_ID = re.compile(rb"\$2\r\nid\r\n:[0-9]+")
 
 Result = TypeVar("Result")
 
@@ -680,10 +683,22 @@ class Session:
 
         Only the reply says in which protocol Redis answers the commands behind it.
         """
-        batch = ReplyBatch(self.replies, 1, HELLO, discard=int(not self.replies.heard()))
+        batch = self._hello_batch(HELLO)
         batch.protocol = protocol
         self.suspend(Until.HELLO, _nothing)
         self.expect(encode(words), batch)
+
+    def pass_hello_on(self, words: list[bytes]) -> None:
+        """Sends a HELLO that does not change the protocol over a multiplexed connection."""
+        self.expect(encode(words), self._hello_batch(REWRITTEN))
+
+    def _hello_batch(self, kind: int) -> RewrittenReply:
+        discard = int(not self.replies.heard())
+        return RewrittenReply(self.replies, discard, b"*%", self.with_own_id, kind)
+
+    def with_own_id(self, hello: bytes) -> bytes:
+        """Returns Redis's answer to a HELLO with the id that CLIENT ID answers."""
+        return _ID.sub(b"$2\r\nid\r\n:%d" % self.connection.id, hello, count=1)
 
     def answer(self, data: bytes) -> None:
         """Sends the proxy's own answer, behind the replies that are pending."""

@@ -564,12 +564,18 @@ class SplitInlineTests(unittest.TestCase):
             (b"'it\\'s' '\\n'", [b"it's", b"\\n"]),
             (b'foo"bar"', [b"foobar"]),
             (b'"\\x4" "\\xzz"', [b"x4", b"xzz"]),
+            # As Valkey from 9.1 on. The others refuse these.
+            (b'"a"b', [b"ab"]),
+            (b"'a'b", [b"ab"]),
+            (b'a"b"c d', [b"abc", b"d"]),
+            (b"""'a '"'b"'"c' d""", [b"""a 'b"c""", b"d"]),
+            (b'""a""', [b"a"]),
         ):
             with self.subTest(line):
                 self.assertEqual(split_inline(line), expected)
 
     def test_unbalanced(self) -> None:
-        for line in (b'"a', b"'a", b'"a"b', b"'a'b", b'"a\\"', b'a"b"c'):
+        for line in (b'"a', b"'a", b'"a"b"', b"'a'\"b", b'"a\\"', b'"a"\v', b"'a'\f"):
             with self.subTest(line):
                 self.assertRaises(ProtocolError, split_inline, line)
 

@@ -403,7 +403,7 @@ class TransactionTests(ConversationCase):
             ((b"AUTH", b"green"), b"-ERR "),
             ((b"HELLO", b"3"), b"-ERR "),
             ((b"HELLO",), b"-ERR "),
-            ((b"CLIENT", b"ID"), b"-NOPERM "),
+            ((b"CLIENT", b"ID"), b"-ERR "),
             ((b"SUBSCRIBE", b"x"), b"-ERR "),
             ((b"COPY", b"a", b"b", b"DB", b"5"), b"-NOPERM "),
         ):
@@ -415,8 +415,14 @@ class TransactionTests(ConversationCase):
             self.assertEqual(told.count(b"\r\n"), 3)
 
     def test_the_own_database_may_be_selected(self) -> None:
-        """SELECT of the own database keeps its place in EXEC's reply, though Redis gets an ECHO."""
+        """SELECT of the own database keeps its place in EXEC's reply, though Redis gets an UNWATCH,
+        which EXEC has done already. If that is closed, Redis gets an ECHO.
+        """
         conversation = logged_in().command(b"MULTI").command(b"SELECT", b"3")
+        self.assertEqual(conversation.gets(), encode([b"MULTI"]) + encode([b"UNWATCH"]))
+        conversation = logged_in()
+        conversation.session.policy = make_policy(builtin(), True, True, deny=frozenset((b"UNWATCH",)))
+        conversation.command(b"MULTI").command(b"SELECT", b"3")
         self.assertEqual(conversation.gets(), encode([b"MULTI"]) + encode([b"ECHO", b"OK"]))
 
     def test_what_leaves_a_state_on_the_upstream_connection(self) -> None:
@@ -444,24 +450,37 @@ class OwnDatabaseTests(ConversationCase):
     def test_select(self) -> None:
         conversation = logged_in()
         self.assertHears(conversation.command(b"select", b"3"), OK)
-        for index in (b"0", b"5", b"-1", b"03", b"2147483648"):
+        for index in (b"0", b"5", b"-1", b"2147483647", b"-2147483648"):
             self.assertRefused(conversation.command(b"SELECT", index), b"-NOPERM this password opens database 3 only")
-        for index in (b"x", b"", b"3 ", b"3\r\n", b"+3", b"1" * 20):
+        for index in (b"x", b"", b"3 ", b"3\r\n", b"+3", b"03", b"-0", b"2147483648", b"-2147483649", b"1" * 20):
             self.assertRefused(conversation.command(b"SELECT", index), b"-ERR value is not an integer")
         self.assertRefused(conversation.command(b"SELECT"), b"-ERR wrong number of arguments")
         self.assertRefused(conversation.command(b"SELECT", b"3", b"3"), b"-ERR wrong number of arguments")
         self.assertEqual(conversation.gets(), b"")
 
     def test_flushall_becomes_flushdb(self) -> None:
-        self.assertEqual(logged_in().command(b"flushall", b"ASYNC").gets(), encode([b"FLUSHDB", b"ASYNC"]))
+        conversation = logged_in().command(b"flushall", b"ASYNC")
+        self.assertEqual(conversation.gets(), encode([b"FLUSHDB", b"ASYNC"]))
+        self.assertHears(conversation.redis(OK), OK)
+        error = b"-NOPERM User x has no permissions to run the '%b' command\r\n"
+        self.assertHears(conversation.command(b"FLUSHALL").redis(error % b"flushdb"), error % b"flushall")
+
+    def test_names_that_redis_does_not_take(self) -> None:
+        conversation = logged_in()
+        wrong = b" cannot contain spaces, newlines or special characters.\r\n"
+        self.assertHears(conversation.command(b"CLIENT", b"SETNAME", b"a b"), b"-ERR Client names" + wrong)
+        self.assertHears(conversation.command(b"HELLO", b"3", b"SETNAME", b"a b"), b"-ERR Client names" + wrong)
+        self.assertHears(conversation.command(b"CLIENT", b"SETINFO", b"LIB-ver", b"a b"), b"-ERR lib-ver" + wrong)
+        self.assertHears(conversation.command(b"CLIENT", b"SETINFO", b"a b", b"a"), b"-ERR Unrecognized option 'a b'\r\n")
 
     def test_copy(self) -> None:
         conversation = logged_in()
-        for words in ((b"a", b"b"), (b"a", b"b", b"DB", b"3"), (b"a", b"DB"), (b"a", b"b", b"replace", b"db", b"3")):
+        for words in ((b"a", b"b"), (b"a", b"b", b"DB", b"3"), (b"a", b"b", b"DB"), (b"a", b"b", b"replace", b"db", b"x")):
             self.assertEqual(conversation.command(b"COPY", *words).gets(), encode([b"COPY", *words]))
         conversation.redis(b":1\r\n" * 4).hears()
-        for words in ((b"DB", b"5"), (b"REPLACE", b"db", b"5"), (b"DB",), (b"DB", b"3", b"DB", b"5"), (b"DB", b"03")):
+        for words in ((b"DB", b"5"), (b"REPLACE", b"db", b"5"), (b"DB", b"3", b"DB", b"5"), (b"DB", b"03"), (b"DB", b"3x")):
             self.assertRefused(conversation.command(b"COPY", b"a", b"b", *words), b"-NOPERM ")
+        self.assertRefused(conversation.command(b"COPY", b"a"), b"-ERR wrong number")
 
     def test_refused(self) -> None:
         conversation = logged_in()
@@ -549,11 +568,11 @@ class PubSubTests(ConversationCase):
             self.assertHears(conversation, replies(b""))
 
     def test_an_answer_of_the_proxy_waits_for_all_confirmations(self) -> None:
-        conversation = logged_in().command(b"SUBSCRIBE", b"a", b"b").command(b"SELECT", b"3")
-        conversation.redis(confirmation(b"subscribe", b"blue:a", 1))
-        self.assertHears(conversation, confirmation(b"subscribe", b"a", 1))
-        conversation.redis(confirmation(b"subscribe", b"blue:b", 2))
-        self.assertHears(conversation, confirmation(b"subscribe", b"b", 2), OK)
+        conversation = logged_in(3).command(b"SUBSCRIBE", b"a", b"b").command(b"SELECT", b"3")
+        conversation.redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
+        self.assertHears(conversation, confirmation(b"subscribe", b"a", 1, b">"))
+        conversation.redis(confirmation(b"subscribe", b"blue:b", 2, b">"))
+        self.assertHears(conversation, confirmation(b"subscribe", b"b", 2, b">"), OK)
 
     def test_ordinary_replies_between_pushes(self) -> None:
         conversation = logged_in(3).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
@@ -574,11 +593,9 @@ class PubSubTests(ConversationCase):
     def test_an_ordinary_array_that_looks_like_pub_sub(self) -> None:
         """While nothing is subscribed to, a reply of LRANGE that looks so passes unchanged."""
         for reply in (message(b"blue:a", b"b"), confirmation(b"subscribe", b"blue:a", 7)):
-            conversation = (
-                logged_in().command(b"LRANGE", b"k", b"0", b"-1").command(b"SUBSCRIBE", b"a").command(b"SELECT", b"3")
-            )
+            conversation = logged_in().command(b"LRANGE", b"k", b"0", b"-1").command(b"SUBSCRIBE", b"a")
             conversation.redis(reply + confirmation(b"subscribe", b"blue:a", 1))
-            self.assertHears(conversation, reply, confirmation(b"subscribe", b"a", 1), OK)
+            self.assertHears(conversation, reply, confirmation(b"subscribe", b"a", 1))
 
     def test_an_item_that_looks_like_pub_sub(self) -> None:
         """The reply to a command that may block, whole and byte by byte."""
@@ -817,11 +834,14 @@ class MidMessageTests(ConversationCase):
         return conversation, sent[500:], heard[495:]
 
     def test_answers_come_behind_it(self) -> None:
-        for protocol in (2, 3):
-            conversation, sent, heard = self.half(protocol)
-            conversation.command(b"SELECT", b"3").command(b"CONFIG", b"SET", b"x")
-            self.assertHears(conversation)
-            self.assertHears(conversation.redis(sent), heard, OK, REFUSED_CONFIG)
+        conversation, sent, heard = self.half(3)
+        conversation.command(b"SELECT", b"3").command(b"CONFIG", b"SET", b"x")
+        self.assertHears(conversation)
+        self.assertHears(conversation.redis(sent), heard, OK, REFUSED_CONFIG)
+        conversation, sent, heard = self.half(2)
+        conversation.command(b"CONFIG", b"SET", b"x")
+        self.assertHears(conversation)
+        self.assertHears(conversation.redis(sent), heard, REFUSED_CONFIG)
 
     def test_answers_and_replies_keep_their_order(self) -> None:
         conversation, sent, heard = self.half(3)
@@ -851,19 +871,19 @@ class MidMessageTests(ConversationCase):
 
     def test_a_message_that_begins_while_another_tenants_upstream_connection_is_opened(self) -> None:
         """The client is closed, because the rest of the message would be lost."""
-        conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
+        conversation = logged_in(3).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
         conversation.upstreams_at_once = False
-        conversation.command(b"AUTH", b"green").redis(message(b"blue:a", b"x" * 100)[:60])
+        conversation.command(b"AUTH", b"green").redis(message(b"blue:a", b"x" * 100, b">")[:60])
         conversation.open_upstream()
         self.assertEqual(conversation.closed, "moved-within-a-message")
 
     def test_reset_and_auth_wait_for_its_end(self) -> None:
         for words in ((b"RESET",), (b"AUTH", b"green")):
-            conversation, sent, heard = self.half(2)
+            conversation, sent, heard = self.half(3)
             conversation.command(*words)
             self.assertHears(conversation)
             told = conversation.redis(sent).hears()
-            self.assertIn(told, (heard + b"+RESET\r\n", heard + OK))
+            self.assertIn(told, (heard + b"+RESET\r\n", heard + confirmation(b"unsubscribe", b"a", 0, b">") + OK))
 
 
 class ProtocolSwitchTests(ConversationCase):
@@ -884,19 +904,63 @@ class ProtocolSwitchTests(ConversationCase):
     def test_a_hello_that_redis_refuses_changes_nothing(self) -> None:
         """A HELLO that Redis refuses, as it does to a RESP2 subscriber, changes nothing."""
         conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
-        conversation.command(b"HELLO", b"3").command(b"CLIENT", b"GETNAME")
+        conversation.command(b"HELLO", b"3").command(b"PING")
         conversation.hears()
-        self.assertHears(conversation.redis(b"-ERR Can't execute 'hello'\r\n"), b"-ERR Can't execute 'hello'\r\n$-1\r\n")
+        self.assertHears(conversation.redis(b"-ERR Can't execute 'echo'\r\n"), b"-ERR Can't execute 'hello'\r\n")
         self.assertHears(conversation.redis(message(b"blue:a", b"x")), message(b"a", b"x"))
+        self.assertEqual(conversation.session.protocol, 2)
 
-    def test_a_multi_of_a_resp2_subscriber_is_refused_here(self) -> None:
-        """The proxy itself refuses MULTI, because Redis would take it if the SUBSCRIBE failed."""
-        conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
-        conversation.hears(), conversation.gets()
-        self.assertRefused(conversation.command(b"MULTI"), b"-ERR Can't execute 'multi'")
-        self.assertEqual(conversation.gets(), b"")
-        conversation.command(b"UNSUBSCRIBE", b"a").redis(confirmation(b"unsubscribe", b"blue:a", 0))
-        self.assertHears(conversation, confirmation(b"unsubscribe", b"a", 0))
+    def test_what_a_resp2_subscriber_may_not_is_left_to_redis(self) -> None:
+        """Redis gets a command that it refuses for the same reason, when it is certain that it
+        will.
+        """
+        echo = encode([b"ECHO", b""])
+        for words, name in (
+            ([b"MULTI"], b"multi"),
+            ([b"watch", b"a"], b"watch"),
+            ([b"CLIENT", b"Reply", b"SKIP"], b"client|reply"),
+            ([b"SELECT", b"3"], b"select"),
+            ([b"AUTH", b"green"], b"auth"),
+            ([b"FLUSHALL"], b"flushall"),
+            ([b"INFO"], b"info"),
+            ([b"PUBSUB", b"CHANNELS"], b"pubsub|channels"),
+            ([b"CONFIG", b"GET", b"save"], b"config|get"),
+        ):
+            conversation = logged_in().command(b"SUBSCRIBE", b"a").command(*words).command(b"PING")
+            self.assertEqual(conversation.gets(), encode([b"SUBSCRIBE", b"blue:a"]))
+            conversation.redis(confirmation(b"subscribe", b"blue:a", 1)).hears()
+            self.assertEqual(conversation.gets(), echo + encode([b"PING"]))
+            error = b"-ERR Can't execute '%b': only 'echo'\r\n"
+            self.assertHears(conversation.redis(error % b"echo"), error % name)
+            self.assertEqual((conversation.session.multi, conversation.session.watching), (False, False))
+            # If Redis refuses the SUBSCRIBE, the command runs.
+            conversation = logged_in().command(b"SUBSCRIBE", b"a").command(*words)
+            conversation.redis(b"-BUSY\r\n")
+            self.assertNotIn(b"ECHO", conversation.gets())
+
+    def test_hello_has_the_id_of_client_id(self) -> None:
+        hello = b"%%3\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:%d\r\n$7\r\nmodules\r\n*1\r\n%%1\r\n$2\r\nid\r\n:5\r\n"
+        conversation = logged_in(3).command(b"HELLO", b"3").command(b"GET", b"a")
+        for number in hello % 123456:
+            conversation.redis(bytes((number,)))
+        self.assertHears(conversation, hello % 7)
+        self.assertHears(conversation.redis(b"_\r\n"), b"_\r\n")
+
+    def test_another_tenants_log_in_ends_the_subscriptions(self) -> None:
+        """Redis would keep them, so the client is told, as by UNSUBSCRIBE."""
+        conversation = logged_in(3).command(b"SUBSCRIBE", b"b", b"a").command(b"SSUBSCRIBE", b"s")
+        for word, channel, count in (
+            (b"subscribe", b"blue:b", 1),
+            (b"subscribe", b"blue:a", 2),
+            (b"ssubscribe", b"blue:s", 1),
+        ):
+            conversation.redis(confirmation(word, channel, count, b">"))
+        conversation.hears()
+        conversation.command(b"AUTH", b"blue")
+        self.assertHears(conversation, OK)
+        conversation.command(b"AUTH", b"green")
+        left = ((b"unsubscribe", b"a", 1), (b"unsubscribe", b"b", 0), (b"sunsubscribe", b"s", 0))
+        self.assertHears(conversation, *(confirmation(*each, b">") for each in left), OK)
 
 
 class QuestionTests(ConversationCase):
@@ -1000,7 +1064,7 @@ class QuestionTests(ConversationCase):
             (b"INFO", b"errorstats"),
             (b"PUBSUB", b"CHANNELS"),
             (b"PUBSUB", b"NUMPAT"),
-            (b"PUBSUB", b"HELP"),
+            (b"CLIENT", b"ID"),
             (b"CONFIG", b"GET", b"save"),
             (b"CONFIG", b"GET", b"nosuch"),
         ):
@@ -1171,12 +1235,13 @@ class ContainerTests(ConversationCase):
         self.assertRefused(logged_in().command(b"CONFIG"), b"-ERR wrong number of arguments for 'config' command")
 
     def test_help(self) -> None:
-        for name, one in ((b"CLIENT", b"+SETNAME <name>\r\n"), (b"pubsub", b"+CHANNELS [<pattern>]\r\n")):
-            told = logged_in().command(name, b"help").hears()
-            count = int(told[1 : told.index(b"\r\n")])
-            self.assertEqual((told[:1], told.count(b"\r\n+")), (b"*", count))
-            self.assertTrue(told.startswith(b"*%d\r\n+%b <subcommand>" % (count, name.upper())), told)
-            self.assertIn(one, told)
+        told = logged_in().command(b"CLIENT", b"help").hears()
+        count = int(told[1 : told.index(b"\r\n")])
+        self.assertEqual((told[:1], told.count(b"\r\n+")), (b"*", count))
+        self.assertTrue(told.startswith(b"*%d\r\n+CLIENT <subcommand>" % count), told)
+        self.assertIn(b"+SETNAME <name>\r\n", told)
+        self.assertEqual(logged_in().command(b"pubsub", b"help").gets(), encode([b"pubsub", b"help"]))
+        for name in (b"CLIENT", b"pubsub"):
             self.assertRefused(
                 logged_in().command(name, b"HELP", b"x"), b"-ERR wrong number of arguments for '%b|help'" % name.lower()
             )

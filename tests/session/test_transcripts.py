@@ -456,13 +456,23 @@ class ClientReplyTests(unittest.TestCase):
             """
         )
 
+    def test_by_a_hello_with_an_own_id(self) -> None:
+        multiplexed().play(
+            """
+            client >> HELLO; CLIENT REPLY SKIP; HELLO 2; GET a
+            multiplexed << HELLO; HELLO 2; GET a
+            multiplexed >> *4|$5|proto|:2|$2|id|:99; *2|$2|id|:99; +1
+            client << *4|$5|proto|:2|$2|id|:7; +1
+            """
+        )
+
     def test_by_a_refusal_within_a_transaction(self) -> None:
         dedicated().play(
             """
             client >> MULTI; CLIENT REPLY SKIP; SELECT 9; EXEC
             own    << MULTI; SELECT; SELECT; EXEC
             own    >> +OK; -ERR; -ERR; -EXECABORT
-            client << +OK; -NOPERM...; -NOPERM...; -EXECABORT
+            client << +OK; -ERR CLIENT inside MULTI...; -NOPERM...; -EXECABORT
             """
         )
 
@@ -639,9 +649,9 @@ class MessageTests(unittest.TestCase):
         multiplexed().play(
             self.SUBSCRIBED
             + """
-            client >> SELECT 3; CONFIG SET a
+            client >> MONITOR; CONFIG SET a
             own    >> cd
-            client << cd; +OK; -NOPERM...
+            client << cd; -NOPERM...; -NOPERM...
             """
         )
 
@@ -659,12 +669,19 @@ class MessageTests(unittest.TestCase):
 
     def test_a_log_in_waits(self) -> None:
         dedicated().play(
-            self.SUBSCRIBED
-            + """
+            """
+            client >> HELLO 3
+            own    << HELLO 3
+            own    >> %0
+            client << %0
+            client >> SUBSCRIBE a
+            own    << SUBSCRIBE blue:a
+            own    >> >3|$9|subscribe|$6|blue:a|:1; >3|$7|message|$6|blue:a|$4|ab~
+            client << >3|$9|subscribe|$1|a|:1; >3|$7|message|$1|a|$4|ab~
             client >> AUTH green
             -- is waiting
             own    >> cd
-            client << cd; +OK
+            client << cd; >3|$11|unsubscribe|$1|a|:0; +OK
             """
         )
 
@@ -679,17 +696,17 @@ class MessageTests(unittest.TestCase):
         )
 
     def test_one_that_begins_while_another_connection_is_opened_ends_the_session(self) -> None:
-        talk = logged_in()
+        talk = logged_in(3)
         talk.upstreams_at_once = False
         Transcript(talk).play(
             """
             client >> SUBSCRIBE a
             own    << SUBSCRIBE blue:a
-            own    >> *3|$9|subscribe|$6|blue:a|:1
-            client << *3|$9|subscribe|$1|a|:1
+            own    >> >3|$9|subscribe|$6|blue:a|:1
+            client << >3|$9|subscribe|$1|a|:1
             client >> AUTH green
-            own    >> *3|$7|message|$6|blue:a|$4|ab~
-            client << *3|$7|message|$1|a|$4|ab~
+            own    >> >3|$7|message|$6|blue:a|$4|ab~
+            client << >3|$7|message|$1|a|$4|ab~
             -- opened
             -- is closed moved-within-a-message
             """
@@ -906,10 +923,10 @@ class OrderOfChecksTests(unittest.TestCase):
             own    << MULTI
             own    >> +OK
             client << +OK
-            client >> NOSUCH; AUTH; AUTH a b c d; AUTH blue; AUTH wrong; HELLO; HELLO x; HELLO 9; HELLO 3; HELLO 3 AUTH blue wrong; SUBSCRIBE a; CLIENT ID; CLIENT NOSUCH; INFO; CONFIG GET; PUBSUB NOSUCH; PUBSUB HELP
+            client >> NOSUCH; AUTH; AUTH a b c d; AUTH blue; AUTH wrong; HELLO; HELLO x; HELLO 9; HELLO 3; HELLO 3 AUTH blue wrong; SUBSCRIBE a; CLIENT ID; CLIENT NOSUCH; INFO; CONFIG GET; PUBSUB NOSUCH; PUBSUB NUMPAT
             own    << {spoilers}
             own    >> {errors}
-            client << -ERR unknown command...; -ERR wrong number...; -ERR syntax error; -ERR AUTH inside MULTI...; -ERR AUTH inside MULTI...; -ERR HELLO inside MULTI...; -ERR Protocol version...; -NOPROTO...; -ERR HELLO inside MULTI...; -ERR HELLO inside MULTI...; -ERR SUBSCRIBE inside MULTI...; -NOPERM the command...; -ERR unknown subcommand...; -ERR INFO inside MULTI...; -ERR wrong number...; -ERR unknown subcommand...; -ERR PUBSUB inside MULTI...
+            client << -ERR unknown command...; -ERR wrong number...; -ERR syntax error; -ERR AUTH inside MULTI...; -ERR AUTH inside MULTI...; -ERR HELLO inside MULTI...; -ERR Protocol version...; -NOPROTO...; -ERR HELLO inside MULTI...; -ERR HELLO inside MULTI...; -ERR SUBSCRIBE inside MULTI...; -ERR CLIENT inside MULTI...; -ERR unknown subcommand...; -ERR INFO inside MULTI...; -ERR wrong number...; -ERR unknown subcommand...; -ERR PUBSUB inside MULTI...
             client >> EXEC
             own    << EXEC
             own    >> -EXECABORT
