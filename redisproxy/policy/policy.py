@@ -249,8 +249,9 @@ def make_policy(
     # Redis's own text, which the session passes on.
     help_text = [each.name for each in commands[b"PUBSUB"].subcommands] if b"PUBSUB" in set(commands) - deny else []
     forwarded += [name for name in help_text if name == b"PUBSUB|HELP"]
-    if b"RESET" not in commands:
-        table.pop(b"RESET", None)  # before Redis 6.2
+    for name in (b"HELLO", b"RESET"):
+        if name not in commands:
+            table.pop(name, None)  # before Redis 6 and 6.2
     forwarded += [name for name in (b"ECHO", b"FLUSHDB", b"HELLO", b"PING") if name in commands and name not in forwarded]
     subcommands_known = {subcommand.name for command in commands.values() for subcommand in command.subcommands}
     named = set(commands) | subcommands_known

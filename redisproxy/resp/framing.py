@@ -175,7 +175,7 @@ def _quoted(line: bytes, pos: int, quote: bytes, argument: bytearray) -> int:
         character = line[pos : pos + 1]
         if character == quote:
             return pos + 1
-        if character == b"\\" and pos + 1 < end:
+        if character == b"\\" and pos + 2 < end:  # behind the last backslash there is only the quote
             following = line[pos + 1 : pos + 2]
             if quote == b"'":
                 if following == b"'":

@@ -55,7 +55,7 @@ HANDLERS = {
     b"PUNSUBSCRIBE": Handler(channels.unsubscribe, (1, -1), _ALONE),
     b"QUIT": Handler(connection.quit_, needs=0),
     b"RESET": Handler(connection.reset, (1, 1), Need.DRAINED),
-    b"SCRIPT": Handler(scripts.script, (2, -1)),
+    b"SCRIPT": Handler(scripts.script, (2, -1), _LOGIN, server.container_needs),
     b"SELECT": Handler(connection.select, (2, 2), _LOGIN | _UNSUBSCRIBED),
     b"SPUBLISH": Handler(data.publish, (2, -1)),
     b"SSUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),
@@ -68,7 +68,7 @@ HANDLERS = {
 #: A command that may wait for other sessions' commands. Those must not wait behind it.
 BLOCKING = Handler(data.block, also=data.block_needs)
 #: A command of which only some subcommands are passed on.
-CONTAINER = Handler(server.container, (2, -1))
+CONTAINER = Handler(server.container, (2, -1), _LOGIN, server.container_needs)
 
 
 def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:

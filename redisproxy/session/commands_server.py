@@ -27,6 +27,11 @@ def container(session: Session, words: list[bytes]) -> None:
         forbid_subcommand(session, words)
 
 
+def container_needs(session: Session, words: list[bytes]) -> int:
+    """See `handler.Handler`. Redis 7 checks the subcommand before anything else."""
+    return Need.UNSUBSCRIBED if session.policy.before_7 else 0
+
+
 def info(session: Session, words: list[bytes]) -> None:
     """INFO [section …]: Redis is asked only for sections that the tenant may see.
 
@@ -68,11 +73,11 @@ def config(session: Session, words: list[bytes]) -> None:
 def config_needs(session: Session, words: list[bytes]) -> int:
     """See `handler.Handler`."""
     if not _is_config_get(session, words) or len(words) == 2 or (session.policy.before_7 and len(words) > 3):
-        return 0
+        return container_needs(session, words)
     try:
         server_config.named(words[2:])
     except server_config.PatternError:
-        return 0
+        return Need.UNSUBSCRIBED
     return Need.UNSUBSCRIBED | Need.NO_MULTI | Need.DRAINED
 
 

@@ -123,15 +123,15 @@ class Subscriptions:
 
     def ended(self) -> bytes:
         """Returns the confirmations that all subscriptions have ended, as in RESP3."""
-        left = {b"": sum(self.counts()[:2]), b"S": len(self._expected[b"S"])}
+        count = {b"": sum(self.counts()[:2]), b"S": len(self._expected[b"S"])}
         pushes = []
         for kind in KINDS:
             word = kind.lower() + b"unsubscribe"
             of = b"S" if kind == b"S" else b""
             for channel in sorted(map(self.bare, self._expected[kind])):
-                left[of] -= 1
+                count[of] -= 1
                 head = b">3\r\n$%d\r\n%b\r\n" % (len(word), word)
-                pushes.append(head + b"$%d\r\n%b\r\n:%d\r\n" % (len(channel), channel, left[of]))
+                pushes.append(head + b"$%d\r\n%b\r\n:%d\r\n" % (len(channel), channel, count[of]))
         return b"".join(pushes)
 
     def cancelled(self, count: int) -> None:

@@ -570,12 +570,14 @@ class SplitInlineTests(unittest.TestCase):
             (b'a"b"c d', [b"abc", b"d"]),
             (b"""'a '"'b"'"c' d""", [b"""a 'b"c""", b"d"]),
             (b'""a""', [b"a"]),
+            (b'"\\"', [b"\\"]),
+            (b"'a\\'", [b"a\\"]),
         ):
             with self.subTest(line):
                 self.assertEqual(split_inline(line), expected)
 
     def test_unbalanced(self) -> None:
-        for line in (b'"a', b"'a", b'"a"b"', b"'a'\"b", b'"a\\"', b'"a"\v', b"'a'\f"):
+        for line in (b'"a', b"'a", b'"a"b"', b"'a'\"b", b'"a\\" ', b'"a"\v', b"'a'\f"):
             with self.subTest(line):
                 self.assertRaises(ProtocolError, split_inline, line)
 
