@@ -240,3 +240,14 @@ class FlushallTests(unittest.TestCase):
             client = raw_client(self, installation.proxy.port, b"AUTH", Installation.BLUE.encode())
             self.assertRegex(client.ask([b"FlushAll"]), rb"^-NOPERM the command 'flushall' is")
             installation.proxy.logged(r"refused flushall to team-blue/")
+
+    def test_an_error_of_redis_names_it(self) -> None:
+        installation = Installation()
+        self.addCleanup(installation.stop)
+        client = raw_client(self, installation.proxy.port, b"AUTH", Installation.BLUE.encode())
+        self.assertEqual(client.ask([b"FLUSHALL"]), b"+OK\r\n")
+        master = installation.server.client()
+        self.addCleanup(master.close)
+        (name,) = (name for name in map(str, master.acl_users()) if "team-blue" in name)
+        master.acl_setuser(name.removeprefix("b'").removesuffix("'"), commands=["-flushdb"])
+        self.assertRegex(client.ask([b"FLUSHALL"]), rb"^-NOPERM .*'flushall'")
