@@ -122,6 +122,16 @@ CONFIG_PATTERN_BYTES = 256
 SUBSCRIPTIONS = 10_000
 #: The names of one session's channels, patterns and sharded channels, together.
 SUBSCRIPTION_BYTES = 2 * 1024 * 1024
+#: Patterns of one session that also match channels of notifications about keys, under another name
+#: in Redis. To find these names takes time.
+KEY_EVENT_PATTERNS = 500
+#: The longest of them. A longer pattern matches the tenant's own channels alone.
+KEY_EVENT_PATTERN_BYTES = 256
+#: Attempts to find a name in Redis for such a pattern that no other pattern of the session has.
+KEY_EVENT_SPELLINGS = 64
+#: The longest channel that is matched here. A message of a longer one may come twice, where two
+#: patterns in Redis match it that stand for one of the client.
+MATCHED_CHANNEL_BYTES = 1024
 #: Subscriptions of several sessions that are compared with each other when they are counted.
 COUNTED_SUBSCRIPTIONS = 10_000
 #: Scripts of one tenant that publish, whose SHAs are known: two SHAs of 40 bytes each. The one that

@@ -1378,6 +1378,12 @@ TOO_MANY_SUBSCRIPTIONS = ClientError(
     "ERR this would be more than {count} subscriptions, or more than {size} bytes of names",
     "The limit applies to each session. Use patterns, or several connections.",
 )
+TOO_MANY_KEY_EVENT_PATTERNS = ClientError(
+    "error-too-many-key-event-patterns",
+    "ERR this would be more than {count} patterns that match keyspace notifications, too",
+    "The limit applies to each session, and to patterns that begin with a wildcard, a backslash or _.",
+    "tenants.md",
+)
 UNFIT_PATTERN = ClientError(
     "error-unfit-pattern",
     "ERR Redis has no ACL rules for patterns with spaces or NUL bytes",

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .. import bounds, messages
 from ..resp.framing import encode
 from ..resp.value import Answer
 from . import pubsub as names
@@ -32,17 +31,16 @@ def subscribe(session: Session, words: list[bytes]) -> None:
     """SUBSCRIBE, PSUBSCRIBE, SSUBSCRIBE."""
     name = words[0].upper()
     kind = name.removesuffix(b"SUBSCRIBE")  # none, P or S
-    channels = _own_channels(session, name, kind, words[1:])
-    if channels is None:
-        return None
     subscriptions = _subscriptions(session)
-    if not subscriptions.room_for(kind, channels):
-        return session.refuse(
-            messages.TOO_MANY_SUBSCRIPTIONS.reply(count=bounds.SUBSCRIPTIONS, size=bounds.SUBSCRIPTION_BYTES)
-        )
-    update = names.SubscriptionChange(kind, True, channels)
+    try:
+        update = subscriptions.joining(session.tenant, kind, words[1:])
+    except names.ForeignChannelError as error:
+        return session.forbid(name, error.reply)
+    except names.TooManyError as error:
+        return session.refuse(error.reply)
     if kind == b"P":
-        return allow_patterns(session, channels, lambda _: _send(session, subscriptions, name, update))
+        patterns = [*update.channels, *update.hidden]
+        return allow_patterns(session, patterns, lambda _: _send(session, subscriptions, name, update))
     return _send(session, subscriptions, name, update)
 
 
@@ -53,25 +51,9 @@ def unsubscribe(session: Session, words: list[bytes]) -> None:
     confirmations will come.
     """
     name = words[0].upper()
-    kind = name.removesuffix(b"UNSUBSCRIBE")
-    channels = _own_channels(session, name, kind, words[1:])
-    if channels is None:
-        return None
     subscriptions = _subscriptions(session)
-    update = names.SubscriptionChange(kind, False, channels or sorted(subscriptions.of(kind)))
+    update = subscriptions.leaving(session.tenant, name.removesuffix(b"UNSUBSCRIBE"), words[1:])
     return _send(session, subscriptions, name, update)
-
-
-def _own_channels(session: Session, name: bytes, kind: bytes, channels: list[bytes]) -> list[bytes] | None:
-    """Returns the channels as they are called in Redis.
-
-    None: one of them belongs to other tenants, and the command was refused.
-    """
-    try:
-        return [names.own_channel(session.tenant, kind, channel) for channel in channels]
-    except names.ForeignChannelError as error:
-        session.forbid(name, error.reply)
-        return None
 
 
 def _subscriptions(session: Session) -> names.Subscriptions:
@@ -82,12 +64,16 @@ def _subscriptions(session: Session) -> names.Subscriptions:
 
 
 def _send(session: Session, subscriptions: names.Subscriptions, name: bytes, update: names.SubscriptionChange) -> None:
-    """Sends the command. Redis confirms each channel that it names, but at least one."""
+    """Sends the command. Redis confirms each channel that it names, but at least one.
+
+    What the client does not hear of comes last. Redis accepts all of the patterns, or none.
+    """
     session.replies.heard()  # the client gets confirmations in any mode; they use up a SKIP
     subscriptions.ask(update)
-    count = max(1, len(update.channels))
+    hidden = update.hidden
+    count = max(1, len(update.channels)) + len(hidden)
     batch = ReplyBatch(session.replies, count, CONFIRMATIONS, subscription=(subscriptions, update))
-    session.expect_at_once(encode([name, *update.channels]), batch, always=update.joins)
+    session.expect_at_once(encode([name, *update.channels, *hidden]), batch, always=update.joins)
 
 
 # PUBSUB: about the tenant's channels, by the names that the tenant uses.

@@ -34,6 +34,8 @@ _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
 #: By the first word: how many elements behind it are channels or patterns.
 _CHANNELS = dict.fromkeys(_MESSAGES | _CONFIRMED, 1) | {b"pmessage": 2}
+#: Confirmations whose number counts channels and patterns.
+_COUNTED = frozenset((b"subscribe", b"psubscribe", b"unsubscribe", b"punsubscribe"))
 _LONGEST_WORD = max(map(len, _CHANNELS))
 
 
@@ -151,6 +153,8 @@ class PendingReplies:
         self._subscriber: Subscriber | None = None
         self._kept = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False
+        # Whether the client does not get this message: see `ports.Subscriber.pattern_of`.
+        self._repeated = False
         # Messages that the subscriber did not get yet. Those of one read become one write;
         # otherwise each would cost a send().
         self._messages: list[bytes] = []
@@ -248,7 +252,7 @@ class PendingReplies:
         head = whole = b""
         end = pos
         if measurer.between:
-            self._passing_message = False
+            self._passing_message = self._repeated = False
             if data[pos] in b"*>":
                 found = self._head(data, pos)
                 if found is None:
@@ -280,11 +284,14 @@ class PendingReplies:
                 raise ProtocolError("a message that nobody subscribed to")
             if interrupted:
                 raise ProtocolError("a push within a push")
-            self._messages.append(piece)
             self._message_pieces += 1
+            if not self._repeated:
+                self._messages.append(piece)
+                if not ended:
+                    self._pass_messages(False)
             if not ended:
-                self._pass_messages(False)
-            elif self._interrupted is not None:
+                return pos
+            if self._interrupted is not None:
                 self._measurer, self._interrupted = self._interrupted, None
                 self._passing_message = False
             return pos
@@ -301,6 +308,8 @@ class PendingReplies:
             excess, batch.count = batch.count - 1, 1
             if batch.subscription is not None:
                 batch.subscription[0].cancelled(excess)
+        elif batch.subscription is not None and batch.count <= batch.subscription[1].hidden_count:
+            piece = b""  # of a pattern that the client does not know
         if whole and isinstance(batch, RewrittenReply):
             piece = batch.rewrite(whole)
         self._settle(batch, piece, ended)
@@ -328,20 +337,49 @@ class PendingReplies:
         if not channels or data[pos + 1 : eol] != b"%d" % (channels + 2) or not self._expects(word, data[pos] == PUSH):
             return b"", b"", pos
         head = data[pos:end]
+        pattern = None
         # Compared with None: Subscriptions are false while an UNSUBSCRIBE from the last channel is
         # pending.
         subscriber = self._confirming() if self._subscriber is None else self._subscriber
-        for _ in range(channels):
+        for following in range(channels - 1, -1, -1):
             found = _bulk(data, end, bounds.MESSAGE_HEAD_BYTES)
             if found is None:
                 return None
             channel, after = found
             if channel is None:  # nil: the confirmation of an UNSUBSCRIBE from nothing
                 break
+            end = after
+            if following and subscriber is not None:
+                pattern = channel
+                continue
+            if pattern is not None and subscriber is not None:
+                named = subscriber.pattern_of(pattern, channel)
+                self._repeated = named is None
+                head += b"$%d\r\n%b\r\n" % (len(named or b""), named or b"")
             bare = channel if subscriber is None else subscriber.bare(channel)
             head += b"$%d\r\n%b\r\n" % (len(bare), bare)
-            end = after
+        if word in _COUNTED and subscriber is not None and subscriber.hidden:
+            return self._counted(data, word, head, end, subscriber.hidden)
         return word, head, end
+
+    @staticmethod
+    def _counted(data: bytes, word: bytes, head: bytes, end: int, hidden: int) -> tuple[bytes, bytes, int] | None:
+        """Reads the number in a confirmation as well, and gives the client its own number.
+
+        hidden: how many patterns the client does not know of. See `_head`.
+        """
+        if data[end : end + 1] in (b"$", b"_"):  # nil: the confirmation of an UNSUBSCRIBE from nothing
+            eol = data.find(CRLF, end)
+            if eol < 0:
+                return None
+            head += data[end : eol + 2]
+            end = eol + 2
+        eol = data.find(CRLF, end)
+        if eol < 0:
+            return None if len(data) - end < bounds.HEADER_BYTES else (word, head, end)
+        if data[end : end + 1] != b":" or not data[end + 1 : eol].isdigit():
+            return word, head, end
+        return word, head + b":%d\r\n" % (int(data[end + 1 : eol]) - hidden), eol + 2
 
     def _expects(self, word: bytes, push: bool) -> bool:
         """Returns whether this can be a message or a confirmation now.

@@ -380,8 +380,21 @@ class Subscriber(Protocol):
     def message(self, piece: bytes, whole: bool) -> None:
         """Takes bytes of messages. whole: the last message ends with them."""
 
+    @property
+    def hidden(self) -> int:
+        """How many patterns Redis has besides those that the client knows, and counts in each
+        confirmation.
+        """
+
     def bare(self, channel: bytes) -> bytes:
         """Returns a channel or pattern as the client knows it: without the tenant's prefix."""
+
+    def pattern_of(self, pattern: bytes, channel: bytes) -> bytes | None:
+        """Returns the client's pattern that a message is for. pattern, channel: as Redis names
+        them.
+
+        None: the client does not get this message, because it gets the one for another pattern.
+        """
 
 
 class Unavailable:

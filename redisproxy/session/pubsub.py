@@ -7,53 +7,85 @@ the database index.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import bounds, messages
 from ..tenants.model import Tenant
+from .key_events import BEGINNINGS, KeyEvents, NoSpellingError, key_events, may_match
 
 if TYPE_CHECKING:
     from .replies import ReplyQueue
 
 #: Kinds of subscriptions: channels, patterns, sharded channels.
 KINDS = (b"", b"P", b"S")
+#: The kind of patterns that Redis gets besides those of the client: see `key_events`.
+HIDDEN = b"+"
 
 
 class ForeignChannelError(Exception):
     """A channel of notifications about other tenants' keys. reply: the error for the client."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        shown = " or ".join(f"{own.decode()}*" for own in tenant.keyspace_channels)
+        self.reply = messages.FOREIGN_EVENTS.reply(channel=shown)
+        super().__init__(self.reply)
+
+
+class TooManyError(Exception):
+    """More subscriptions than one session may have. reply: the error for the client."""
 
     def __init__(self, reply: bytes) -> None:
         super().__init__(reply)
         self.reply = reply
 
 
-def own_channel(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
+def own_name(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
     """Returns the name in Redis of a channel or, if kind is ``P``, of a pattern.
 
-    Raises ForeignChannelError for notifications about keys of another database. A pattern that
-    begins with ``__key`` must begin with such a channel of the tenant's own database: ``__key*``
-    would match others' too. Any other pattern is safe behind the literal prefix.
+    Only names of notifications about keys of the tenant's own database stay as they are. Any
+    other pattern is safe behind the literal prefix. It may match such notifications, too: see
+    `key_events`.
     """
-    if kind != b"S" and channel.startswith(b"__key"):
-        for own in tenant.keyspace_channels:
-            if channel.startswith(own):
-                return channel
-        if kind == b"P" or channel.startswith((b"__keyspace@", b"__keyevent@")):
-            shown = " or ".join(f"{own.decode()}…".replace("…", "*") for own in tenant.keyspace_channels)
-            raise ForeignChannelError(messages.FOREIGN_EVENTS.reply(channel=shown))
+    if kind != b"S" and channel.startswith(tenant.keyspace_channels):
+        return channel
     return tenant.channel_prefix + channel
+
+
+def own_channel(tenant: Tenant, channel: bytes) -> bytes:
+    """Returns the name in Redis of a channel.
+
+    Raises ForeignChannelError for notifications about keys of another database.
+    """
+    name = own_name(tenant, b"", channel)
+    if name is not channel and channel.startswith(BEGINNINGS):
+        raise ForeignChannelError(tenant)
+    return name
 
 
 class SubscriptionChange(NamedTuple):
     """What a (P|S)(UN)SUBSCRIBE changes.
 
-    kind: one of KINDS; joins: False for UNSUBSCRIBE; channels: names in Redis.
+    kind: one of KINDS; joins: False for UNSUBSCRIBE; channels: names in Redis, one for each that
+    the client named; events: by such a name, what Redis gets besides. The client does not hear of
+    these.
     """
 
     kind: bytes
     joins: bool
     channels: Sequence[bytes]
+    events: Mapping[bytes, KeyEvents] = {}
+
+    @property
+    def hidden_count(self) -> int:
+        """How many of Redis's confirmations, the last ones, the client does not get."""
+        return sum(map(len, self.events.values())) if self.events else 0
+
+    @property
+    def hidden(self) -> list[bytes]:
+        """What Redis gets besides, in one list."""
+        return [pattern for events in self.events.values() for pattern in events]
 
 
 class Subscriptions:
@@ -65,7 +97,7 @@ class Subscriptions:
     `ports.Subscriber`: passes messages on to the client's `ReplyQueue`.
     """
 
-    __slots__ = ("_confirmed", "_expected", "_outstanding", "_prefix", "_refused", "_replies", "_size")
+    __slots__ = ("_confirmed", "_events", "_expected", "_outstanding", "_prefix", "_refused", "_replies", "_shown", "_size")
 
     def __init__(self, replies: ReplyQueue, prefix: bytes) -> None:
         self._replies = replies
@@ -76,6 +108,11 @@ class Subscriptions:
         self._refused = False
         # Bytes of the names of all that are expected.
         self._size = 0
+        # By a pattern in Redis: the patterns that Redis has besides for the same pattern of the
+        # client.
+        self._events: dict[bytes, KeyEvents] = {}
+        # By each of the latter: the client's pattern, and what a channel must not match.
+        self._shown: dict[bytes, tuple[bytes, tuple[re.Pattern[bytes], ...]]] = {}
 
     def __bool__(self) -> bool:
         return any(self._expected.values())
@@ -89,21 +126,80 @@ class Subscriptions:
         channels, patterns, sharded = (len(self._expected[kind]) for kind in KINDS)
         return channels, patterns, sharded
 
-    def room_for(self, kind: bytes, channels: Iterable[bytes]) -> bool:
-        """Returns whether these can be added within SUBSCRIPTIONS and SUBSCRIPTION_BYTES."""
-        new = set(channels) - self._expected[kind]
-        return (
-            sum(self.counts()) + len(new) <= bounds.SUBSCRIPTIONS
-            and self._size + sum(map(len, new)) <= bounds.SUBSCRIPTION_BYTES
+    def joining(self, tenant: Tenant, kind: bytes, names: Sequence[bytes]) -> SubscriptionChange:
+        """Returns the change that a (P|S)SUBSCRIBE asks for. names: as the client knows them.
+
+        Raises ForeignChannelError or TooManyError.
+        """
+        channels = [own_name(tenant, kind, name) for name in names]
+        events = self._events_of(tenant, dict(zip(channels, names, strict=True))) if kind == b"P" else {}
+        if kind != b"S":
+            for channel, name in zip(channels, names, strict=True):
+                if name.startswith(BEGINNINGS) and channel != name and channel not in events:
+                    raise ForeignChannelError(tenant)
+        return self._with_room(SubscriptionChange(kind, True, channels, events))
+
+    def _events_of(self, tenant: Tenant, patterns: Mapping[bytes, bytes]) -> dict[bytes, KeyEvents]:
+        """Returns the patterns for notifications, for patterns of the client that match any.
+
+        patterns: the client's, by their names in Redis. Raises TooManyError.
+        """
+        wide = {pattern: name for pattern, name in patterns.items() if pattern != name and may_match(name)}
+        too_many = TooManyError(messages.TOO_MANY_KEY_EVENT_PATTERNS.reply(count=bounds.KEY_EVENT_PATTERNS))
+        if len(self._events.keys() | wide.keys()) > bounds.KEY_EVENT_PATTERNS:
+            raise too_many
+        found: dict[bytes, KeyEvents] = {}
+        taken = set(self._shown) if wide else set()
+        for pattern, name in wide.items():
+            try:
+                events = self._events.get(pattern) or key_events(tenant, name, taken)
+            except NoSpellingError:
+                raise too_many from None
+            if events:
+                found[pattern] = events
+                taken.update(events)
+        return found
+
+    def leaving(self, tenant: Tenant, kind: bytes, names: Sequence[bytes]) -> SubscriptionChange:
+        """Returns the change that a (P|S)UNSUBSCRIBE asks for. names: as the client knows them.
+
+        Without names: all of the kind. Another tenant's channels are ones that the session is not
+        subscribed to.
+        """
+        channels = [own_name(tenant, kind, name) for name in names] or sorted(self._expected[kind])
+        if kind != b"P" or not self._events:
+            return SubscriptionChange(kind, False, channels)
+        return SubscriptionChange(
+            kind, False, channels, {each: self._events[each] for each in channels if each in self._events}
         )
+
+    def _with_room(self, update: SubscriptionChange) -> SubscriptionChange:
+        """Returns the change. Raises TooManyError if it is not within the session's bounds."""
+        new = set(update.channels) - self._expected[update.kind]
+        if update.events:
+            new.update(set(update.hidden) - self._expected[HIDDEN])
+        if (
+            sum(map(len, self._expected.values())) + len(new) > bounds.SUBSCRIPTIONS
+            or self._size + sum(map(len, new)) > bounds.SUBSCRIPTION_BYTES
+        ):
+            raise TooManyError(
+                messages.TOO_MANY_SUBSCRIPTIONS.reply(count=bounds.SUBSCRIPTIONS, size=bounds.SUBSCRIPTION_BYTES)
+            )
+        return update
 
     def ask(self, update: SubscriptionChange) -> None:
         """Records a change that is sent to Redis now."""
         self._outstanding += 1
-        before = self._expected[update.kind]
-        named = set(update.channels)
-        self._size += sum(map(len, named - before)) if update.joins else -sum(map(len, named & before))
+        for kind, names in _parts(update):
+            before = self._expected[kind]
+            named = set(names)
+            self._size += sum(map(len, named - before)) if update.joins else -sum(map(len, named & before))
         _apply(self._expected, update)
+        if update.joins:
+            for pattern, events in update.events.items():
+                self._events[pattern] = events
+                for hidden, earlier in events.items():
+                    self._shown[hidden] = self.bare(pattern), earlier
 
     def confirmed(self, update: SubscriptionChange, refused: bool) -> bool:
         """Records Redis's answer to the oldest pending change.
@@ -119,6 +215,9 @@ class Subscriptions:
             self._refused = False
             self._expected = {kind: set(channels) for kind, channels in self._confirmed.items()}
             self._size = sum(sum(map(len, channels)) for channels in self._expected.values())
+            self._forget(list(self._events))
+        if update.events:
+            self._forget(update.events)
         return any(self._confirmed.values())
 
     def ended(self) -> bytes:
@@ -134,6 +233,13 @@ class Subscriptions:
                 pushes.append(head + b"$%d\r\n%b\r\n:%d\r\n" % (len(channel), channel, count[of]))
         return b"".join(pushes)
 
+    def _forget(self, patterns: Iterable[bytes]) -> None:
+        """Forgets what Redis had besides for patterns that the session is not subscribed to."""
+        for pattern in patterns:
+            if pattern not in self._expected[b"P"]:
+                for hidden in self._events.pop(pattern, ()):
+                    del self._shown[hidden]
+
     def cancelled(self, count: int) -> None:
         """See `ports.Subscriber`."""
         self._replies.cancelled(count)
@@ -145,6 +251,21 @@ class Subscriptions:
     def bare(self, channel: bytes) -> bytes:
         """See `ports.Subscriber`."""
         return channel.removeprefix(self._prefix)
+
+    @property
+    def hidden(self) -> int:
+        """See `ports.Subscriber`."""
+        return len(self._confirmed[HIDDEN])
+
+    def pattern_of(self, pattern: bytes, channel: bytes) -> bytes | None:
+        """See `ports.Subscriber`."""
+        shown = self._shown.get(pattern)
+        if shown is None:
+            return pattern.removeprefix(self._prefix)
+        name, earlier = shown
+        if earlier and len(channel) <= bounds.MATCHED_CHANNEL_BYTES and any(each.match(channel) for each in earlier):
+            return None
+        return name
 
 
 def counted(sessions: Sequence[Subscriptions]) -> tuple[int, int, int]:
@@ -165,11 +286,17 @@ def counted(sessions: Sequence[Subscriptions]) -> tuple[int, int, int]:
 
 
 def _nothing() -> dict[bytes, set[bytes]]:
-    return {kind: set() for kind in KINDS}
+    return {kind: set() for kind in (*KINDS, HIDDEN)}
+
+
+def _parts(update: SubscriptionChange) -> list[tuple[bytes, Sequence[bytes]]]:
+    """Returns the names of a change by their kind."""
+    return [(update.kind, update.channels), (HIDDEN, update.hidden)] if update.events else [(update.kind, update.channels)]
 
 
 def _apply(subscriptions: dict[bytes, set[bytes]], update: SubscriptionChange) -> None:
-    if update.joins:
-        subscriptions[update.kind].update(update.channels)
-    else:
-        subscriptions[update.kind].difference_update(update.channels)
+    for kind, names in _parts(update):
+        if update.joins:
+            subscriptions[kind].update(names)
+        else:
+            subscriptions[kind].difference_update(names)

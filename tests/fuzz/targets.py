@@ -39,7 +39,7 @@ from redisproxy.session import commands
 from redisproxy.session import pending as pending_module
 from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, ReplyBatch
 from redisproxy.session.ports import Unavailable
-from redisproxy.session.pubsub import KINDS
+from redisproxy.session.pubsub import HIDDEN, KINDS, SubscriptionChange
 from redisproxy.session.session import Session
 from redisproxy.session.state import Gate, ReplyMode, Step
 from redisproxy.tenants.model import Snapshot
@@ -216,13 +216,18 @@ class Creditor:
         assert count >= 0
         self.excuses += count
 
-    def confirmed(self, change: object, refused: bool) -> bool:
+    hidden = 0
+
+    def confirmed(self, change: SubscriptionChange, refused: bool) -> bool:
         if not refused:
-            self.subscribed = bool(change)
+            self.subscribed = change.joins
         return self.subscribed
 
     def bare(self, channel: bytes) -> bytes:
         return channel
+
+    def pattern_of(self, pattern: bytes, channel: bytes) -> bytes:
+        return pattern
 
 
 class NumberedBatch(ReplyBatch):
@@ -288,7 +293,7 @@ def _settled(chunks: Iterator[bytes], batches: list[tuple[int, int, bool, bool, 
     pending, owner = pending_module.PendingReplies(), Creditor()
     batch: list[NumberedBatch] = []
     for number, (kind, count, muted, subscribed, protocol) in enumerate(batches):
-        subscription = (owner, subscribed) if kind == CONFIRMATIONS else None
+        subscription = (owner, SubscriptionChange(b"", subscribed, ())) if kind == CONFIRMATIONS else None
         batch.append(NumberedBatch(owner, count, kind, count if muted else 0, subscription))
         batch[-1].protocol = protocol
         batch[-1].number, batch[-1].muted = number, muted
@@ -472,14 +477,14 @@ class ModelRedis:
             if fail:
                 return b"-NOPERM\r\n"
             self.subscribed.update((name, channel) for channel in words[1:])
-            return b"".join(self._push([name.lower(), channel], b":1\r\n") for channel in words[1:])
+            return b"".join(self._push([name.lower(), channel], b":9\r\n") for channel in words[1:])
         elif name in _UNSUBSCRIBES:
             kind = name.replace(b"UN", b"", 1)
             channels = words[1:] or [c for k, c in sorted(self.subscribed) if k == kind]
             self.subscribed -= {(kind, channel) for channel in channels}
             if not channels:
-                return self._push([name.lower()], b"$-1\r\n:0\r\n" if self.protocol == 2 else b"_\r\n:0\r\n")
-            return b"".join(self._push([name.lower(), channel], b":0\r\n") for channel in channels)
+                return self._push([name.lower()], b"$-1\r\n:9\r\n" if self.protocol == 2 else b"_\r\n:9\r\n")
+            return b"".join(self._push([name.lower(), channel], b":9\r\n") for channel in channels)
         return self._shown(words)
 
     @staticmethod
@@ -898,6 +903,7 @@ class Play:
         )
         if not (session.ended or talk.gone or session.replies._items):
             known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in _subscribed(session, kind)}
+            known |= {(b"PSUBSCRIBE", pattern) for pattern in _subscribed(session, HIDDEN)}
             assert known == (upstream.model.subscribed if upstream else set()), "it is subscribed to something else"
         used = session.route.pool
         assert used is None or used is talk.pools[-1]

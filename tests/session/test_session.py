@@ -775,17 +775,15 @@ class PubSubTests(ConversationCase):
         for words in (
             (b"SUBSCRIBE", b"__keyspace@5__:k"),
             (b"SUBSCRIBE", b"mine", b"__keyevent@33__:del"),
-            (b"PSUBSCRIBE", b"__key*__:*"),
-            (b"PSUBSCRIBE", b"__keyevent@*__:expired"),
-            (b"PSUBSCRIBE", b"__keyspace@[3-5]__:*"),
-            (b"PSUBSCRIBE", b"__keyspace@?__:*"),
-            (b"PSUBSCRIBE", b"__keyspace@3*"),
+            (b"PSUBSCRIBE", b"__keyspace@5__:*"),
+            (b"PSUBSCRIBE", b"mine*", b"__keyevent@[45]__:*"),
+            (b"PSUBSCRIBE", b"__keyspace@??__:*"),
         ):
             self.assertRefused(
                 conversation.command(*words), b"-NOPERM only keyspace notifications of the tenant's own database"
             )
         self.assertEqual(conversation.gets(), b"")
-        for pattern in (b"*", b"_*", b"?_keyspace@5__:*", b"[_]_keyspace@5__:*", b"\\__keyspace@5__:*"):
+        for pattern in (b"_x*", b"?_keyspace@5__:*", b"[_]_keyspace@5__:*", b"\\__keyspace@5__:*"):
             conversation = logged_in().command(b"PSUBSCRIBE", pattern)
             self.assertEqual(conversation.gets(), encode([b"PSUBSCRIBE", b"blue:" + pattern]))
 
@@ -1208,7 +1206,7 @@ class AuditTests(ConversationCase):
             (b"CLIENT", b"KILL", b"private"),
             (b"MEMORY", b"STATS"),
             (b"COPY", b"a", b"b", b"DB", b"5"),
-            (b"PSUBSCRIBE", b"__key*__:private"),
+            (b"PSUBSCRIBE", b"__keyspace@5__:private"),
             (b"mistyped-password", b"private"),
             (b"CLIENT", b"mistyped-password"),
             (b"mistyped-password" * 10,),

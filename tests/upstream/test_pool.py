@@ -23,6 +23,7 @@ from redisproxy import bounds, messages
 from redisproxy.ops.log_once import QUIET
 from redisproxy.ops.logs import Log
 from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
+from redisproxy.session.pubsub import SubscriptionChange
 from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
 from redisproxy.upstream.connection import RedisBusy, RedisConnection, RedisUnreachable, UpstreamError
@@ -39,15 +40,19 @@ class Subscriber(Heard):
     """A subscribed session, as an upstream connection sees it."""
 
     upstream_lost = None
+    hidden = 0
 
-    def confirmed(self, change: object, refused: bool) -> bool:
-        return change is True
+    def confirmed(self, change: SubscriptionChange, refused: bool) -> bool:
+        return change.joins
 
     def message(self, piece: bytes, whole: bool) -> None:
         self.heard.append(piece)
 
     def bare(self, channel: bytes) -> bytes:
         return channel
+
+    def pattern_of(self, pattern: bytes, channel: bytes) -> bytes:
+        return pattern
 
 
 class NarrowTests(unittest.SynchronousTestCase):
@@ -62,7 +67,9 @@ class NarrowTests(unittest.SynchronousTestCase):
         upstream.carry(subscriber, lambda full: None)
         confirmed = b"*3\r\n$%d\r\n%b\r\n$1\r\nc\r\n:%d\r\n"
         small, large = (b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%d\r\n%b\r\n" % (size, b"x" * size) for size in (5, 70_000))
-        upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, subscription=(subscriber, True)))
+        upstream.send(
+            b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, subscription=(subscriber, SubscriptionChange(b"", True, ())))
+        )
         upstream.dataReceived(confirmed % (9, b"subscribe", 1))
         self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
         upstream.dataReceived(small * 60)
@@ -74,7 +81,9 @@ class NarrowTests(unittest.SynchronousTestCase):
         self.assertEqual(transport.bufferSize, bounds.WIDE_READ_BYTES)
         upstream.dataReceived(small * 2)
         self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
-        upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, subscription=(subscriber, False)))
+        upstream.send(
+            b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, subscription=(subscriber, SubscriptionChange(b"", False, ())))
+        )
         upstream.dataReceived(confirmed % (11, b"unsubscribe", 0))
         self.assertEqual(transport.bufferSize, bounds.READ_BYTES)
         self.assertEqual(b"".join(subscriber.heard).count(small), 62)
