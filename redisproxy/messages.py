@@ -237,6 +237,12 @@ ANNOTATION_MALFORMED = Reason(
     "Fix the annotation of the Namespace.",
     "operate.md#limits",
 )
+ANNOTATION_NOT_ALLOW = Reason(
+    "tenant-annotation-not-allow",
+    "annotation {name} is neither allow nor deny: deny applies",
+    "Fix the annotation of the Namespace.",
+    "operate.md#limits",
+)
 ANNOTATION_UNKNOWN = Reason(
     "tenant-annotation-unknown",
     "annotation {name} is unknown, and has no effect: the known ones are {known}",
@@ -1045,6 +1051,12 @@ OUT_OF_MEMORY = CloseReason(
     "commands that it sent ahead. The tenant used more than any other.",
     "Make the client read its replies, or ask for less at once. Or raise --memory and the container's memory limit.",
 )
+TRACKING_ENDED = CloseReason(
+    "tracking-ended",
+    "The session used client-side caching, and the annotation redisproxy/client-tracking of its namespace was removed.",
+    "Turn client-side caching off in the client.",
+    "tenants.md#client-side-caching",
+)
 TLS_FAILED = CloseReason(
     "tls-failed",
     "A TLS handshake failed, with OpenSSL's reason.",
@@ -1320,6 +1332,29 @@ FORBIDDEN = ClientError(
     "NOPERM the command '{command}' is not available here: it reaches beyond the tenant's own database",
     "tenants.md says what to use instead. The operator can open some commands.",
     "security.md#what-is-refused",
+)
+TRACKING_CLOSED = ClientError(
+    "error-tracking",
+    "NOPERM the command 'client|tracking' is not available here: turn client-side caching off in the client",
+    "tenants.md names the setting of each library. The operator can allow it with the annotation "
+    "redisproxy/client-tracking of the namespace.",
+    "tenants.md#client-side-caching",
+)
+TRACKING_MODE = ClientError(
+    "error-tracking-mode",
+    "NOPERM CLIENT TRACKING with BCAST, PREFIX or REDIRECT is not available here",
+    "Use the default mode, OPTIN or OPTOUT, on the connection that reads the keys.",
+    "tenants.md#client-side-caching",
+)
+TRACKING_RESP3 = ClientError(
+    "error-tracking-resp3",
+    "ERR CLIENT TRACKING needs RESP3 here: send HELLO 3 first",
+    "In RESP2 the messages would need a second connection (REDIRECT), which is not available.",
+    "tenants.md#client-side-caching",
+)
+NO_TRACKING = ClientError(
+    "error-no-tracking",
+    "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled",
 )
 COPY_ELSEWHERE = ClientError(
     "error-copy", "NOPERM COPY into another database than {index} is refused", "Copy within the tenant's own database."

@@ -196,6 +196,11 @@ class ClientAccount:
         delay = self._shared.login_backoff.wrong(self._client.address, now)
         return now + delay, self._wrong >= bounds.WRONG_PASSWORDS
 
+    def may_track(self, tenant: Tenant) -> bool:
+        """See `session.ports.Accounts`."""
+        snapshot = self._shared.snapshot.snapshot
+        return snapshot is not None and snapshot.limits_of(tenant.namespace).client_tracking
+
     def stats(self) -> Mapping[str, int]:
         """See `session.ports.Accounts`."""
         shared, tenant, counters = self._shared, self._tenant, self._counters

@@ -231,6 +231,10 @@ class ClientFactory(Factory):
         self.tenant_limits.use(snapshot.limits, snapshot.namespaces)
         self.work.keep(snapshot.namespaces)
         self._revoke(snapshot)
+        for client in list(self.clients):
+            session = client.session
+            if session.tracking and not (session.ended or snapshot.limits_of(session.tenant.namespace).client_tracking):
+                session.close_for_tracking()
 
     def _revoke(self, snapshot: Snapshot) -> None:
         """Revokes all sessions whose credential is not valid any more.

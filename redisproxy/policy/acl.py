@@ -20,6 +20,8 @@ PREFIX = "redisproxy:"
 _USERNAME = re.compile(PREFIX + r"([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?):(0|[1-9][0-9]{0,8})", re.ASCII)
 # A key pattern that no user keeps: see `rules`.
 _FIRST = b"~redisproxy"
+# Subcommands of CLIENT for client-side caching.
+_TRACKING = frozenset((b"CACHING", b"GETREDIR", b"TRACKING", b"TRACKINGINFO"))
 
 
 def username(tenant: Tenant) -> str:
@@ -49,11 +51,12 @@ def password(master_password: bytes, name: str) -> bytes:
     return hmac.new(master_password, b"redisproxy user " + name.encode(), hashlib.sha256).hexdigest().encode()
 
 
-def rules(tenant: Tenant, policy: Policy, secret: bytes, databases: bool, new: bool) -> list[bytes]:
+def rules(tenant: Tenant, policy: Policy, secret: bytes, databases: bool, new: bool, tracking: bool = False) -> list[bytes]:
     """The rules of a tenant's user, as arguments that follow ``ACL SETUSER name``.
 
     secret: the user's password; databases: whether the server knows ``db=N`` (from Valkey 9.1 on);
-    new: True for rules that create the user, and fail if it exists; False for rules that update it.
+    new: True for rules that create the user, and fail if it exists; False for rules that update it;
+    tracking: whether the tenant may use client-side caching.
 
     An update keeps the user's channels. Among them are patterns that live sessions are subscribed
     to, also sessions of other processes and replicas of the proxy. It is not enough to ask first
@@ -72,8 +75,15 @@ def rules(tenant: Tenant, policy: Policy, secret: bytes, databases: bool, new: b
     if databases:
         words += [b"resetdbs", b"db=%d" % tenant.index]
     words += [b"-@all", *(b"+" + name.encode() for name in policy.forwarded)]
+    words += tracking_rules(policy) if tracking else []
     # Never without the index. `-select` takes away what a rule before it may have given.
     return [*words, b"-select", b"+select|%d" % tenant.index] if policy.selects else words
+
+
+def tracking_rules(policy: Policy) -> list[bytes]:
+    """The rules that let a user use client-side caching. The session decides on their arguments."""
+    known = policy.known.get(b"CLIENT", frozenset())
+    return [b"+client|" + name.lower() for name in sorted(_TRACKING & known)]
 
 
 def pattern_rules(patterns: Iterable[bytes]) -> list[bytes]:

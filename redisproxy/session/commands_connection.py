@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import bounds, messages
 from ..resp.framing import INSPECT
-from . import login
+from . import login, tracking
 from .errors import NOAUTH_HELLO, OK, SYNTAX
 from .handler import Need, bulk, forbid_subcommand, help_reply, integer, syntax_error, verbatim, wrong_number
 from .state import ReplyMode
@@ -168,6 +168,8 @@ def select(session: Session, words: list[bytes]) -> None:
 
 def client_needs(session: Session, words: list[bytes]) -> int:
     """See `handler.Handler`."""
+    if tracking.handles(session, words[1].upper()):
+        return Need.UNSUBSCRIBED
     if _client_error(session, words) is not None:
         # Redis 7 checks the subcommand first.
         return Need.UNSUBSCRIBED if session.policy.before_7 else 0
@@ -187,10 +189,12 @@ def _client_error(session: Session, words: list[bytes]) -> Callable[[Session, li
 
 def client(session: Session, words: list[bytes]) -> None:
     """CLIENT: the subcommands that concern the client's own connection. The proxy answers them."""
+    subcommand = words[1].upper()
+    if tracking.handles(session, subcommand):
+        return tracking.client(session, words)
     refuse = _client_error(session, words)
     if refuse is not None:
         return refuse(session, words)
-    subcommand = words[1].upper()
     if subcommand == b"HELP":
         return session.answer(_CLIENT_HELP)
     if subcommand in (b"NO-EVICT", b"NO-TOUCH"):
@@ -251,11 +255,11 @@ def _describe(session: Session) -> bytes:
     connection, tenant, subscriptions = session.connection, session.tenant, session.subscriptions
     library = session.client_library
     channels, patterns, sharded = (0, 0, 0) if subscriptions is None else subscriptions.counts()
-    flags = b"P" * bool(channels or patterns or sharded) + b"x" * session.multi
+    flags = b"P" * bool(channels or patterns or sharded) + b"x" * session.multi + b"t" * bool(session.tracking)
     return (
         b"id=%d addr=%b laddr=%b fd=0 name=%b age=%d idle=0 flags=%b db=%d sub=%d psub=%d ssub=%d multi=%d watch=%d "
         b"qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=client|info "
-        b"user=%b redir=-1 resp=%d lib-name=%b lib-ver=%b\n"
+        b"user=%b redir=%d resp=%d lib-name=%b lib-ver=%b\n"
     ) % (
         connection.id,
         _endpoint(connection.peer),
@@ -270,6 +274,7 @@ def _describe(session: Session) -> bytes:
         0 if session.multi else -1,
         session.watching,
         tenant.namespace.encode(),
+        0 if session.tracking else -1,
         session.protocol,
         library[b"LIB-NAME"],
         library[b"LIB-VER"],

@@ -147,6 +147,17 @@ def allow_patterns(session: Session, patterns: list[bytes], then: Callable[[None
         session.route.order.begin(session)
 
 
+def allow_tracking(session: Session, then: Callable[[None], None]) -> None:
+    """Suspends the session until the tenant's ACL user may use client-side caching.
+
+    then: called after that. If it fails, the client gets the error instead.
+    """
+    step: Step[Unavailable | None] = session.suspend(Until.QUERY, partial(_answered, session, then))
+    session.backend.allow_tracking(session.tenant, step)
+    if step.waits:
+        session.route.order.begin(session)
+
+
 def _answered(session: Session, then: Callable[[Result], None], result: Result | Unavailable) -> None:
     if isinstance(result, Unavailable):
         session.not_held(result)

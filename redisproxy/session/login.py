@@ -115,7 +115,7 @@ def log_out(session: Session) -> None:
     session.credential = None
     session.protocol = 2
     session.multi = session.watching = False
-    session.subscriptions = None
+    session.subscriptions = session.tracking = None
     session.name = b""
     session.scanner.limits = UNAUTHENTICATED
     session.scanner.table = UNAUTHENTICATED_TABLE
@@ -200,6 +200,10 @@ class Login:
         """
         session = self._session
         session.credential = self.credential
+        if session.tracking is not None:
+            tracking, session.tracking = session.tracking, None
+            if session.protocol == 3:
+                tracking.lost()
         session.route.use_order(session, session.backend.order(self.credential.tenant))
         if session.subscriptions:
             # Another tenant's subscriptions. Redis would keep them, so the client is told. In RESP2

@@ -4,9 +4,11 @@ Owns the order of pending replies. A connection's bytes come in. Pieces of repli
 batch, go to the receivers of the batches. If Redis sends a reply to nothing, or what RESP does not
 allow, `PendingReplies.received` raises ProtocolError, and the connection must be closed.
 
-A `ports.Subscriber` gets the messages of channels, and learns which confirmations have come. This
-module removes the tenant's prefix from the channels in both. In RESP3 a message may come within a
-reply, at any depth: Redis before 7.2 sends a client the messages that it causes itself at once.
+A `ports.Subscriber` gets the messages of channels, and learns which confirmations have come. A
+`ports.Tracker` gets the messages of client-side caching. This module removes the tenant's prefix
+from the channels in messages and confirmations. In RESP3 a message may come within a reply, at any
+depth: Redis before 7.2 sends a client the messages that it causes itself at once. This module is
+longer than other modules: therefore one loop reads replies and messages.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from .. import bounds
 from ..resp.framing import CRLF, PUSH, ProtocolError, ReplyMeasurer
 
 if TYPE_CHECKING:
-    from .ports import ReplyReceiver, Subscriber
+    from .ports import ReplyReceiver, Subscriber, Tracker
     from .pubsub import SubscriptionChange
 
 # Kinds of batches.
@@ -28,7 +30,8 @@ CONFIRMATIONS = 1  #: one for each channel of a (P|S)(UN)SUBSCRIBE: array in RES
 HELLO = 2  #: the reply to a HELLO, which may change the protocol
 REWRITTEN = 3  #: one reply that may be rewritten: see `RewrittenReply`
 BLOCKING = 4  #: the reply to a command that may block; no later command enlarges the batch
-_KINDS = ("replies", "confirmations", "hello", "rewritten", "blocking")
+TRACKING = 5  #: the reply to a CLIENT TRACKING: see `TrackingReply`
+_KINDS = ("replies", "confirmations", "hello", "rewritten", "blocking", "tracking")
 
 _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
@@ -36,6 +39,8 @@ _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscrib
 _CHANNELS = dict.fromkeys(_MESSAGES | _CONFIRMED, 1) | {b"pmessage": 2}
 #: Confirmations whose number counts channels and patterns.
 _COUNTED = frozenset((b"subscribe", b"psubscribe", b"unsubscribe", b"punsubscribe"))
+#: The first word of what Redis tells a client with tracking: a push of two elements.
+_INVALIDATE = b"invalidate"
 _LONGEST_WORD = max(map(len, _CHANNELS))
 
 
@@ -135,6 +140,20 @@ class RewrittenReply(ReplyBatch):
         return data[pos : eol + 2]
 
 
+class TrackingReply(ReplyBatch):
+    """The reply to a CLIENT TRACKING.
+
+    tracker: gets the messages while tracking is on; on: whether the command turns it on.
+    """
+
+    __slots__ = ("on", "tracker")
+
+    def __init__(self, receiver: ReplyReceiver, discard: int, tracker: Tracker, on: bool) -> None:
+        super().__init__(receiver, 1, TRACKING, discard)
+        self.tracker = tracker
+        self.on = on
+
+
 class PendingReplies:
     """The batches that Redis has to answer on one connection, oldest first.
 
@@ -151,6 +170,9 @@ class PendingReplies:
         # The measurer of a reply, while `_measurer` measures a message within that reply.
         self._interrupted: ReplyMeasurer | None = None
         self._subscriber: Subscriber | None = None
+        self._tracker: Tracker | None = None
+        # Whether there is a subscriber or a tracker, so that messages may come.
+        self._listened = False
         self._kept = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False
         # Whether the client does not get this message: see `ports.Subscriber.pattern_of`.
@@ -166,8 +188,8 @@ class PendingReplies:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is pending: no reply, no rest of a reply, and no subscription."""
-        return not (self.batches or self._subscriber is not None or self._kept or self.partial)
+        """Whether nothing is pending: no reply, no rest of one, no subscription, no tracking."""
+        return not (self.batches or self._listened or self._kept or self.partial)
 
     @property
     def partial(self) -> bool:
@@ -199,7 +221,7 @@ class PendingReplies:
         pos = 0
         end = len(data)
         while pos < end and not self._abandoned:
-            if self._subscriber is not None or (batches and batches[0].kind != REPLIES):
+            if self._listened or (batches and batches[0].kind != REPLIES):
                 if self._kept:
                     data = self._kept + data[pos:]
                     self._kept = b""
@@ -216,8 +238,9 @@ class PendingReplies:
 
     def _pass_messages(self, whole: bool) -> None:
         messages, self._messages = self._messages, []
-        if self._subscriber is not None:
-            self._subscriber.message(b"".join(messages), whole)
+        listener = self._tracker if self._subscriber is None else self._subscriber
+        if listener is not None:
+            listener.message(b"".join(messages), whole)
 
     def _settle(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         batch.count -= ended
@@ -233,11 +256,15 @@ class PendingReplies:
         batch.receiver.reply(batch, piece, ended)
 
     def _confirm(self, batch: ReplyBatch) -> None:
-        """Applies what a batch of CONFIRMATIONS or HELLO changes at its end."""
+        """Applies what a batch of CONFIRMATIONS, HELLO or TRACKING changes at its end."""
         if batch.subscription is not None:
             subscriber, update = batch.subscription
             self._subscriber = subscriber if subscriber.confirmed(update, batch.refused) else None
             self.small_messages = self._subscriber is not None
+            self._listened = self._subscriber is not None or self._tracker is not None
+        elif isinstance(batch, TrackingReply):
+            self._tracker = batch.tracker if batch.tracker.confirmed(batch.on, batch.refused) else None
+            self._listened = self._subscriber is not None or self._tracker is not None
         elif batch.protocol:
             self.protocol = batch.protocol
 
@@ -261,7 +288,7 @@ class PendingReplies:
                     self._kept = data[pos:]
                     return len(data)
                 word, head, end = found
-                self._passing_message = word in _MESSAGES
+                self._passing_message = word in _MESSAGES or word == _INVALIDATE
                 confirmation = word in _CONFIRMED and self._interrupted is None
                 if data[pos] == PUSH and not (self._passing_message or confirmation):
                     raise ProtocolError("a push that was not asked for")
@@ -280,7 +307,7 @@ class PendingReplies:
         piece = head + data[max(start, end) : pos]
         interrupted = not ended and pos < len(data)
         if self._passing_message:
-            if self._subscriber is None:
+            if not self._listened:
                 raise ProtocolError("a message that nobody subscribed to")
             if interrupted:
                 raise ProtocolError("a push within a push")
@@ -331,6 +358,8 @@ class PendingReplies:
         if found is None:
             return None
         word, end = found[0] or b"", found[1]
+        if word == _INVALIDATE and self._tracker is not None and data[pos] == PUSH and data[pos + 1 : eol] == b"2":
+            return word, b"", pos
         channels = _CHANNELS.get(word, 0)
         # A message or confirmation is: word, channels, payload or count. Reading more elements of
         # another array might read past its end.
@@ -403,6 +432,7 @@ class PendingReplies:
         batches = list(self.batches)
         self.batches.clear()
         self._messages.clear()
-        self._subscriber = None
+        self._subscriber = self._tracker = None
+        self._listened = False
         self._abandoned = True
         return batches

@@ -135,6 +135,9 @@ class Accounts(Protocol):
         The time is in seconds of the connection's clock, and later the more wrong passwords came.
         """
 
+    def may_track(self, tenant: Tenant) -> bool:
+        """Returns whether the tenant may use client-side caching."""
+
     def stats(self) -> Mapping[str, int]:
         """Returns what INFO says about the tenant's clients: each of `info.CLIENT_STATS`."""
 
@@ -354,6 +357,12 @@ class Backend(Protocol):
         Finishes the Step with None, or with an Unavailable.
         """
 
+    def allow_tracking(self, tenant: Tenant, step: Step[Unavailable | None]) -> None:
+        """Allows the tenant's ACL user the commands of client-side caching.
+
+        Finishes the Step with None, or with an Unavailable.
+        """
+
 
 class ReplyReceiver(Protocol):
     """Receives the replies of a batch."""
@@ -395,6 +404,19 @@ class Subscriber(Protocol):
 
         None: the client does not get this message, because it gets the one for another pattern.
         """
+
+
+class Tracker(Protocol):
+    """Receives the messages of client-side caching."""
+
+    def confirmed(self, on: bool, refused: bool) -> bool:
+        """A CLIENT TRACKING was answered. Returns whether messages may come now.
+
+        on: what it asked for; refused: Redis answered with an error.
+        """
+
+    def message(self, piece: bytes, whole: bool) -> None:
+        """See `Subscriber`."""
 
 
 class Unavailable:

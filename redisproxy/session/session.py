@@ -45,6 +45,7 @@ from .replies import ReplyQueue
 from .route import DEDICATED, MULTIPLEXED, NONE, Route
 from .scripts import Scripts, publishes
 from .state import BugError, Gate, Phase, Step, Until, names
+from .tracking import Tracking
 
 #: The first byte of a TLS handshake. No command begins with it. Without an error reply, both sides
 #: would wait for each other.
@@ -95,6 +96,7 @@ class Session:
         "step",
         "streaming",
         "subscriptions",
+        "tracking",
         "usage",
         "watching",
         "work",
@@ -133,6 +135,8 @@ class Session:
         self.multi = False
         self.watching = False
         self.subscriptions: Subscriptions | None = None
+        #: client-side caching; None before the first CLIENT TRACKING
+        self.tracking: Tracking | None = None
         #: set by CLIENT SETNAME, or by SETNAME in a HELLO
         self.name = b""
         # None until the first CLIENT SETINFO or CLIENT INFO.
@@ -238,12 +242,12 @@ class Session:
     def stateful(self) -> bool:
         """Whether the session needs its dedicated connection because of the state there.
 
-        The state is an open MULTI, watched keys or subscriptions. A control query counts as well:
-        PSUBSCRIBE acquires its connection before it waits for one.
+        The state is an open MULTI, watched keys, subscriptions or tracking. A control query counts
+        as well: PSUBSCRIBE acquires its connection before it waits for one.
         """
         step = self.step
         within = step is not None and step.until is Until.QUERY
-        return self.multi or self.watching or bool(self.subscriptions) or within
+        return self.multi or self.watching or bool(self.subscriptions or self.tracking) or within
 
     # Events of the client's connection.
 
@@ -414,6 +418,14 @@ class Session:
         """See `tenants.memory.User`."""
         self.ending.at_once()
         self.connection.abort(messages.OUT_OF_MEMORY.code)
+
+    def close_for_tracking(self) -> None:
+        """The tenant may not use client-side caching any more, and this session does.
+
+        The client learns from its end that it must forget what it has cached.
+        """
+        self.ending.at_once()
+        self.connection.abort(messages.TRACKING_ENDED.code)
 
     def bug(self, error: Exception) -> None:
         """Reports a bug of the proxy. Only this client's connection is aborted."""

@@ -1,4 +1,5 @@
-"""A tenant's limits: the number of connections, and commands and bytes a second.
+"""A tenant's limits: the number of connections, commands and bytes a second, and client-side
+caching.
 
 Owns the meaning of a Namespace's annotations, and the token bucket that measures a rate.
 `net.rate_limit` decides which clients wait, and for how long.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from .. import bounds, messages
 from ..messages import Text
@@ -16,16 +17,22 @@ from ..messages import Text
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of one tenant: its connections at a time, and its rates. 0 means no limit."""
+    """The limits of one tenant: its connections at a time, and its rates. 0 means no limit.
+
+    client_tracking: whether it may use client-side caching, which shows names of other tenants'
+    keys that it reads itself.
+    """
 
     max_connections: int = 0
     commands_per_second: int = 0
     #: of commands and replies together
     bytes_per_second: int = 0
+    client_tracking: bool = False
 
     def per_process(self, processes: int) -> Limits:
         """The part of each limit that one of so many processes enforces, rounded up."""
-        return Limits(*(-(-getattr(self, field.name) // processes) for field in fields(self)))
+        parts = {name: -(-getattr(self, name) // processes) for name, _ in ANNOTATIONS.values()}
+        return replace(self, **parts)
 
 
 #: No limits.
@@ -39,6 +46,10 @@ ANNOTATIONS = {
     f"{PREFIX}commands-per-second": ("commands_per_second", bounds.TENANT_PER_SECOND),
     f"{PREFIX}bytes-per-second": ("bytes_per_second", bounds.TENANT_PER_SECOND),
 }
+#: The annotation for client-side caching: ``allow`` or ``deny``.
+CLIENT_TRACKING = f"{PREFIX}client-tracking"
+#: All annotations.
+KNOWN = (*ANNOTATIONS, CLIENT_TRACKING)
 
 
 def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limits, list[Text]]:
@@ -60,11 +71,15 @@ def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limit
         else:
             default = values[name] or "no limit"
             wrong.append(messages.ANNOTATION_MALFORMED(name=annotation, most=most, default=default))
-    unknown = sorted(annotations.keys() - ANNOTATIONS.keys())
+    tracking = annotations.get(CLIENT_TRACKING, "deny")
+    if tracking not in ("allow", "deny"):
+        wrong.append(messages.ANNOTATION_NOT_ALLOW(name=CLIENT_TRACKING))
+    values["client_tracking"] = tracking == "allow"
+    unknown = sorted(annotations.keys() - set(KNOWN))
     if unknown:
         # Only one, and in ASCII: in a manifest it can be any text.
         name = ascii(unknown[0][:80])[1:-1]
-        wrong.append(messages.ANNOTATION_UNKNOWN(name=name, known=", ".join(ANNOTATIONS)))
+        wrong.append(messages.ANNOTATION_UNKNOWN(name=name, known=", ".join(KNOWN)))
     return Limits(**values), wrong
 
 

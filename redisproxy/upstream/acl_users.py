@@ -93,6 +93,10 @@ class AclUsers:
         # Callers that wait for a tenant's user, which is created once for all of them.
         self._waiting: dict[tuple[Tenant, bytes], Waiters[None]] = {}
         self._patterns: dict[Tenant, _Patterns] = {}
+        # The namespaces of tenants that may use client-side caching; and those tenants whose users
+        # Redis lets use it.
+        self._trackers: Collection[str] = frozenset()
+        self._tracking: set[Tenant] = set()
         self._logged: tuple[messages.LogLine, dict[str, str]] | None = None
         #: called when a tenant's user could not be created
         self.user_refused: Callable[[], None] = lambda: None
@@ -119,6 +123,7 @@ class AclUsers:
         self._server, self._policy = server, policy
         self._provisioned.clear()
         self._patterns.clear()
+        self._tracking.clear()
         line = self._layers(server, policy)
         if line != self._logged:
             self._logged = line
@@ -182,11 +187,13 @@ class AclUsers:
 
     async def _provision(self, tenant: Tenant, name: str, secret: bytes) -> None:
         policy: Policy | None = None
+        tracking = False
         # The policy may have changed while Redis answered. Then the user gets the new rights.
-        while policy is not self._policy:
+        while policy is not self._policy or tracking != (tenant.namespace in self._trackers):
             server, policy = self._server, self._policy
             assert server is not None and policy is not None, "login() has waited for them"  # noqa: S101
-            rules = partial(acl.rules, tenant, policy, secret, server.acl_databases)
+            tracking = tenant.namespace in self._trackers
+            rules = partial(acl.rules, tenant, policy, secret, server.acl_databases, tracking=tracking)
             try:
                 await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
             except ControlError as error:
@@ -197,11 +204,13 @@ class AclUsers:
                 # The user exists: another process, another replica or an earlier run created it.
                 await self._control.ask("ACL", "SETUSER", name, *rules(new=False))
         self._provisioned[tenant] = secret
+        self._tracking.discard(tenant)
         self._patterns.pop(tenant, None)
 
     def forget(self, tenant: Tenant) -> None:
         """Forgets that Redis knows the tenant's user: it was deleted, or Redis restarted."""
         self._provisioned.pop(tenant, None)
+        self._tracking.discard(tenant)
 
     def keep_only(self, tenants: Collection[Tenant]) -> None:
         """Forgets the users of all other tenants. This process or another replica may remove them
@@ -211,11 +220,39 @@ class AclUsers:
             del self._provisioned[tenant]
         for tenant in self._patterns.keys() - tenants:
             del self._patterns[tenant]
+        self._tracking.intersection_update(tenants)
 
     def forget_all(self) -> None:
         """Forgets all users: Redis is another server, and ACL users are not replicated."""
         self._provisioned.clear()
         self._patterns.clear()
+        self._tracking.clear()
+
+    def let_track(self, namespaces: Collection[str]) -> None:
+        """Only tenants of these namespaces may use client-side caching from now on.
+
+        A user keeps a right that its tenant has lost until the next connection logs in. The
+        sessions refuse the commands at once.
+        """
+        for tenant in list(self._provisioned):
+            if (tenant.namespace in namespaces) != (tenant.namespace in self._trackers):
+                self.forget(tenant)
+        self._trackers = namespaces
+
+    async def permit_tracking(self, tenant: Tenant) -> None:
+        """Lets the tenant's user use client-side caching. Raises ControlError.
+
+        Does nothing where tenants have no ACL users.
+        """
+        if self._server is None or self._policy is None or not self.enforced_by(self._server):
+            return
+        if tenant in self._tracking or tenant.namespace not in self._trackers:
+            return
+        await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.tracking_rules(self._policy))
+        if tenant.namespace in self._trackers:
+            self._tracking.add(tenant)
+        else:
+            self.forget(tenant)  # the next log-in takes the right away again
 
     async def permit(self, tenant: Tenant, patterns: list[bytes]) -> None:
         """Lets the tenant's user PSUBSCRIBE to these patterns. Raises ControlError.

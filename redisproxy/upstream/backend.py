@@ -168,6 +168,8 @@ class Backend(service.MultiService):
             del self.tenant_latency[gone]
         self.pool.use_tenants(snapshot.tenants, elsewhere)
         self.acl_users.keep_only(snapshot.tenants)
+        limits = snapshot.limits
+        self.acl_users.let_track({namespace for namespace in limits if limits[namespace].client_tracking})
         self.sessions.keep_only(snapshot.tenants)
         if self.acl_maintenance is not None:
             self.acl_maintenance.claim(snapshot.tenants)

@@ -166,6 +166,13 @@ class SessionBackend:
         work.addCallbacks(lambda _: step.finish(None), self._not_answered, errbackArgs=(step,))
         work.addErrback(self._bug, step)
 
+    def allow_tracking(self, tenant: Tenant, step: Step[Unavailable | None]) -> None:
+        """See `session.ports.Backend`."""
+        permitting = partial(self._acl_users.permit_tracking, tenant)
+        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(tenant, permitting))
+        work.addCallbacks(lambda _: step.finish(None), self._not_answered, errbackArgs=(step,))
+        work.addErrback(self._bug, step)
+
     def _not_answered(self, failure: Failure, step: Step[Unavailable]) -> None:
         failure.trap(ControlError, UpstreamError, defer.CancelledError)
         error = failure.value

@@ -117,6 +117,7 @@ class Conversation:
         self.permitted: list[bytes] = []
         #: Whether patterns are allowed as soon as the session asks.
         self.permits_at_once = True
+        self.tracking_allowed: list[Tenant] = []
         self.identities: list[Credential | None] = []
         self.reservations: list[RecordingReservation] = []
         #: Tenants that have reached their maximum of connections.
@@ -201,6 +202,9 @@ class Conversation:
     def wrong_password(self) -> tuple[float, bool]:
         return self.now + self.login_delay, False
 
+    def may_track(self, tenant: Tenant) -> bool:
+        return self.snapshot.limits_of(tenant.namespace).client_tracking
+
     def stats(self) -> dict[str, int]:
         return dict.fromkeys(CLIENT_STATS, 4) | {"pubsub_patterns": 6}
 
@@ -233,6 +237,13 @@ class Conversation:
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step) -> None:
         assert self.session.credential is not None and tenant == self.session.credential.tenant
         self.permitted += patterns
+        self.step = step
+        if self.permits_at_once:
+            step.finish(None)
+
+    def allow_tracking(self, tenant: Tenant, step: Step) -> None:
+        assert self.session.credential is not None and tenant == self.session.credential.tenant
+        self.tracking_allowed.append(tenant)
         self.step = step
         if self.permits_at_once:
             step.finish(None)

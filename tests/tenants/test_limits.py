@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 
 from redisproxy import bounds
-from redisproxy.tenants.limits import ANNOTATIONS, UNLIMITED, Bucket, Limits, read_limits
+from redisproxy.tenants.limits import ANNOTATIONS, CLIENT_TRACKING, UNLIMITED, Bucket, Limits, read_limits
 
 CONNECTIONS, COMMANDS, BYTES = ANNOTATIONS
 DEFAULTS = Limits(10, 20, 0)
@@ -42,6 +42,16 @@ class AnnotationTests(unittest.TestCase):
         )
         _, [wrong] = read_limits({"redisproxy/\n\u2028" + "x" * 1000: "3"}, DEFAULTS)
         self.assertRegex(wrong, r"^annotation redisproxy/\\n\\u2028x{67} is unknown")
+
+    def test_client_side_caching(self) -> None:
+        for said, allowed in (("allow", True), ("deny", False)):
+            limits, wrong = read_limits({CLIENT_TRACKING: said, COMMANDS: "7"}, DEFAULTS)
+            self.assertEqual((limits, wrong), (Limits(10, 7, 0, allowed), []))
+        for said in ("", "Allow", "allow ", "true", "1", "allow\n"):
+            limits, [wrong] = read_limits({CLIENT_TRACKING: said}, DEFAULTS)
+            self.assertEqual(limits, DEFAULTS)
+            self.assertEqual(wrong, "annotation redisproxy/client-tracking is neither allow nor deny: deny applies")
+        self.assertEqual(Limits(10, 1, 0, True).per_process(3), Limits(4, 1, 0, True))
 
     def test_each_process_has_its_part_rounded_up(self) -> None:
         self.assertEqual(Limits(10, 1, 0).per_process(3), Limits(4, 1, 0))
