@@ -46,6 +46,17 @@ class AclTests(unittest.TestCase):
                 if expected:
                     self.assertEqual(rules[-2:], expected, "no rule behind them gives the right to any index")
 
+    def test_client_side_caching_only_where_it_is_allowed(self) -> None:
+        policy = make_policy(builtin(), scripts=True)
+        for new in (True, False):
+            for tracking in (True, False):
+                rules = acl.rules(BLUE, policy, b"secret", databases=False, new=new, tracking=tracking)
+                found = [rule for rule in rules if b"client" in rule]
+                self.assertEqual(found, acl.tracking_rules(policy) if tracking else [])
+                self.assertEqual(rules[-2:], [b"-select", b"+select|3"])
+        names = [b"+client|caching", b"+client|getredir", b"+client|tracking", b"+client|trackinginfo"]
+        self.assertEqual(acl.tracking_rules(policy), names)
+
     def test_a_user_that_exists_keeps_its_patterns(self) -> None:
         rules = acl.rules(BLUE, make_policy(builtin(), scripts=True), b"secret", databases=False, new=False)
         self.assertNotIn(b"resetchannels", rules)

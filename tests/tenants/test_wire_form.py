@@ -55,7 +55,7 @@ class SnapshotTests(unittest.TestCase):
         self.assertNotIn(b"blue-password", wire_form.dump(Snapshot(None, CREDENTIALS)))
 
     def test_limits(self) -> None:
-        for limits in ({"team-blue": Limits(1, 2, 3)}, {"team-blue": Limits(1), "team-grün": Limits(0, 0, 10**9)}):
+        for limits in ({"team-blue": Limits(1, 2, 3)}, {"team-blue": Limits(1), "team-grün": Limits(0, 0, 10**9, True)}):
             after = wire_form.load(wire_form.dump(Snapshot(BACKENDS[2], CREDENTIALS, limits)))
             self.assertEqual((after.limits, after.credentials), (limits, CREDENTIALS))
             self.assertEqual(after.limits_of("team-red"), UNLIMITED)

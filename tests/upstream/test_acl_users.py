@@ -199,6 +199,47 @@ class ReplicasTests(unittest.SynchronousTestCase):
         self.assertIn(f"more than {bounds.TENANT_PATTERN_BYTES} bytes", caught.exception.client_reply)
         run(acl_users.permit(BLUE, [b"team-blue:\xff\x01", b"team-blue:fit"]))
 
+    def each_client_side_caching(self, binary: Callable[[], str]) -> None:
+        """The user has the right while the tenant has it; the next log-in takes it away."""
+        server = self.start(binary)
+        acl_users, other = self.acl_users(server), self.acl_users(server)
+        name, password = run(acl_users.login(BLUE, MASTER))
+
+        def may() -> bool:
+            with client_once(port=server.port, username=name.decode(), password=password.decode(), protocol=3) as client:
+                try:
+                    return bool(client.execute_command("CLIENT", "TRACKING", "ON"))
+                except redis.exceptions.NoPermissionError:
+                    return False
+
+        run(acl_users.permit_tracking(BLUE))
+        self.assertFalse(may())
+        acl_users.let_track({"team-green"})
+        run(acl_users.permit_tracking(BLUE))
+        self.assertFalse(may())
+        acl_users.let_track({"team-blue"})
+        run(acl_users.permit_tracking(BLUE))
+        self.assertTrue(may())
+        run(acl_users.login(BLUE, MASTER))
+        self.assertTrue(may())
+        # another process that knows of it leaves it
+        other.let_track({"team-blue"})
+        run(other.login(BLUE, MASTER))
+        self.assertTrue(may())
+        acl_users.let_track(set())
+        run(acl_users.login(BLUE, MASTER))
+        self.assertFalse(may())
+        # taken back while Redis is being asked
+        acl_users.let_track({"team-blue"})
+        acl_users.control.before = lambda _: acl_users.let_track(set())
+        run(acl_users.permit_tracking(BLUE))
+        run(acl_users.login(BLUE, MASTER))
+        self.assertFalse(may())
+        acl_users.forget(BLUE)
+        acl_users.control.before = lambda _: acl_users.let_track({"team-blue"})
+        run(acl_users.login(BLUE, MASTER))
+        self.assertTrue(may())
+
     def each_redis_is_busy_when_it_is_to_be_made(self, binary: Callable[[], str]) -> None:
         """A BUSY error is not taken to mean that the user exists: its channels are reset when it is
         created. It is told as it is, and nothing waits until it passes.
