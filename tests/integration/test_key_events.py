@@ -35,6 +35,11 @@ SUBSCRIPTIONS = (
 #: What another session of the tenant does.
 EVENTS = "SET user:1 a; SET a:user:2:x b; DEL user:1; SET events:events c; PUBLISH news hello; SET __:events d; PUBLISH * x"
 SETTINGS = ("notify-keyspace-events KEA", "bind 127.0.0.1")  # Redis 5 does not know "-::1"
+#: What a tenant may try to hear of others.
+HOSTILE = (
+    rb"* ** ?* [_]* \* \__key* __key*@5* *@5__:* [_]_keyevent@5__:* ?_keyspace@5__:* __keyevent@[0-9]__:* __keyspace@?__:user:1"
+    rb" __keyspace@5__:* *user* *:user:1 *:set *set team-green:* *:news [^x]* __key*__:set __key[a-z]*@*:* [_-`]* [a-_]*"
+).split()
 END = b"the end of this session"
 
 
@@ -121,6 +126,32 @@ class KeyEventsTests(unittest.TestCase):
                 self.assertEqual(client.reply(), encode(expected))
                 gone = b"*3\r\n$12\r\npunsubscribe\r\n$20\r\n__keyevent@*:expired\r\n:0\r\n"
                 self.assertEqual(client.ask([b"PUNSUBSCRIBE", b"__keyevent@*:expired"]), gone)
+
+    def each_hostile_pattern_hears_nothing_of_others(self, binary: Callable[[], str]) -> None:
+        installation = Both(self, binary).installation
+        master = raw_client(self, installation.server.port, b"AUTH", installation.server.password.encode())
+        master.ask([b"PSUBSCRIBE", b"__key*"])
+        spies = []
+        for protocol in (b"2", b"3"):
+            spy = raw_client(
+                self, installation.proxy.port, b"HELLO", protocol, b"AUTH", b"default", Installation.BLUE.encode()
+            )
+            for pattern in HOSTILE:
+                spy.ask([b"PSUBSCRIBE", pattern])  # accepted or refused
+            spy.ask([b"PSUBSCRIBE", *[pattern for pattern in HOSTILE if not pattern.startswith(b"__key")]])
+            spies.append(spy)
+        with installation.green() as green:
+            for command in EVENTS.split("; "):
+                green.execute_command(*command.split())
+            green.execute_command("PUBLISH", "__keyevent@5__:set", "spoofed")
+        heard = b""
+        while b"spoofed" not in heard and heard.count(b"pmessage") < 8:
+            heard += master.some()
+        self.assertIn(b"__keyevent@5__:set", heard)
+        for spy in spies:
+            spy.send([b"PING", END])
+            while END not in (answer := spy.reply()):  # the rest of the confirmations, and no message
+                self.assertIn(b"psubscribe", answer)
 
     def each_foreign_event_is_refused_by_redis_itself(self, binary: Callable[[], str]) -> None:
         """The rules of the tenant's ACL user name no other database's channels."""
