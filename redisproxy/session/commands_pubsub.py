@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .. import bounds
 from ..resp.framing import encode
 from ..resp.value import Answer
 from . import pubsub as names
@@ -37,8 +38,11 @@ def subscribe(session: Session, words: list[bytes]) -> None:
     except names.ForeignChannelError as error:
         return session.forbid(name, error.reply)
     except names.TooManyError as error:
+        session.work.use(bounds.WORK_WORDS * len(words))  # each may have been inspected
         return session.refuse(error.reply)
     if kind == b"P":
+        if update.events:  # to find these takes as long as several words
+            session.work.use(2 * bounds.WORK_WORDS * len(update.events))
         patterns = [*update.channels, *update.hidden]
         return allow_patterns(session, patterns, lambda _: _send(session, subscriptions, name, update))
     return _send(session, subscriptions, name, update)

@@ -247,6 +247,22 @@ class HeardTests(ConversationCase):
                 size,
             )
 
+    def test_the_work_counts(self) -> None:
+        """Many of such patterns must not hold other tenants up."""
+        words = []
+        for patterns in (
+            [b"n*"],
+            [b"*", b"*a", b"*b"],
+            [b"*%d" % number for number in range(bounds.KEY_EVENT_PATTERNS + 1)],
+        ):
+            talk = logged_in()
+            talk.session.work = mock.Mock(units=1000)
+            talk.command(b"PSUBSCRIBE", *patterns)
+            words.append(sum(call.args[0] for call in talk.session.work.use.call_args_list))
+        self.assertEqual(words[0], 2)
+        self.assertEqual(words[1], 4 + 3 * 2 * bounds.WORK_WORDS)
+        self.assertGreater(words[2], bounds.KEY_EVENT_PATTERNS * bounds.WORK_WORDS)
+
     def test_bounds(self) -> None:
         self.push = b"*"
         self.enterContext(mock.patch.object(bounds, "KEY_EVENT_PATTERNS", 2))
