@@ -42,6 +42,7 @@ from redisproxy.session.ports import Unavailable
 from redisproxy.session.pubsub import HIDDEN, KINDS, SubscriptionChange
 from redisproxy.session.session import Session
 from redisproxy.session.state import Gate, ReplyMode, Step
+from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Snapshot
 from tests.support.conversations import BLUE, GREEN, Conversation, RecordingUpstream
 
@@ -388,12 +389,18 @@ CLIENT = [
     encode([b"PUBLISH", b"a", b"x" * 300]),
     encode([b"N" * 200, b"x"]),
     *(encode(line.split()) for line in (b"CONFIG SET x y", b"CONFIG GET s*", b"CONFIG GET SAVE", b"INFO keyspace nosuch")),
+    *(
+        encode(b"CLIENT TRACKING".split() + line.split())
+        for line in (b"ON", b"OFF", b"ON OPTIN", b"ON BCAST", b"ON REDIRECT 7", b"MAYBE")
+    ),
 ]
 BLOCKING = encode([b"BLPOP", b"q", b"echo######"])
 _NUMBERED = re.compile(rb"(?:echo|nosuch|NOSUCH)(\d{6})")
 #: If the client sends none of these, every command has exactly one reply.
 _UNCOUNTED = (b"REPLY", b"SUBSCRIBE a b", b"UNSUBSCRIBE", b"POST")
 
+#: What may come to Redis of CLIENT.
+TRACKING = [[b"TRACKING", b"ON"], [b"TRACKING", b"OFF"], [b"TRACKING", b"ON", b"OPTIN"]]
 _SUBSCRIBES = frozenset((b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"))
 _UNSUBSCRIBES = frozenset((b"UNSUBSCRIBE", b"PUNSUBSCRIBE", b"SUNSUBSCRIBE"))
 
@@ -432,13 +439,13 @@ class ModelRedis:
         self.unread = b""
         self.pending = b""
         self.protocol = self.agreed = protocol
-        self.multi = self.watching = False
+        self.multi = self.watching = self.tracking = False
         self.subscribed: set[tuple[bytes, bytes]] = set()
 
     @property
     def clean(self) -> bool:
         """Whether the connection is in the state in which it was made, for the next session."""
-        state = self.multi or self.watching or self.subscribed or self.protocol != self.agreed
+        state = self.multi or self.watching or self.tracking or self.subscribed or self.protocol != self.agreed
         return not (state or self.unread or self.pending)
 
     def takes(self, data: bytes, fail: bool) -> None:
@@ -450,7 +457,8 @@ class ModelRedis:
     def _answer(self, name: bytes, words: list[bytes], fail: bool) -> bytes:
         assert name not in (b"AUTH", b"RESET", b"QUIT", b"CONFIG", b"FLUSHALL"), f"{name!r} was sent to Redis"
         assert name != b"SELECT" or len(words) == 1, "a SELECT was sent to Redis"
-        assert name != b"CLIENT" and not name.startswith(b"NOSUCH")
+        assert not name.startswith(b"NOSUCH")
+        assert name != b"CLIENT" or words[1:] in TRACKING, f"{words!r} was sent to Redis"
         if self.protocol == 2 and self.subscribed and name not in _SUBSCRIBES | _UNSUBSCRIBES and name != b"PING":
             # Also HELLO, as in Redis. Its arguments are echoed so that the order shows.
             return b"-ERR Can't execute while subscribed: %b\r\n" % b" ".join(words[1:2])[:40].translate(None, b"\r\n")
@@ -467,6 +475,11 @@ class ModelRedis:
             self.watching = True
         elif name == b"UNWATCH" and len(words) == 1:
             self.watching = False
+        elif name == b"CLIENT":
+            if fail:
+                return b"-NOPERM\r\n"
+            self.tracking = words[2] == b"ON"
+            return b"+OK\r\n"
         elif name == b"HELLO":
             if fail:
                 return b"-NOPROTO\r\n"
@@ -505,7 +518,13 @@ class ModelRedis:
             if kind == b"PSUBSCRIBE":
                 words.append(channel.replace(b"*", b"x"))
             messages += self._push(words, b"$10\r\nmessage\r\n!\r\n")
+        if self.tracking and self.protocol == 3:
+            messages += b">2\r\n$10\r\ninvalidate\r\n*1\r\n$10\r\nmessage\r\n!\r\n"
         return messages
+
+
+#: Blue may use client-side caching.
+TRACKERS = Snapshot(None, [BLUE, GREEN], {"blue": Limits(client_tracking=True)})
 
 
 class FuzzedConversation(Conversation):
@@ -517,7 +536,7 @@ class FuzzedConversation(Conversation):
         self.steps: dict[str, list[Step]] = {"acquire": [], "join": [], "permit": [], "query": []}
         self.gone = self.wild = False
         self.wrong_passwords = 0
-        super().__init__(upstreams_at_once=False)
+        super().__init__(TRACKERS, upstreams_at_once=False)
 
     @property
     def busy(self) -> bool:
@@ -547,6 +566,9 @@ class FuzzedConversation(Conversation):
         self._work("query", step)
 
     def allow_patterns(self, tenant: object, patterns: list[bytes], step: Step) -> None:
+        self._work("permit", step)
+
+    def allow_tracking(self, tenant: object, step: Step) -> None:
         self._work("permit", step)
 
     def deadline_changed(self) -> None:
@@ -648,7 +670,14 @@ class FuzzedUpstream(RecordingUpstream):
     @property
     def _whole(self) -> bool:
         model = self.model
-        return not (model.unread or model.multi or model.watching or model.subscribed or model.protocol != model.agreed)
+        return not (
+            model.unread
+            or model.multi
+            or model.watching
+            or model.tracking
+            or model.subscribed
+            or model.protocol != model.agreed
+        )
 
     def slow_reader(self, session: object, size: int) -> None:
         assert self.shared and size
@@ -887,6 +916,7 @@ class Play:
         heard = _measured(iter([talk.told]), pushes=True)
         assert heard.error is None, f"the client heard {talk.told!r}: {heard.error}"
         answers, messages = len(heard.replies), talk.told.count(b"message\r\n!\r\n") - heard.inner
+        messages += talk.told.count(b"invalidate\r\n_\r\n")  # after AUTH as another tenant
         if self.counted and talk.closed != "moved-within-a-message":
             assert not heard.rest, "a reply was cut off"
             # A command that was passed on in part when the conversation ended gets no reply.
