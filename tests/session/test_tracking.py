@@ -216,6 +216,15 @@ class EndTests(ConversationCase):
         talk = tracking().command(b"AUTH", b"blue")
         self.assertHears(talk.redis(invalidate(b"a")), OK, invalidate(b"a"))
 
+    def test_redis_is_lost(self) -> None:
+        """The client must forget what it has cached, so it is closed, even at rest."""
+        for talk in (tracking(), logged_in_multiplexed(snapshot=ALLOWED)):
+            if talk.multiplexes:
+                talk.command(b"HELLO", b"3").shared_redis(b"%0\r\n")
+                talk.command(b"CLIENT", b"TRACKING", b"ON").redis(OK)
+            talk.session.upstream_lost()
+            self.assertEqual(talk.closed, "redis-lost")
+
     def test_taken_back(self) -> None:
         talk = tracking().command(b"BLPOP", b"q", b"0")
         talk.session.close_for_tracking()
