@@ -116,6 +116,12 @@ PAUSED_CHECK_SECONDS: Annotated[float, 0.1] = 5.0
 BLOCKED_CHECK_SECONDS = 0.1
 #: A client's name, the name of its library, and the library's version: each of them.
 CLIENT_NAME_BYTES = 4096
+#: The answer to one CLIENT LIST. A line has some 330 bytes, and up to 12 KiB with long names.
+CLIENT_LIST_BYTES = 8 * 1024 * 1024
+#: Sessions that a CLIENT LIST or a CLIENT KILL visits in one turn of the reactor.
+VISITED_PER_TURN: Annotated[int, 1] = 100
+#: The longest pause of a tenant after such a visit of its sessions, which kept the proxy busy.
+VISIT_PAUSE_SECONDS: Annotated[float, 0.01] = 2.0
 #: All patterns of one CONFIG GET. Matching takes time, and no setting has a longer name.
 CONFIG_PATTERN_BYTES = 256
 #: Channels, patterns and sharded channels of one session, together.

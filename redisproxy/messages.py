@@ -1023,6 +1023,7 @@ REVOKED = CloseReason(
     "passed on replies to commands that had run, for 10 s at most.",
     "Give the application the current secret.",
 )
+KILLED = CloseReason("killed", "Another client of the namespace sent CLIENT KILL. Logged at debug level only.")
 REDIS_LOST = CloseReason(
     "redis-lost",
     "The connection to Redis broke while the client had commands in flight, a transaction, or subscriptions there.",
@@ -1289,6 +1290,14 @@ CLIENT_NAME = ClientError(
 )
 CLIENT_NAME_TOO_LONG = ClientError("error-client-name-too-long", "ERR {what} cannot have more than {most} bytes")
 SETINFO = ClientError("error-setinfo", "ERR Unrecognized option '{option}'")
+CLIENT_ID = ClientError("error-client-id", "ERR Invalid client ID")
+CLIENT_ID_TOO_SMALL = ClientError("error-client-id-too-small", "ERR client-id should be greater than 0")
+CLIENT_TYPE = ClientError("error-client-type", "ERR Unknown client type '{type}'")
+MAXAGE = ClientError("error-maxage", "ERR maxage is not an integer or out of range")
+MAXAGE_TOO_SMALL = ClientError("error-maxage-too-small", "ERR maxage should be greater than 0")
+NO_SUCH_CLIENT = ClientError("error-no-such-client", "ERR No such client")
+NO_SUCH_USER = ClientError("error-no-such-user", "ERR No such user '{user}'")
+NO_CLUSTER = ClientError("error-no-cluster", "ERR This instance has cluster support disabled")
 NOT_RESP_ERROR = ClientError(
     "error-protocol",
     "ERR Protocol error: {reason}",
@@ -1367,8 +1376,8 @@ FOREIGN_EVENTS = ClientError(
 NOT_ALLOWED = ClientError(
     "error-not-allowed",
     "NOPERM Redis does not let the proxy run this command",
-    "The master's user has no right to CONFIG, INFO or PUBSUB, or the server has no such command. Many hosted services "
-    "are like this.",
+    "The master's user has no right to CONFIG, INFO, MODULE or PUBSUB, or the server has no such command. Many hosted "
+    "services are like this.",
     "redis.md#its-settings",
 )
 UNREACHABLE = ClientError(
@@ -1401,6 +1410,11 @@ REPLY_TOO_LARGE = ClientError(
     "error-reply-too-large",
     "ERR the answer has more than {most} bytes: ask for fewer channels, with a pattern",
     "PUBSUB CHANNELS found tens of thousands of channels.",
+)
+CLIENT_LIST_TOO_LARGE = ClientError(
+    "error-client-list-too-large",
+    "ERR the answer has more than {most} bytes: ask for fewer clients, with a filter",
+    "The namespace has tens of thousands of connections, or gives them very long names.",
 )
 MULTI_INSIDE = ClientError(
     "error-inside-multi",

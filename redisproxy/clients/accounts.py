@@ -16,13 +16,16 @@ from ..net.rate_limit import Client as RateLimited
 from ..net.rate_limit import Reservation, TenantLimits
 from ..ops.access_log import AccessLog
 from ..session import pubsub
+from ..session.client_visit import ClientVisit
 from ..session.session import Session
+from ..session.state import Step
 from ..tenants.account import Counts, TenantCounters, increase
 from ..tenants.login_backoff import LoginBackoff
 from ..tenants.memory import NOBODY, Memory
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
 from ..tenants.work import WorkQueue
 from ..upstream.session_backend import SessionBackend
+from .own_sessions import OwnSessions
 from .snapshot import CurrentSnapshot
 
 #: Refused commands of one connection that are logged. Its record has the number of all.
@@ -33,6 +36,8 @@ class Client(RateLimited, Protocol):
     """The connection that an account belongs to."""
 
     account: ClientAccount
+    #: the connection's number
+    id: int
 
     @property
     def peer(self) -> str:
@@ -58,6 +63,8 @@ class Shared(Protocol):
     work: WorkQueue
     #: the accounts of each tenant's clients, if it has any
     members: dict[Tenant, set[ClientAccount]]
+    #: visits of these clients' sessions
+    own_sessions: OwnSessions
 
     @property
     def backend(self) -> SessionBackend:
@@ -201,7 +208,18 @@ class ClientAccount:
         snapshot = self._shared.snapshot.snapshot
         return snapshot is not None and snapshot.limits_of(tenant.namespace).client_tracking
 
-    def stats(self) -> Mapping[str, int]:
+    def visit(self, visit: ClientVisit, step: Step[ClientVisit]) -> None:
+        """See `session.ports.Accounts`."""
+        if self._tenant is None:
+            raise LookupError("nobody is logged in")
+        self._shared.own_sessions.visit(self._tenant, visit, step)
+
+    def charge(self, answer: bytes) -> None:
+        """See `session.ports.Accounts`."""
+        if self._tenant is not None:
+            self._shared.tenant_limits.of(self._tenant.namespace).answered(answer)
+
+    def stats(self) -> Mapping[str, float]:
         """See `session.ports.Accounts`."""
         shared, tenant, counters = self._shared, self._tenant, self._counters
         if tenant is None or counters is None:
@@ -213,6 +231,9 @@ class ClientAccount:
         sessions = [account.session for account in siblings]
         subscriptions = [session.subscriptions for session in sessions if session.subscriptions]
         channels, patterns, sharded = pubsub.counted(subscriptions)
+        replied = shared.counts.replied.get(tenant.namespace, 0)
+        numbers = (counters.commands, counters.received, replied)
+        commands, received, sent = counters.rates.update(shared.clock.seconds(), numbers)
         return {
             "connected_clients": len(sessions),
             "blocked_clients": sum(session.blocked for session in sessions),
@@ -220,7 +241,10 @@ class ClientAccount:
             "total_connections_received": counters.logins,
             "total_commands_processed": counters.commands,
             "total_net_input_bytes": counters.received,
-            "total_net_output_bytes": shared.counts.replied.get(tenant.namespace, 0),
+            "total_net_output_bytes": replied,
+            "instantaneous_ops_per_sec": round(commands),
+            "instantaneous_input_kbps": round(received / 1024, 2),
+            "instantaneous_output_kbps": round(sent / 1024, 2),
             "pubsub_channels": channels,
             "pubsub_patterns": patterns,
             "pubsubshard_channels": sharded,
@@ -230,3 +254,12 @@ class ClientAccount:
     def session(self) -> Session:
         """The client's session."""
         return self._client.session
+
+    @property
+    def number(self) -> int:
+        """The connection's number."""
+        return self._client.id
+
+    def session_of(self, tenant: Tenant) -> Session | None:
+        """The client's session, if it is logged in as this tenant and the client is still there."""
+        return self._client.session if self._tenant == tenant else None

@@ -32,6 +32,7 @@ from .accounts import ClientAccount
 from .admission import Admission
 from .connection import ClientProtocol
 from .memory_watch import MemoryWatch
+from .own_sessions import OwnSessions
 from .snapshot import CurrentSnapshot
 
 
@@ -92,6 +93,7 @@ class ClientFactory(Factory):
         self.clients: set[ClientProtocol] = set()
         #: the accounts of each tenant's clients, if it has any
         self.members: dict[Tenant, set[ClientAccount]] = {}
+        self.own_sessions = OwnSessions(clock, self.members)
         #: called with the number of clients, each time one is connected or gone
         self.counted: Callable[[int], object] | None = None
         self.counts = counts or Counts()

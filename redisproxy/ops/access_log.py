@@ -23,7 +23,7 @@ _REFUSED_LOGINS = {
     "not-loaded": messages.LOGIN_NOT_LOADED,
 }
 #: Ends that an operator need not know of.
-ORDINARY = frozenset((messages.CLIENT_LEFT.code, messages.QUIT.code, messages.SHUTDOWN.code))
+ORDINARY = frozenset((messages.CLIENT_LEFT.code, messages.QUIT.code, messages.SHUTDOWN.code, messages.KILLED.code))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ NEVER = _names(
 #: For such commands, and CLIENT, if an operator may want to allow them: why not, and what to do
 #: instead.
 _CLOSED = {
-    b"CLIENT": "it shows and ends other tenants' connections; subcommands about a client's own connection need no opening",
+    b"CLIENT": "it shows and ends other tenants' connections; those about the tenant's own connections need no opening",
     b"COMMANDLOG|GET": "it shows keys and values of all tenants; ask Redis itself",
     b"CONFIG": (
         "it shows and changes the master password; CONFIG GET of "
@@ -59,8 +59,10 @@ EXPOSES = {
     b"MEMORY|PURGE": "it keeps Redis busy for all tenants",
     b"MEMORY|STATS": "it shows how large the databases of other tenants are",
     b"PFSELFTEST": "it keeps Redis busy for all tenants",
-    b"RESTORE": "Redis reads a value that the tenant made: a crafted one may crash it for all tenants",
-    b"ROLE": "it shows the addresses of Redis's replicas",
+    b"RESTORE": (
+        "Redis reads a value that the tenant made: a crafted one may crash it or run code in it, for all tenants, "
+        "even with sanitize-dump-payload"
+    ),
     b"SAVE": "it stops Redis for all tenants while it writes to disk",
     b"SCRIPT": "it deletes the scripts of other tenants, and ends those that run",
     b"SCRIPT|FLUSH": "it deletes the scripts of other tenants",
@@ -70,12 +72,12 @@ EXPOSES = {
 #: The warning for an allowed command that is not in EXPOSES.
 EXPOSES_UNKNOWN = "the proxy does not know whether it shows or affects other tenants"
 #: Allowed commands that need no warning.
-EXPOSES_NOTHING = _names("COMMANDLOG|HELP FUNCTION|HELP LASTSAVE LATENCY|HELP SLOWLOG|HELP")
+EXPOSES_NOTHING = _names("COMMANDLOG|HELP FUNCTION|HELP LATENCY|HELP SLOWLOG|HELP")
 #: Refused unless an operator allows them, whatever their facts say.
-REFUSED = _names("FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MEMORY|DOCTOR MEMORY|MALLOC-STATS MEMORY|PURGE MEMORY|STATS")
+REFUSED = _names("FCALL FCALL_RO FUNCTION LATENCY MEMORY|DOCTOR MEMORY|MALLOC-STATS MEMORY|PURGE MEMORY|STATS")
 #: Harmless in the tenant's own database, although they name no key or count as dangerous.
 ALLOWED = _names(
-    """COMMAND DBSIZE ECHO FLUSHDB KEYS LOLWUT PING RANDOMKEY SCAN SORT SORT_RO TIME WAIT WAITAOF
+    """COMMAND DBSIZE ECHO FLUSHDB KEYS LASTSAVE LOLWUT PING RANDOMKEY SCAN SORT SORT_RO TIME WAIT WAITAOF
     COMMAND|COUNT COMMAND|DOCS COMMAND|GETKEYS COMMAND|GETKEYSANDFLAGS COMMAND|HELP COMMAND|INFO COMMAND|LIST
     MEMORY|HELP OBJECT|HELP XGROUP|HELP XINFO|HELP"""
 )
@@ -92,10 +94,12 @@ UNKNOWN = "unknown"
 CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
 
 #: The session answers these, or sends Redis something else for them. See `session.commands`.
-ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET SELECT")
-#: Subcommands that the session answers, although their container is refused. An operator may
-#: refuse them, too.
-ANSWERED_SUBCOMMANDS = _names("CONFIG|GET")
+ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET ROLE SELECT")
+#: Subcommands that the session answers, although the others of their container are refused. An
+#: operator may refuse them, too.
+ANSWERED_SUBCOMMANDS = _names(
+    "ACL|WHOAMI CLIENT|GETREDIR CLIENT|KILL CLIENT|LIST CLIENT|TRACKINGINFO CONFIG|GET MODULE|LIST"
+)
 #: The session inspects these and sends them to Redis, perhaps rewritten. So the upstream connection
 #: needs the right to them.
 PASSED_ON = _names(
@@ -126,7 +130,7 @@ class Policy:
     blocking: frozenset[bytes] = frozenset()
     #: whether it relies on Redis to enforce inside scripts what the tenant may do
     needs_acl_users: bool = False
-    #: subcommands that the session answers, although their container is refused: CONFIG|GET
+    #: those of ANSWERED_SUBCOMMANDS that the server has and the operator does not refuse
     answered: frozenset[bytes] = frozenset()
     #: (name, warning) of commands that the operator allowed, and that show or affect other tenants
     exposed: tuple[tuple[str, str], ...] = ()

@@ -13,9 +13,15 @@ from .. import bounds, messages
 from ..resp.value import Answer
 from .glob import matches, parse
 
-#: Settings that client libraries and frameworks ask for: the number of databases, what happens when
-#: memory is full, notifications about keys, and whether data survives a restart.
-NAMES = (b"databases", b"maxmemory", b"maxmemory-policy", b"notify-keyspace-events", b"appendonly", b"save")
+#: Settings that client libraries, frameworks and graphical tools ask for: the number of databases,
+#: what happens when memory is full, notifications about keys, whether data survives a restart, the
+#: largest value, when values change their encoding, and, for StackExchange.Redis, how long a
+#: connection may be idle and whether a replica takes writes. Some have an older name as well.
+NAMES = tuple(
+    b"""databases maxmemory maxmemory-policy notify-keyspace-events appendonly appendfsync save timeout
+    replica-read-only slave-read-only proto-max-bulk-len hash-max-listpack-entries hash-max-listpack-value
+    hash-max-ziplist-entries hash-max-ziplist-value""".split()
+)
 TOO_LONG = messages.CONFIG_PATTERNS.reply(most=bounds.CONFIG_PATTERN_BYTES)
 
 

@@ -32,7 +32,7 @@ from ..tenants import wire_form
 from ..tenants.documents import ReadSummary
 from ..tenants.model import Snapshot, Tenant, digest_key
 from ..upstream import acl_maintenance
-from .channel import BALANCE, CHANNEL, FIRST_PORT, ChannelError, Message, factory_of
+from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, ChannelError, Message, factory_of
 from .merge import Reports
 from .worker_process import WorkerHandler, WorkerProcess
 
@@ -71,7 +71,10 @@ class Workers(service.Service):
         #: see `ports.ServingPort`; called when all workers have the snapshot in force
         self.on_snapshot: list[Callable[[Snapshot], object]] = []
         #: by kind of message from a worker
-        self.handlers: dict[str, WorkerHandler] = {"databases": self._take_databases}
+        self.handlers: dict[str, WorkerHandler] = {
+            "databases": self._take_databases,
+            "visit": self._visit_others,
+        }
         self._processes: dict[int, WorkerProcess | None] = dict.fromkeys(range(1, processes + 1))
         self._memory = shared_memory(processes)
         self._balance = Balance(self._memory)
@@ -155,6 +158,13 @@ class Workers(service.Service):
 
     def _take_databases(self, _: WorkerProcess, message: Message) -> None:
         self._databases_reported(message.fields["databases"])
+
+    # Sessions, which a session in another worker asks about.
+
+    def _visit_others(self, process: WorkerProcess, message: Message) -> defer.Deferred[Answer]:
+        """Passes a visit on to all other workers. results: of each; see `ClientVisit.result`."""
+        asked = self.ask("visit", only=lambda other: other.serves and other is not process, **message.fields)
+        return asked.addCallback(lambda answers: {"results": [answer.fields for _, answer in answers]})
 
     # One worker.
 

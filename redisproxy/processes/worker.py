@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
 
-from .. import messages
+from .. import bounds, messages
 from ..net import reactor as _reactor
 from ..ops.logs import Log
 
@@ -34,12 +34,13 @@ from ..listen.shared_port import adopt
 from ..listen.tls import Material, make
 from ..ops import logs
 from ..ops.bugs import log_bug
+from ..session.client_visit import ClientVisit
 from ..settings import Settings, SettingsError
 from ..sources.throttle import Throttle
 from ..tenants import wire_form
 from ..tenants.documents import ReadSummary
-from ..tenants.model import Snapshot, use_digest_key
-from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, Channel, Handler, Message, factory_of, handled
+from ..tenants.model import Snapshot, Tenant, use_digest_key
+from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, Channel, ChannelError, Handler, Message, factory_of, handled
 from .os_process import prepare
 from .single import Serving
 
@@ -114,6 +115,7 @@ class Worker:
             "read": self._take_read,
             "listen": self._or_end(self._listen),
             "report": self._report,
+            "visit": self._visit,
             "vacate": self._vacate,
             "vacated": self._vacated,
             "stop": lambda _: self.end(),
@@ -163,6 +165,8 @@ class Worker:
             trusted=settings.trust_proxy,
         )
         serving = Serving(settings, self._reactor, self._report_databases, number)
+        if settings.processes > 1:
+            serving.clients.own_sessions.elsewhere = self._visit_elsewhere
         self._parts = _Parts(serving, listening, partial(balance.has, number))
         serving.startService()
 
@@ -174,6 +178,29 @@ class Worker:
 
     def _report(self, _: Message) -> Answer:
         return {**self._started.serving.report()}
+
+    def _visit(self, message: Message) -> defer.Deferred[Answer]:
+        """Visits a tenant's sessions in this process, for a session of another one."""
+        fields = message.fields
+        tenant, visit = Tenant(fields["namespace"], fields["index"]), ClientVisit.of(fields)
+        visiting = self._started.serving.clients.own_sessions.visit_here(tenant, visit)
+        return visiting.addCallback(ClientVisit.result)
+
+    def _visit_elsewhere(self, tenant: Tenant, visit: ClientVisit) -> defer.Deferred[None]:
+        """Has a visit see the sessions of all other processes. One that does not answer in time is
+        left out.
+        """
+        asked = self.channel.ask("visit", namespace=tenant.namespace, index=tenant.index, **visit.request())
+        asked.addTimeout(2 * bounds.WORKER_ANSWER_SECONDS, self._reactor)
+
+        def answered(message: Message) -> None:
+            for result in message.fields["results"]:
+                visit.add_result(result)
+
+        def unanswered(failure: Failure) -> None:
+            failure.trap(ChannelError, defer.TimeoutError)
+
+        return asked.addCallbacks(answered, unanswered)
 
     def _report_databases(self, databases: int | None) -> None:
         self.channel.send("databases", databases=databases)

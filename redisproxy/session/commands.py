@@ -20,6 +20,7 @@ from . import commands_data as data
 from . import commands_pubsub as channels
 from . import commands_scripts as scripts
 from . import commands_server as server
+from . import commands_standing as standing
 from .errors import LONG_NAME, NOAUTH
 from .handler import Handler, Need, arity_error, full_name, refuse_as, unknown
 from .route import DEDICATED
@@ -33,8 +34,10 @@ _ALONE = Need.LOGIN | Need.NO_MULTI | Need.DEDICATED
 
 #: Handlers by name. An inspected command that is not here is a container, or may block.
 HANDLERS = {
+    b"ACL": Handler(standing.acl, (2, -1), _LOGIN | _UNSUBSCRIBED),
     b"AUTH": Handler(connection.auth, (2, -1), _UNSUBSCRIBED, connection.auth_needs),
     b"CLIENT": Handler(connection.client, (2, -1), _LOGIN, connection.client_needs),
+    b"CLUSTER": Handler(standing.cluster, (2, -1), _LOGIN | _UNSUBSCRIBED),
     b"CONFIG": Handler(server.config, (2, -1), _LOGIN, server.config_needs),
     b"COPY": Handler(data.copy, (3, -1), _LOGIN | _UNSUBSCRIBED),
     b"DISCARD": Handler(data.exec_or_discard),
@@ -47,6 +50,7 @@ HANDLERS = {
     b"HELLO": Handler(connection.hello, (1, -1), _UNSUBSCRIBED, connection.hello_needs),
     b"HOST:": Handler(connection.cross_protocol, needs=0),
     b"INFO": Handler(server.info, (1, -1), _LOGIN | _UNSUBSCRIBED, server.info_needs),
+    b"MODULE": Handler(standing.module, (2, -1), _LOGIN | _UNSUBSCRIBED),
     b"MULTI": Handler(data.multi, (1, 1), _LOGIN | _UNSUBSCRIBED),
     b"POST": Handler(connection.cross_protocol, needs=0),
     b"PSUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),
@@ -55,6 +59,7 @@ HANDLERS = {
     b"PUNSUBSCRIBE": Handler(channels.unsubscribe, (1, -1), _ALONE),
     b"QUIT": Handler(connection.quit_, needs=0),
     b"RESET": Handler(connection.reset, (1, 1), Need.DRAINED),
+    b"ROLE": Handler(standing.role, (1, 1), _LOGIN | _NO_MULTI | _UNSUBSCRIBED),
     b"SCRIPT": Handler(scripts.script, (2, -1), _LOGIN, server.container_needs),
     b"SELECT": Handler(connection.select, (2, 2), _LOGIN | _UNSUBSCRIBED),
     b"SPUBLISH": Handler(data.publish, (2, -1)),

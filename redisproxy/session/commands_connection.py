@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import bounds, messages
 from ..resp.framing import INSPECT
+from . import commands_clients as clients
 from . import login, tracking
+from .client_line import describe
 from .errors import NOAUTH_HELLO, OK, SYNTAX
 from .handler import Need, bulk, forbid_subcommand, help_reply, integer, syntax_error, verbatim, wrong_number
 from .state import ReplyMode
@@ -31,12 +33,27 @@ _CLIENT = {
 _CLIENT_SINCE_7 = frozenset((b"CAPA", b"NO-EVICT", b"NO-TOUCH", b"SETINFO"))
 _CLIENT_HELP = help_reply(
     "CLIENT",
+    "GETREDIR",
+    "    Return the client ID we are redirecting to when tracking is enabled.",
     "GETNAME",
     "    Return the name of the current connection.",
     "ID",
     "    Return the ID of the current connection.",
     "INFO",
     "    Return information about the current client connection.",
+    "KILL <ip:port>",
+    "    Kill connection made from <ip:port>.",
+    "KILL <option> <value> [<option> <value> [...]]",
+    "    Kill own connections. Options are:",
+    "    * ADDR (<ip:port>|<unixsocket>:0)",
+    "    * ID <client-id> [<client-id>...]",
+    "    * LADDR (<ip:port>|<unixsocket>:0)",
+    "    * MAXAGE <maxage>",
+    "    * SKIPME (YES|NO)",
+    "    * TYPE (NORMAL|MASTER|REPLICA|PUBSUB)",
+    "    * USER <username>",
+    "LIST [options ...]",
+    "    Return information about own client connections. Options are those of KILL.",
     "NO-EVICT (ON|OFF)",
     "    Accepted, without effect.",
     "NO-TOUCH (ON|OFF)",
@@ -47,6 +64,8 @@ _CLIENT_HELP = help_reply(
     "    Assign the name <name> to the current connection.",
     "SETINFO <option> <value>",
     "    Set client meta attr. Options are LIB-NAME and LIB-VER.",
+    "TRACKINGINFO",
+    "    Report tracking status for the current connection.",
 )
 
 
@@ -168,7 +187,8 @@ def select(session: Session, words: list[bytes]) -> None:
 
 def client_needs(session: Session, words: list[bytes]) -> int:
     """See `handler.Handler`."""
-    if tracking.handles(session, words[1].upper()):
+    subcommand = words[1].upper()
+    if tracking.handles(session, subcommand) or b"CLIENT|" + subcommand in session.policy.answered:
         return Need.UNSUBSCRIBED
     if _client_error(session, words) is not None:
         # Redis 7 checks the subcommand first.
@@ -188,10 +208,14 @@ def _client_error(session: Session, words: list[bytes]) -> Callable[[Session, li
 
 
 def client(session: Session, words: list[bytes]) -> None:
-    """CLIENT: the subcommands that concern the client's own connection. The proxy answers them."""
+    """CLIENT: the proxy answers the subcommands that concern the tenant's own connections."""
     subcommand = words[1].upper()
     if tracking.handles(session, subcommand):
         return tracking.client(session, words)
+    if b"CLIENT|" + subcommand in session.policy.answered:
+        if session.multi:
+            return session.forbid(b"client|" + words[1])
+        return clients.SUBCOMMANDS[subcommand](session, words)
     refuse = _client_error(session, words)
     if refuse is not None:
         return refuse(session, words)
@@ -206,7 +230,7 @@ def client(session: Session, words: list[bytes]) -> None:
     if subcommand == b"ID":
         return session.answer(b":%d\r\n" % session.connection.id)
     if subcommand == b"INFO":
-        return session.answer(verbatim(_describe(session), session.protocol))
+        return session.answer(verbatim(describe(session, b"client|info"), session.protocol))
     if subcommand == b"REPLY":
         return _client_reply(session, words[2].upper())
     if subcommand == b"GETNAME":
@@ -245,45 +269,6 @@ def _client_reply(session: Session, mode: bytes) -> None:
             replies.mode = ReplyMode.SKIP
     else:
         session.refuse(SYNTAX)
-
-
-def _describe(session: Session) -> bytes:
-    """Returns the line of CLIENT INFO, with all of Redis's fields, because libraries ask for them.
-
-    What does not concern the tenant, such as buffers of a connection that others use, is 0.
-    """
-    connection, tenant, subscriptions = session.connection, session.tenant, session.subscriptions
-    library = session.client_library
-    channels, patterns, sharded = (0, 0, 0) if subscriptions is None else subscriptions.counts()
-    flags = b"P" * bool(channels or patterns or sharded) + b"x" * session.multi + b"t" * bool(session.tracking)
-    return (
-        b"id=%d addr=%b laddr=%b fd=0 name=%b age=%d idle=0 flags=%b db=%d sub=%d psub=%d ssub=%d multi=%d watch=%d "
-        b"qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=client|info "
-        b"user=%b redir=%d resp=%d lib-name=%b lib-ver=%b\n"
-    ) % (
-        connection.id,
-        _endpoint(connection.peer),
-        _endpoint(connection.local),
-        session.name,
-        connection.age,
-        flags or b"N",
-        tenant.index,
-        channels,
-        patterns,
-        sharded,
-        0 if session.multi else -1,
-        session.watching,
-        tenant.namespace.encode(),
-        0 if session.tracking else -1,
-        session.protocol,
-        library[b"LIB-NAME"],
-        library[b"LIB-VER"],
-    )
-
-
-def _endpoint(address: str) -> bytes:
-    """Returns an address as a field's value, which has no spaces: a Unix socket has no port."""
-    return b"?:0" if " " in address else address.encode()
 
 
 def _name_error(name: bytes, what: bytes = b"Client names") -> bytes:

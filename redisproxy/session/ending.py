@@ -115,6 +115,14 @@ class Ending:
         session.replies.abandon(multiplexed=session.route.state is MULTIPLEXED)
         session.route.end(clean)
 
+    def killed(self) -> None:
+        """Closes the client, because another session of its tenant kills it.
+
+        As in Redis, the client gets no further reply, and a blocked command takes no item.
+        """
+        self.at_once()
+        self._session.connection.close(messages.KILLED.code)
+
     def without_upstream(self) -> None:
         """Closes the client, because the connection to Redis is gone.
 

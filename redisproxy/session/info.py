@@ -25,6 +25,7 @@ _FIELDS = {
     r"total_system_memory|total_system_memory_human",
     "persistence": r"loading|rdb_bgsave_in_progress|aof_enabled|aof_rewrite_in_progress|async_loading",
     "stats": r"total_connections_received|total_commands_processed|total_net_input_bytes|total_net_output_bytes|"
+    r"instantaneous_ops_per_sec|instantaneous_input_kbps|instantaneous_output_kbps|"
     r"pubsub_channels|pubsub_patterns|pubsubshard_channels",
     "replication": r"role",
     "cluster": r"cluster_enabled",
@@ -40,6 +41,9 @@ CLIENT_STATS = (
     "total_commands_processed",
     "total_net_input_bytes",
     "total_net_output_bytes",
+    "instantaneous_ops_per_sec",
+    "instantaneous_input_kbps",
+    "instantaneous_output_kbps",
     "pubsub_channels",
     "pubsub_patterns",
     "pubsubshard_channels",
@@ -63,7 +67,7 @@ def sections(words: Iterable[bytes]) -> list[bytes]:
     return [name.encode() for name in SECTIONS if asked & _ALL or name.encode() in asked]
 
 
-def tenants_info(answers: Iterable[Answer], index: int, stats: Mapping[str, int]) -> bytes:
+def tenants_info(answers: Iterable[Answer], index: int, stats: Mapping[str, float]) -> bytes:
     """Returns what a tenant may see of Redis's answers to INFO.
 
     answers: one for each section; index: the tenant's database index; stats: the tenant's own

@@ -12,7 +12,7 @@ This module is longer than other modules because it is the only one of interface
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .. import messages
 from ..policy.policy import Policy
@@ -24,6 +24,9 @@ from .pending import ReplyBatch
 from .pubsub import SubscriptionChange
 from .scripts import Scripts
 from .state import Step
+
+if TYPE_CHECKING:
+    from .client_visit import ClientVisit
 
 
 class ClientConnection(Protocol):
@@ -138,8 +141,17 @@ class Accounts(Protocol):
     def may_track(self, tenant: Tenant) -> bool:
         """Returns whether the tenant may use client-side caching."""
 
-    def stats(self) -> Mapping[str, int]:
+    def stats(self) -> Mapping[str, float]:
         """Returns what INFO says about the tenant's clients: each of `info.CLIENT_STATS`."""
+
+    def visit(self, visit: ClientVisit, step: Step[ClientVisit]) -> None:
+        """Has the visit see each of the tenant's sessions, in all processes of this proxy, and then
+        finishes the Step with it. Never at once: others get their turn between two such commands of
+        a tenant.
+        """
+
+    def charge(self, answer: bytes) -> None:
+        """Charges an answer of the proxy's own, as if Redis had sent it."""
 
 
 class Upstream(Protocol):

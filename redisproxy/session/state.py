@@ -81,6 +81,7 @@ class Until(Enum):
     HELLO = "hello"  #: Redis's answer to a HELLO. Source: ReplyQueue
     #: the connection for scripts takes commands. Source: ScriptPool.wait_until_free
     SCRIPTS = "scripts"
+    SESSIONS = "sessions"  #: a visit of the tenant's sessions. Source: Accounts.visit
 
 
 class ReplyMode(Enum):

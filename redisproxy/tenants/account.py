@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from .. import bounds, messages
+from .rates import Rates
 
 #: Commands that are forwarded without inspection: mostly reads and writes of keys.
 PLAIN = "plain"
@@ -42,7 +43,7 @@ def family(name: bytes) -> str:
 class TenantCounters:
     """The counters of one tenant's sessions, since the process began."""
 
-    __slots__ = ("commands", "inspected", "logins", "received", "refused", "refused_names", "turned_away", "wrong")
+    __slots__ = ("commands", "inspected", "logins", "rates", "received", "refused", "refused_names", "turned_away", "wrong")
 
     def __init__(self) -> None:
         #: connections that logged in as this tenant
@@ -57,6 +58,8 @@ class TenantCounters:
         self.refused_names: dict[str, int] = {}
         #: bytes that clients sent
         self.received = 0
+        #: of commands, bytes received and bytes of replies, for INFO
+        self.rates = Rates()
         #: log-ins refused because the tenant has as many connections as it may
         self.turned_away = 0
         #: log-ins with a wrong password and this tenant's name as the user name

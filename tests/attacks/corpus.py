@@ -75,7 +75,15 @@ COMMANDS = [
     AUTH redisproxy:team-green:5 x
     CLIENT LIST
     CLIENT LIST TYPE pubsub
+    CLIENT LIST ID 1 2 3 4 5 6 7 8 9 10
+    CLIENT LIST USER team-green
+    CLIENT LIST SKIPME yes TYPE normal
     CLIENT KILL TYPE normal
+    CLIENT KILL TYPE normal SKIPME no
+    CLIENT KILL ID 1 2 3 4 5 6 7 8 9 10
+    CLIENT KILL ID 1 ID 2 SKIPME no
+    CLIENT KILL USER team-green
+    CLIENT KILL MAXAGE 1 SKIPME no
     CLIENT KILL TYPE pubsub
     CLIENT KILL USER redisproxy:team-green:5
     CLIENT PAUSE 60000
@@ -127,6 +135,7 @@ COMMANDS = [
     MEMORY PURGE
     MEMORY MALLOC-STATS
     MODULE LIST
+    RESTORE attackers-key 0 x REPLACE
     MODULE LOAD /tmp/evil.so
     MODULE UNLOAD x
     FUNCTION LIST

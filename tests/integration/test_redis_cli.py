@@ -149,9 +149,9 @@ class CallsTests(RedisCliTestCase):
         for words in (
             ("MONITOR",),
             ("DEBUG", "SLEEP", "0"),
-            ("CLIENT", "LIST"),
+            ("CLIENT", "PAUSE", "1"),
             ("SHUTDOWN",),
-            ("ROLE",),
+            ("SLOWLOG", "GET"),
             ("CONFIG", "REWRITE"),
         ):
             self.assertIn(REFUSED, self.run_cli(*words), words)

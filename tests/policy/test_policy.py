@@ -12,11 +12,11 @@ from redisproxy.policy.policy import closed, make_policy, parse_names
 from redisproxy.resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE
 
 #: Commands for the whole server or across databases: these never pass, whatever else a server has.
-FOREIGN = b"""ACL ASKING BGREWRITEAOF BGSAVE CLUSTER CONFIG DEBUG FAILOVER FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MIGRATE
-MODULE MONITOR MOVE PFDEBUG PFSELFTEST PSYNC READONLY READWRITE REPLCONF REPLICAOF RESTORE RESTORE-ASKING ROLE SAVE SHUTDOWN
+FOREIGN = b"""ACL ASKING BGREWRITEAOF BGSAVE CLUSTER CONFIG DEBUG FAILOVER FCALL FCALL_RO FUNCTION LATENCY MIGRATE
+MODULE MONITOR MOVE PFDEBUG PFSELFTEST PSYNC READONLY READWRITE REPLCONF REPLICAOF RESTORE RESTORE-ASKING SAVE SHUTDOWN
 SLAVEOF SLOWLOG SWAPDB SYNC COMMANDLOG""".split()
 OWN = b"""APPEND GET SET DEL HSET LPUSH XADD ZADD GEOADD PFADD SORT SORT_RO KEYS SCAN DBSIZE RANDOMKEY FLUSHDB PING
-ECHO TIME TYPE OBJECT XGROUP XINFO DUMP COMMAND LOLWUT EXPIRE RENAME UNLINK TOUCH BITFIELD LCS GETEX""".split()
+ECHO TIME TYPE OBJECT XGROUP XINFO DUMP COMMAND LASTSAVE LOLWUT EXPIRE RENAME UNLINK TOUCH BITFIELD LCS GETEX""".split()
 
 
 class DecisionsTests(unittest.TestCase):
@@ -36,7 +36,18 @@ class DecisionsTests(unittest.TestCase):
             self.assertEqual((self.policy.table[name], name in self.policy.blocking), (INSPECT, True), name)
         for name in FOREIGN:
             self.assertRefused(self.policy, name)
-        for name in (b"SELECT", b"FLUSHALL", b"COPY", b"MULTI", b"SUBSCRIBE", b"INFO", b"CLIENT", b"MEMORY", b"SCRIPT"):
+        for name in (
+            b"SELECT",
+            b"FLUSHALL",
+            b"COPY",
+            b"MULTI",
+            b"SUBSCRIBE",
+            b"INFO",
+            b"CLIENT",
+            b"MEMORY",
+            b"ROLE",
+            b"SCRIPT",
+        ):
             self.assertEqual(self.policy.table[name], INSPECT, name)
         self.assertEqual(self.policy.table[b"PUBLISH"], INSPECT_FIRST)
         self.assertNotIn(b"NOSUCH", self.policy.table)
@@ -46,7 +57,7 @@ class DecisionsTests(unittest.TestCase):
         for name in (*OWN, b"MULTI", b"EXEC", b"SUBSCRIBE", b"PUBLISH", b"COPY", b"HELLO", b"EVAL"):
             found = {f for f in forwarded if f.split("|")[0] == name.decode().lower()}
             self.assertTrue(found, name)
-        for name in (*FOREIGN, b"SELECT", b"FLUSHALL", b"INFO", b"CLIENT", b"AUTH"):
+        for name in (*FOREIGN, b"SELECT", b"FLUSHALL", b"INFO", b"CLIENT", b"AUTH", b"ROLE"):
             self.assertFalse({f for f in forwarded if f.split("|")[0] == name.decode().lower()}, name)
         self.assertEqual({f for f in forwarded if f.startswith("pubsub")}, {"pubsub|help"})
 
@@ -159,14 +170,22 @@ class DecisionsTests(unittest.TestCase):
             made = make_policy(builtin(), True, True, allow=parse_names(names))
             self.assertRefused(made, b"CONFIG")
             self.assertFalse({name for name in made.forwarded if name.startswith("config")})
-            self.assertEqual(made.answered, {b"CONFIG|GET"})
+            self.assertEqual(made.answered, policy.ANSWERED_SUBCOMMANDS)
 
     def test_config_get_can_be_refused(self) -> None:
         for names in ("CONFIG", "config|get", "KEYS CONFIG|GET"):
-            self.assertEqual(make_policy(builtin(), True, deny=parse_names(names)).answered, frozenset(), names)
-        self.assertEqual(make_policy(builtin(), True, deny=parse_names("CONFIG|SET")).answered, {b"CONFIG|GET"})
+            others = policy.ANSWERED_SUBCOMMANDS - {b"CONFIG|GET"}
+            self.assertEqual(make_policy(builtin(), True, deny=parse_names(names)).answered, others, names)
+        made = make_policy(builtin(), True, deny=parse_names("CONFIG|SET"))
+        self.assertEqual(made.answered, policy.ANSWERED_SUBCOMMANDS)
         without = {name: command for name, command in builtin().items() if name != b"CONFIG"}
-        self.assertEqual(make_policy(without, True).answered, frozenset())
+        self.assertEqual(make_policy(without, True).answered, others)
+
+    def test_what_tools_ask_of_the_tenant_itself_can_be_refused(self) -> None:
+        for name in policy.ANSWERED_SUBCOMMANDS:
+            made = make_policy(builtin(), True, deny=frozenset((name,)))
+            self.assertEqual(made.answered, policy.ANSWERED_SUBCOMMANDS - {name})
+        self.assertEqual(make_policy(builtin(), True, deny=parse_names("ROLE")).table[b"ROLE"], REFUSE)
 
     def test_what_nothing_opens_is_told_with_the_reason(self) -> None:
         self.assertEqual(closed(parse_names("KEYS SLOWLOG SCRIPT|FLUSH LASTSAVE")), [])
@@ -182,11 +201,11 @@ class DecisionsTests(unittest.TestCase):
 
         self.assertEqual(exposed(""), [])
         # These need no opening, or show nothing of other tenants.
-        self.assertEqual(exposed("GET KEYS EVAL SCRIPT|LOAD MEMORY|USAGE LASTSAVE INFO NOSUCH latency|help"), [])
+        self.assertEqual(exposed("GET KEYS EVAL SCRIPT|LOAD MEMORY|USAGE LASTSAVE INFO ROLE NOSUCH latency|help"), [])
         self.assertEqual(
-            exposed("latency|latest slowlog memory|stats ROLE"), ["LATENCY|LATEST", "MEMORY|STATS", "ROLE", "SLOWLOG"]
+            exposed("latency|latest slowlog memory|stats BGSAVE"), ["BGSAVE", "LATENCY|LATEST", "MEMORY|STATS", "SLOWLOG"]
         )
-        self.assertEqual(exposed("ROLE SAVE", deny=parse_names("ROLE")), ["SAVE"])
+        self.assertEqual(exposed("BGSAVE SAVE", deny=parse_names("BGSAVE")), ["SAVE"])
         self.assertEqual(exposed("EVAL EVALSHA", sealed=False), ["EVAL", "EVALSHA"])
         self.assertEqual(exposed("FUNCTION EVAL", scripts=False, sealed=False), [])
         self.assertEqual(exposed("CONFIG MONITOR SLOWLOG|GET"), [], "never opened")

@@ -58,7 +58,7 @@ class InfoTests(unittest.TestCase):
             "# Clients\r\nconnected_clients:41\r\nmaxclients:10000\r\nblocked_clients:42\r\n\r\n"
             "# Memory\r\nused_memory:1000\r\nmaxmemory_policy:noeviction\r\n\r\n"
             "# Stats\r\ntotal_connections_received:44\r\ntotal_commands_processed:45\r\n"
-            "pubsub_channels:48\r\npubsub_patterns:49\r\n\r\n"
+            "instantaneous_ops_per_sec:48\r\npubsub_channels:51\r\npubsub_patterns:52\r\n\r\n"
             "# Replication\r\nrole:master\r\n\r\n"
             "# Keyspace\r\ndb3:keys=2,expires=0\r\n",
         )

@@ -9,6 +9,8 @@ import unittest
 from redisproxy import bounds
 from redisproxy.resp.framing import encode
 from redisproxy.session import commands
+from redisproxy.session.client_filter import ClientFilter
+from redisproxy.session.client_visit import ClientVisit
 from redisproxy.session.ports import Unavailable
 from redisproxy.session.route import DEDICATED, LEGAL, MULTIPLEXED, NONE, RouteState
 from redisproxy.session.state import BugError, Gate, Phase, Step, Until
@@ -134,6 +136,8 @@ class StepTests(unittest.TestCase):
             conversation = logged_in_multiplexed()
             conversation.tenant_pool.scripts.upstream = Unavailable(busy=True)
             return conversation.command(b"EVAL", b"x", b"0")
+        if until is Until.SESSIONS:
+            return logged_in().command(b"CLIENT", b"LIST")
         conversation = logged_in()
         conversation.login_delay = 1.0
         return conversation.command(b"AUTH", b"wrong")
@@ -141,6 +145,8 @@ class StepTests(unittest.TestCase):
     def result(self, conversation: Conversation, until: Until) -> object:
         if until in (Until.DEDICATED, Until.LOGIN):
             return RecordingUpstream(conversation)
+        if until is Until.SESSIONS:
+            return ClientVisit(ClientFilter(), False, conversation.id)
         return [b"# Server\r\n"] if until is Until.QUERY else None
 
     def step(self, conversation: Conversation, until: Until) -> Step:

@@ -11,6 +11,7 @@ import unittest
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import Policy, make_policy
 from redisproxy.resp.framing import encode
+from redisproxy.session.client_visit import ClientVisit
 from redisproxy.session.errors import OK
 from redisproxy.session.info import CLIENT_STATS
 from redisproxy.session.order import UNORDERED
@@ -124,6 +125,12 @@ class Conversation:
         self.full: set[Tenant] = set()
         self.audited: list[str] = []
         self.looked: list[bytes] = []
+        #: the latest visit of the tenant's sessions
+        self.visiting: ClientVisit | None = None
+        #: other sessions of the tenant
+        self.siblings: list[Session] = []
+        #: bytes of own answers that the tenant was charged for
+        self.charged = 0
         self.snapshot = snapshot
         self.upstreams_at_once = upstreams_at_once
         self.upstreams: list[RecordingUpstream] = []
@@ -205,6 +212,13 @@ class Conversation:
     def may_track(self, tenant: Tenant) -> bool:
         return self.snapshot.limits_of(tenant.namespace).client_tracking
 
+    def visit(self, visit: ClientVisit, step: Step) -> None:
+        self.step = step
+        self.visiting = visit
+
+    def charge(self, answer: bytes) -> None:
+        self.charged += len(answer)
+
     def stats(self) -> dict[str, int]:
         return dict.fromkeys(CLIENT_STATS, 4) | {"pubsub_patterns": 6}
 
@@ -260,6 +274,13 @@ class Conversation:
         """Finishes the latest Step with this result."""
         assert self.step is not None
         return self.step.finish(result)
+
+    def finish_visit(self) -> None:
+        """Visits this session and `siblings`, and finishes the Step."""
+        assert self.visiting is not None
+        for session in (self.session, *self.siblings):
+            self.visiting.see(session)
+        self.finish(self.visiting)
 
     def open_upstream(self) -> None:
         upstream = RecordingUpstream(self, self.asked_protocol)

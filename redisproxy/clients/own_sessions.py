@@ -1,0 +1,175 @@
+"""Visits all sessions of a tenant, for CLIENT LIST and CLIENT KILL.
+
+Owns whose turn it is. A tenant may have thousands of sessions, and ask again and again. So each
+turn of the reactor visits a few, one command of a tenant at a time, and after it the tenant's next
+one waits nine times as long as it took: a tenth of the processor at most. With several processes,
+the other ones do the same for their sessions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .. import bounds, probes
+from ..ops.bugs import log_bug
+from ..session.client_visit import ClientVisit
+from ..session.state import Phase, Step
+from ..tenants.model import Tenant
+
+if TYPE_CHECKING:
+    from .accounts import ClientAccount
+
+#: After a visit the tenant's next one waits so many times as long as it took, at most
+#: bounds.VISIT_PAUSE_SECONDS.
+PAUSE_FACTOR = 9.0
+
+
+class _Asking(Protocol):
+    """Who waits for a visit: a Step, or another process."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it still waits."""
+
+    def finish(self, result: ClientVisit) -> object:
+        """All sessions of this process were visited."""
+
+    def fail(self, error: Exception) -> object:
+        """A bug ended the visit."""
+
+
+class _OtherProcess:
+    """Another process waits for a visit. Implements `_Asking`."""
+
+    waits = True
+
+    def __init__(self) -> None:
+        self.done: defer.Deferred[ClientVisit] = defer.Deferred()
+        self.finish = self.done.callback
+        self.fail = self.done.errback
+
+
+class _Visit:
+    """A visit, and who waits for it."""
+
+    def __init__(self, visit: ClientVisit, asking: _Asking) -> None:
+        self.visit = visit
+        self.asking = asking
+        #: those that were not visited yet; None before its turn
+        self.rest: Iterator[ClientAccount] | None = None
+        #: seconds that it took so far
+        self.took = 0.0
+
+
+class OwnSessions:
+    """The visits of all tenants. members: the accounts of each tenant's clients, if it has any."""
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, members: Mapping[Tenant, set[ClientAccount]]) -> None:
+        self._clock = clock
+        self._members = members
+        #: has a visit see the sessions of all other processes; None: there are none
+        self.elsewhere: Callable[[Tenant, ClientVisit], defer.Deferred[None]] | None = None
+        # The visits of each tenant, in the order in which they were asked for. An empty one: the
+        # tenant's next visit waits.
+        self._visits: dict[Tenant, deque[_Visit]] = {}
+
+    def visit(self, tenant: Tenant, visit: ClientVisit, step: Step[ClientVisit]) -> None:
+        """See `session.ports.Accounts`."""
+        self._add(tenant, _Visit(visit, step if self.elsewhere is None else _Everywhere(self, tenant, step)))
+
+    def visit_here(self, tenant: Tenant, visit: ClientVisit) -> defer.Deferred[ClientVisit]:
+        """Fires when the visit has seen all of the tenant's sessions in this process."""
+        asking = _OtherProcess()
+        self._add(tenant, _Visit(visit, asking))
+        return asking.done
+
+    def _add(self, tenant: Tenant, visit: _Visit) -> None:
+        visits = self._visits.get(tenant)
+        if visits is None:
+            visits = self._visits[tenant] = deque()
+            self._clock.callLater(0, self._go_on, tenant)
+        visits.append(visit)
+
+    def go_elsewhere(self, tenant: Tenant, visit: ClientVisit, step: Step[ClientVisit]) -> None:
+        """Finishes the Step when the visit has seen the sessions of the other processes, too.
+
+        The tenant's next visit in this process does not wait for that: the other process may wait
+        for this one in the same way.
+        """
+        if self.elsewhere is None or not step.waits:
+            return
+        going = self.elsewhere(tenant, visit)
+        going.addCallback(lambda _: step.finish(visit))
+        going.addErrback(self._bug, step)
+
+    def _bug(self, failure: Failure, step: Step[ClientVisit]) -> None:
+        error = failure.value
+        if not isinstance(error, Exception) or not step.fail(error):
+            log_bug(self._log, "visiting sessions of other processes", failure)
+
+    def _go_on(self, tenant: Tenant) -> None:
+        """Visits some more sessions of the tenant."""
+        visits = self._visits[tenant]
+        while visits and not visits[0].asking.waits:
+            visits.popleft()  # the session has ended
+        if not visits:
+            del self._visits[tenant]
+            return
+        one = visits[0]
+        began = self._clock.seconds()
+        try:
+            over = self._visit_some(tenant, one)
+        except Exception as error:
+            one.asking.fail(error)
+            visits.popleft()
+            self._clock.callLater(0, self._go_on, tenant)
+            return
+        one.took += self._clock.seconds() - began
+        if over:
+            visits.popleft()
+            self._clock.callLater(min(one.took * PAUSE_FACTOR, bounds.VISIT_PAUSE_SECONDS), self._go_on, tenant)
+            one.asking.finish(one.visit)
+        else:
+            probes.reached("a tenant's sessions are visited in several turns")
+            self._clock.callLater(0, self._go_on, tenant)
+
+    def _visit_some(self, tenant: Tenant, one: _Visit) -> bool:
+        """Returns whether it has visited the last one."""
+        if one.rest is None:
+            one.rest = iter(sorted(self._members.get(tenant, ()), key=lambda account: account.number))
+        for _ in range(bounds.VISITED_PER_TURN):
+            account = next(one.rest, None)
+            if account is None:
+                return True
+            session = account.session_of(tenant)
+            if session is not None and session.ending.phase is not Phase.CLOSED:
+                one.visit.see(session)
+        return False
+
+
+class _Everywhere:
+    """A session waits for a visit of all processes. Implements `_Asking`."""
+
+    def __init__(self, own: OwnSessions, tenant: Tenant, step: Step[ClientVisit]) -> None:
+        self._own = own
+        self._tenant = tenant
+        self._step = step
+        self.fail = step.fail
+
+    @property
+    def waits(self) -> bool:
+        """See `_Asking`."""
+        return self._step.waits
+
+    def finish(self, result: ClientVisit) -> None:
+        """Goes on with the other processes."""
+        self._own.go_elsewhere(self._tenant, result, self._step)
