@@ -1,4 +1,4 @@
-"""Asks INFO, PUBSUB, CONFIG GET and MODULE LIST for tenants, over a connection with the master's rights.
+"""Asks INFO, PUBSUB, CONFIG GET and MODULE LIST for tenants, with the master's rights.
 
 Owns whose turn it is, and how large an answer may be. These queries do not use the control
 connection, because all tenants' log-ins wait for it. A tenant can make an answer about channels as
