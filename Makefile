@@ -14,8 +14,8 @@ BENCH ?=
 MACHINES ?=
 TIMES ?=
 BUSY ?=
-# What `make faults` runs: libraries and faults with commas between, and further options of
-# tests/compat/run-faults.
+# What `make faults` and `make sessions` run: libraries and faults with commas between, and further
+# options of tests/compat/run-faults and run-sessions.
 LIBRARIES ?=
 FAULTS ?=
 RUN ?=
@@ -35,7 +35,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --config-settings editable_mode=compat
 
-.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat faults test-lowest test-anywhere dist chart sbom image image-check bench soak sim fmt clean
+.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat sessions faults test-lowest test-anywhere dist chart sbom image image-check bench soak sim fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local with a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
@@ -44,7 +44,8 @@ help:
 	@echo "make test-dedicated  run the tests of clients' commands, and the attacks, with --connections dedicated"
 	@echo "make test-processes  run the tests of clients' sessions and of Kubernetes with --processes 2"
 	@echo "make test-cluster  run the tests that need a real kube-apiserver, which is built once (root, Debian)"
-	@echo "make test-compat   run redis-py's own suite, and sessions of ioredis, Bull and go-redis, through the proxy"
+	@echo "make test-compat   run redis-py's own suite, and sessions of 23 client libraries, directly and through the proxy"
+	@echo "make sessions      run the sessions of some libraries only (LIBRARIES=redis-py,BullMQ RUN=--verbose)"
 	@echo "make faults        run client libraries while Redis or the proxy fails, directly and through the proxy (LIBRARIES=redis-py,rq FAULTS=restart,stop)"
 	@echo "make test-lowest   run most of the suite with the oldest allowed dependencies"
 	@echo "make dist          build the sdist and a wheel in dist/"
@@ -56,7 +57,7 @@ help:
 	@echo "make bench         compare the proxy with HAProxy, twemproxy and Redis alone, for 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
 	@echo "make soak          run mixed load with rotations, and faults of Redis and of the API (MINUTES=$(MINUTES))"
 	@echo "make sim           simulate the whole proxy from seeds, until interrupted (SEEDS=1:1000 SIM='--faults all')"
-	@echo "make docs          write the generated parts of docs/: settings, command, troubleshoot"
+	@echo "make docs          write the generated parts of docs/: settings, command, troubleshoot, tenants"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove everything that the other targets made"
 
@@ -165,12 +166,12 @@ test-processes: $(VENV)/installed-test $(SERVERS)
 test-cluster: $(VENV)/installed-test $(SERVERS)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/cluster/run
 
-test-compat: $(VENV)/installed-test
+test-compat: $(VENV)/installed-test $(SERVERS)
 	PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/python tests/compat/run-redis-py
-	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-node ioredis
-	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-node --straight bull
-	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-node --straight bullmq
-	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-go-redis
+	$(BIN)/python tests/compat/run-sessions
+
+sessions: $(VENV)/installed-test $(SERVERS)
+	@$(BIN)/python tests/compat/run-sessions --libraries '$(LIBRARIES)' $(RUN)
 
 faults: $(VENV)/installed-test $(SERVERS)
 	@$(BIN)/python tests/compat/run-faults --libraries '$(LIBRARIES)' --faults '$(FAULTS)' $(RUN)

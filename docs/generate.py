@@ -1,4 +1,4 @@
-"""Writes the generated parts of the pages settings, command and troubleshoot: `make docs`.
+"""Writes the generated parts of the pages settings, command, troubleshoot and tenants: `make docs`.
 
 A generated part stands between ``<!-- make docs: WHAT -->`` and ``<!-- end -->``. WHAT is one of:
 
@@ -7,9 +7,12 @@ A generated part stands between ``<!-- make docs: WHAT -->`` and ``<!-- end -->`
 - ``command NAME``: the usage and the options of a subcommand, made from redisproxy/cli/main.py.
 - ``messages WORD …``: the messages whose codes begin with one of these words, made from
   redisproxy/messages.py. Each message is in one of these tables.
-- ``close-reasons``: the reasons why connections of clients end, from there, too.
+- ``close-reasons``: the reasons why connections of clients end, from there, too;
+- ``clients``: the client libraries that were run straight and through the proxy, from the results
+  of ``tests/compat/run-sessions --write``;
+- ``client-differences``: what differed, with the reasons, from tests/compat/sessions/reasons.yaml.
 
-Everything else on both pages is written by hand. tests/test_docs.py fails if a generated part is
+Everything else on these pages is written by hand. tests/test_docs.py fails if a generated part is
 out of date.
 """
 
@@ -27,6 +30,7 @@ from redisproxy import messages
 from redisproxy.cli.main import command
 from redisproxy.messages import ClientError, CloseReason, Message
 from redisproxy.settings import Settings, SettingsError, default_text, option_name
+from tests.compat.sessions import outcomes
 
 DOCS = Path(__file__).parent
 _PART = re.compile(r"(<!-- make docs: ([^>]*) -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -53,7 +57,7 @@ def pages() -> dict[Path, str]:
     """The pages with generated parts, and what each has to be. Raises ValueError if a part names
     something unknown, or if a setting is in no table, or in two.
     """
-    texts = {path: path.read_text() for path in (DOCS / name for name in ("settings.md", "command.md", "troubleshoot.md"))}
+    texts = {path: path.read_text() for path in (DOCS / name for name in ("settings.md", "command.md", "troubleshoot.md", "tenants.md"))}
     parts = [found[2].split() for text in texts.values() for found in _PART.finditer(text)]
     names = sorted(name for kind, *names in parts if kind == "settings" for name in names)
     if names != sorted(_SETTINGS):
@@ -78,7 +82,12 @@ def _made(kind: str, *names: str) -> str:
         return _messages(*names)
     if kind == "close-reasons":
         return _close_reasons()
-    raise ValueError(f"a part of docs/ is {kind!r}: it can be settings, command, messages or close-reasons")
+    if kind == "clients":
+        return _clients()
+    if kind == "client-differences":
+        return _client_differences()
+    known = "settings, command, messages, close-reasons, clients or client-differences"
+    raise ValueError(f"a part of docs/ is {kind!r}: it can be {known}")
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -153,6 +162,32 @@ def _close_reasons() -> str:
         if isinstance(message, CloseReason)
     ]
     return _table(("close reason", "what it means", "what to do"), rows)
+
+
+def _clients() -> str:
+    """A row for each client library that was run."""
+    listed = outcomes.reasons()
+    rows = []
+    for library, result in outcomes.read().items():
+        numbers = sorted({listed.index(outcomes.known(library, step, listed)) + 1 for step in result["differ"]})
+        same = result["steps"] - len(result["differ"])
+        rows.append((f"{library} {result['version']}", str(result["steps"]), str(same), ", ".join(map(str, numbers))))
+    return _table(("client", "steps straight to Redis", "the same through the proxy", "differences"), rows)
+
+
+def _client_differences() -> str:
+    """A row for each difference that a library showed."""
+    listed, results = outcomes.reasons(), outcomes.read()
+    rows = []
+    for number, reason in enumerate(listed, 1):
+        libraries = [
+            library
+            for library, result in results.items()
+            if any(outcomes.known(library, step, listed) is reason for step in result["differ"])
+        ]
+        if libraries:
+            rows.append((str(number), reason["what"], ", ".join(libraries), reason["why"], reason["instead"]))
+    return _table(("", "what differs", "seen with", "why", "the way around"), rows)
 
 
 def _shown(text: str) -> str:

@@ -20,7 +20,7 @@ from .outcomes import Outcomes, parse
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 #: Seconds that a program may take.
-LIMIT = 180
+LIMIT = 400
 
 
 @dataclass(frozen=True)

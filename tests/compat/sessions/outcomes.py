@@ -78,9 +78,17 @@ def reasons(path: Path = REASONS) -> list[dict]:
 
 
 def reason(library: str, step: str, listed: Iterable[dict]) -> dict | None:
-    """Returns what is known of a difference."""
+    """Returns what is known of a difference, if anything is."""
     step = re.sub(r"^RESP\d, ", "", step)
     return next((each for each in listed if {step, f"{library}: {step}"} & set(each["steps"])), None)
+
+
+def known(library: str, step: str, listed: Iterable[dict]) -> dict:
+    """Returns what is known of a difference. Raises ValueError if nothing is."""
+    found = reason(library, step, listed)
+    if found is None:
+        raise ValueError(f"{library}: {step}: it differs, and {REASONS.name} does not say why")
+    return found
 
 
 def judged(library: str, straight: Outcomes, through: Outcomes, listed: Iterable[dict]) -> list[str]:
@@ -93,10 +101,10 @@ def judged(library: str, straight: Outcomes, through: Outcomes, listed: Iterable
         wrong.append("no step was printed")
     found = differences(straight, through)
     for step in {**straight.steps, **found}:
-        known = reason(library, step, listed)
-        if step in found and known is None:
+        why = reason(library, step, listed)
+        if step in found and why is None:
             wrong.append(f"{step}: it differs, and reasons.yaml does not say why")
-        elif step not in found and known is not None and not known.get("soon"):
+        elif step not in found and why is not None and not why.get("soon"):
             wrong.append(f"{step}: it no longer differs: remove it from reasons.yaml")
     return wrong
 

@@ -39,14 +39,14 @@ func step(name string, body func() (interface{}, error)) {
 		} else {
 			show(name, found.outcome)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		show(name, "it did not end")
 	}
 }
 
 // until waits until the probe is true.
 func until(probe func() bool) bool {
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if probe() {
 			return true
 		}

@@ -117,7 +117,7 @@ await step("getWorkers()", async () => {
   const queue = name();
   const jobs = open(Queue, queue);
   await open(Worker, queue, async () => 1, { name: "one" }).waitUntilReady();
-  const found = await until(async () => (await jobs.getWorkers()).length && jobs.getWorkers(), 3000);
+  const found = await until(async () => (await jobs.getWorkers()).length && jobs.getWorkers(), 20_000);
   return found?.map((worker) => worker.rawname);
 });
 

@@ -174,7 +174,7 @@ for (const RESP of [2, 3]) {
       await redis.set("cached", "one");
       const first = [await caching.get("cached"), await caching.get("cached")];
       await redis.set("cached", "two");
-      return [first, await until(async () => (await caching.get("cached")) === "two", 3000)];
+      return [first, await until(async () => (await caching.get("cached")) === "two", 10_000)];
     });
   }
   opened.forEach((each) => each.isOpen && each.destroy());

@@ -9,7 +9,7 @@ export const db = Number(process.env.REDIS_INDEX);
 export const url = `redis://:${password}@127.0.0.1:${port}/${db}`;
 export { sleep };
 /** Milliseconds that a step waits at most. */
-const LIMIT = 20_000;
+const LIMIT = 60_000;
 
 /** Prints an outcome. */
 export function show(name, outcome) {

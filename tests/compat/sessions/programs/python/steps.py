@@ -10,7 +10,7 @@ PASSWORD = os.environ["REDIS_PASSWORD"]
 INDEX = int(os.environ["REDIS_INDEX"])
 URL = f"redis://:{PASSWORD}@127.0.0.1:{PORT}/{INDEX}"
 #: Seconds that a step waits at most.
-LIMIT = 20
+LIMIT = 60
 
 
 def show(name: str, outcome: object) -> None:
