@@ -33,6 +33,7 @@ from redisproxy.settings import Settings, SettingsError, default_text, option_na
 from tests.compat.sessions import outcomes
 
 DOCS = Path(__file__).parent
+_PAGES = ("settings.md", "command.md", "troubleshoot.md", "tenants.md")
 _PART = re.compile(r"(<!-- make docs: ([^>]*) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 _SETTINGS = {setting.name: setting for setting in fields(Settings)}
 #: Fields whose content is a text of its own, and is left out.
@@ -57,7 +58,7 @@ def pages() -> dict[Path, str]:
     """The pages with generated parts, and what each has to be. Raises ValueError if a part names
     something unknown, or if a setting is in no table, or in two.
     """
-    texts = {path: path.read_text() for path in (DOCS / name for name in ("settings.md", "command.md", "troubleshoot.md", "tenants.md"))}
+    texts = {path: path.read_text() for path in (DOCS / name for name in _PAGES)}
     parts = [found[2].split() for text in texts.values() for found in _PART.finditer(text)]
     names = sorted(name for kind, *names in parts if kind == "settings" for name in names)
     if names != sorted(_SETTINGS):
@@ -166,28 +167,35 @@ def _close_reasons() -> str:
 
 def _clients() -> str:
     """A row for each client library that was run."""
-    listed = outcomes.reasons()
+    seen = _seen()
     rows = []
     for library, result in outcomes.read().items():
-        numbers = sorted({listed.index(outcomes.known(library, step, listed)) + 1 for step in result["differ"]})
+        numbers = [str(number) for number, (_, libraries) in enumerate(seen, 1) if library in libraries]
         same = result["steps"] - len(result["differ"])
-        rows.append((f"{library} {result['version']}", str(result["steps"]), str(same), ", ".join(map(str, numbers))))
+        rows.append((f"{library} {result['version']}", str(result["steps"]), str(same), ", ".join(numbers)))
     return _table(("client", "steps straight to Redis", "the same through the proxy", "differences"), rows)
 
 
 def _client_differences() -> str:
     """A row for each difference that a library showed."""
-    listed, results = outcomes.reasons(), outcomes.read()
-    rows = []
-    for number, reason in enumerate(listed, 1):
-        libraries = [
-            library
-            for library, result in results.items()
-            if any(outcomes.known(library, step, listed) is reason for step in result["differ"])
-        ]
-        if libraries:
-            rows.append((str(number), reason["what"], ", ".join(libraries), reason["why"], reason["instead"]))
+    rows = [
+        (str(number), reason["what"], ", ".join(libraries), reason["why"], reason["instead"])
+        for number, (reason, libraries) in enumerate(_seen(), 1)
+    ]
     return _table(("", "what differs", "seen with", "why", "the way around"), rows)
+
+
+def _seen() -> list[tuple[dict, list[str]]]:
+    """The reasons of reasons.yaml that libraries showed, each with these libraries. Raises
+    ValueError if a difference has no reason.
+    """
+    listed = outcomes.reasons()
+    libraries: list[list[str]] = [[] for _ in listed]
+    for library, result in outcomes.read().items():
+        for reason in [outcomes.known(library, step, listed) for step in result["differ"]]:
+            named = libraries[listed.index(reason)]
+            named += [] if library in named else [library]
+    return [(reason, named) for reason, named in zip(listed, libraries, strict=True) if named]
 
 
 def _shown(text: str) -> str:

@@ -21,8 +21,6 @@ from pathlib import Path
 from unittest import SkipTest
 
 Installer = Callable[[Path, Path], list[str]]
-#: What each program is part of: where Debian has it, or whose it is.
-RUST = "cargo; the libraries need a newer one than Debian 12 has: see rustup.rs"
 
 
 def cache_folder() -> Path:
@@ -32,17 +30,21 @@ def cache_folder() -> Path:
 
 
 def installed(installer: Installer, source: Path, folder: Path) -> list[str]:
-    """Installs what is missing, one process at a time, and returns the begin of the command. Skips
-    if that fails.
+    """Installs what is missing, one process at a time, and returns the begin of the command. Raises
+    subprocess.CalledProcessError if a program does not compile.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            return installer(source, folder)
-        except subprocess.CalledProcessError as error:
-            words = " ".join(map(str, error.cmd[:3]))
-            raise SkipTest(f"{words} … failed: is its package registry there? {folder} has what it made") from None
+        return installer(source, folder)
+
+
+def _fetch(command: list[str], registry: str, **options: object) -> None:
+    """Runs a command that downloads packages. Skips if it fails."""
+    try:
+        subprocess.run(command, check=True, stdout=sys.stderr, **options)
+    except subprocess.CalledProcessError:
+        raise SkipTest(f"{command[0]} could not install the packages: is {registry} there?") from None
 
 
 def needs(*programs: str, package: str) -> None:
@@ -70,7 +72,7 @@ def python(source: Path, folder: Path) -> list[str]:
     if digest := _changed(folder, requirements):
         venv.create(folder / "venv", with_pip=True, clear=True)
         pip = [interpreter, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-        subprocess.run([*pip, "-r", str(requirements)], check=True, stdout=sys.stderr)
+        _fetch([*pip, "-r", str(requirements)], "PyPI")
         (folder / "installed").write_text(digest)
     return [interpreter]
 
@@ -88,7 +90,7 @@ def node(source: Path, folder: Path) -> list[str]:
         for file in (lock, source / "package.json"):
             shutil.copy(file, folder)
         npm = ["npm", "--prefix", str(folder), "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-        subprocess.run(npm, check=True, stdout=sys.stderr)
+        _fetch(npm, "the npm registry")
         (folder / "installed").write_text(digest)
     for file in source.glob("*.mjs"):
         shutil.copy(file, folder)
@@ -106,6 +108,7 @@ def go(source: Path, folder: Path) -> list[str]:
     if digest := _changed(folder, *files):
         for file in files:
             shutil.copy(file, folder)
+        _fetch(["go", "mod", "download"], "the Go module proxy", cwd=folder)
         build = ["go", "build", "-mod=readonly", "-o", "program", "."]
         subprocess.run(build, cwd=folder, check=True, stdout=sys.stderr, env={**os.environ, "CGO_ENABLED": "0"})
         (folder / "installed").write_text(digest)
@@ -129,7 +132,7 @@ def java(source: Path, folder: Path) -> list[str]:
             "dependency:build-classpath",
             f"-Dmdep.outputFile={folder / 'classpath'}",
         ]
-        subprocess.run(mvn, cwd=folder, check=True, stdout=sys.stderr)
+        _fetch(mvn, "Maven Central", cwd=folder)
         classpath = (folder / "classpath").read_text().strip()
         sources = [file.name for file in files if file.suffix == ".java"]
         subprocess.run(["javac", "-cp", classpath, "-d", "classes", *sources], cwd=folder, check=True, stdout=sys.stderr)
@@ -140,8 +143,10 @@ def java(source: Path, folder: Path) -> list[str]:
 
 def rust(source: Path, folder: Path) -> list[str]:
     """Builds the programs into target/debug. The first time takes 10 minutes and more."""
-    needs("cargo", "cc", package=f"gcc, and {RUST}")
-    build = ["cargo", "build", "--quiet", "--locked", "--manifest-path", str(source / "Cargo.toml")]
+    needs("cargo", "cc", package="gcc; for a cargo that is new enough see rustup.rs")
+    where = ["--locked", "--manifest-path", str(source / "Cargo.toml")]
+    _fetch(["cargo", "fetch", "--quiet", *where], "crates.io")
+    build = ["cargo", "build", "--quiet", "--offline", *where]
     environ = {**os.environ, "CARGO_TARGET_DIR": str(folder / "target")}
     subprocess.run(build, check=True, stdout=sys.stderr, env=environ)
     return []

@@ -45,7 +45,8 @@ final class Steps {
         } catch (Exception error) {
             Throwable cause = error;
             while (cause.getCause() != null) cause = cause.getCause();
-            show(name, cause.getClass().getSimpleName() + " " + cause.getMessage());
+            // Redisson's messages name the channel.
+            show(name, cause.getClass().getSimpleName() + " " + String.valueOf(cause.getMessage()).replaceAll("\\.? channel: \\[id.*", ""));
         }
     }
 

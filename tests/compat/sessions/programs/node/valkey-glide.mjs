@@ -124,7 +124,9 @@ for (const [name, protocol] of [["RESP3", ProtocolVersion.RESP3], ["RESP2", Prot
   ]);
 
   await it("log in with a wrong password", async () => {
-    const problem = await client({ credentials: { password: "not this one" }, connectionBackoff: { numberOfRetries: 1, factor: 1, exponentBase: 2 } }).catch(
+    // The proxy answers wrong passwords late, and later each time. The time-out of GLIDE is 2 s by default.
+    const advancedConfiguration = { connectionTimeout: 15_000 };
+    const problem = await client({ credentials: { password: "not this one" }, advancedConfiguration, connectionBackoff: { numberOfRetries: 1, factor: 1, exponentBase: 2 } }).catch(
       (error) => error.message,
     );
     return /WRONGPASS|AuthenticationFailed/.test(problem) ? "refused" : problem;

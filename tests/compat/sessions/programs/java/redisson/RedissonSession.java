@@ -129,14 +129,9 @@ final class RedissonSession {
             Thread.sleep(200);
             return new Object[] {map.get("short"), map.get("long")};
         });
-        Steps.step("a map with a local cache", () -> {
-            var one = c.getLocalCachedMap(LocalCachedMapOptions.<String, String>name("local").reconnectionStrategy(LocalCachedMapOptions.ReconnectionStrategy.CLEAR));
-            var two = other.getLocalCachedMap(LocalCachedMapOptions.<String, String>name("local"));
-            one.put("a", "1");
-            String first = two.get("a");
-            one.put("a", "2");
-            return new Object[] {first, Steps.until(() -> "2".equals(two.get("a")))};
-        });
+        Steps.step("a map with a local cache", () -> localCache(c, other, "local", LocalCachedMapOptions.ExpirationEventPolicy.SUBSCRIBE_WITH_KEYEVENT_PATTERN));
+        Steps.step("a map with a local cache, without key events", () -> localCache(c, other, "quiet", LocalCachedMapOptions.ExpirationEventPolicy.DONT_SUBSCRIBE));
+        Steps.step("a map with a local cache, with events of its key", () -> localCache(c, other, "own", LocalCachedMapOptions.ExpirationEventPolicy.SUBSCRIBE_WITH_KEYSPACE_CHANNEL));
         Steps.step("a listener to keys that expire", () -> listener(c, new ExpiredObjectListener() {
             @Override public void onExpired(String name) { heard.add(name); }
         }, () -> {
@@ -160,6 +155,15 @@ final class RedissonSession {
         Steps.step("another database", () -> client(Steps.PASSWORD, Steps.INDEX + 1).getBucket("key").isExists());
         Steps.step("log in with a wrong password", () -> client("not this one", Steps.INDEX).getBucket("key").isExists());
         System.exit(0);
+    }
+
+    static Object localCache(RedissonClient c, RedissonClient other, String name, LocalCachedMapOptions.ExpirationEventPolicy policy) throws Exception {
+        var one = c.getLocalCachedMap(LocalCachedMapOptions.<String, String>name(name).expirationEventPolicy(policy));
+        var two = other.getLocalCachedMap(LocalCachedMapOptions.<String, String>name(name).expirationEventPolicy(policy));
+        one.put("a", "1");
+        String first = two.get("a");
+        one.put("a", "2");
+        return new Object[] {first, Steps.until(() -> "2".equals(two.get("a")))};
     }
 
     static final List<String> heard = Collections.synchronizedList(new ArrayList<>());

@@ -24,6 +24,8 @@ import org.springframework.data.redis.listener.KeyExpirationEventMessageListener
 import org.springframework.data.redis.listener.PatternTopic;
 import org.springframework.data.redis.listener.RedisMessageListenerContainer;
 import org.springframework.data.redis.serializer.RedisSerializer;
+import org.springframework.session.Session;
+import org.springframework.session.SessionRepository;
 import org.springframework.session.data.redis.RedisIndexedSessionRepository;
 import org.springframework.session.data.redis.RedisSessionRepository;
 import org.springframework.session.data.redis.config.ConfigureNotifyKeyspaceEventsAction;
@@ -131,17 +133,7 @@ final class SpringSession {
         template.setKeySerializer(RedisSerializer.string());
         template.setHashKeySerializer(RedisSerializer.string());
         template.afterPropertiesSet();
-        Steps.step("Spring Session", () -> {
-            RedisSessionRepository sessions = new RedisSessionRepository(template);
-            var session = sessions.createSession();
-            session.setAttribute("user", "me");
-            sessions.save(session);
-            String old = session.changeSessionId();
-            sessions.save(session);
-            String user = sessions.findById(old).getAttribute("user");
-            sessions.deleteById(old);
-            return new Object[] {user, sessions.findById(old)};
-        });
+        Steps.step("Spring Session", () -> kept(new RedisSessionRepository(template)));
         Steps.step("Spring Session's ConfigureNotifyKeyspaceEventsAction", () -> {
             try (var connection = factory.getConnection()) {
                 new ConfigureNotifyKeyspaceEventsAction().configure(connection);
@@ -170,5 +162,16 @@ final class SpringSession {
         Steps.step("another database", () -> new StringRedisTemplate(factory(Steps.PASSWORD, Steps.INDEX + 1)).hasKey("key"));
         Steps.step("log in with a wrong password", () -> new StringRedisTemplate(factory("not this one", Steps.INDEX)).hasKey("key"));
         System.exit(0);
+    }
+
+    static <S extends Session> Object kept(SessionRepository<S> sessions) {
+        S session = sessions.createSession();
+        session.setAttribute("user", "me");
+        sessions.save(session);
+        String old = session.changeSessionId();
+        sessions.save(session);
+        String user = sessions.findById(old).getAttribute("user");
+        sessions.deleteById(old);
+        return new Object[] {user, sessions.findById(old)};
     }
 }
