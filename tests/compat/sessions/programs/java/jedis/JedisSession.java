@@ -136,7 +136,7 @@ final class JedisSession {
         Steps.step(in + "another database", () -> new Jedis(WHERE, settings(protocol).database(Steps.INDEX + 1).build()).ping());
         Steps.step(in + "log in with a wrong password", () -> new Jedis(WHERE, settings(protocol).password("not this one").build()).ping());
         if (protocol == RedisProtocol.RESP3) {
-            Steps.step(in + "client-side caching", () -> {
+            Steps.step(in + "a cache of Jedis, which is for Redis 7.4 and newer only", () -> {
                 try (RedisClient caching = RedisClient.builder().hostAndPort(WHERE).clientConfig(settings(protocol).build()).cacheConfig(CacheConfig.builder().build()).build()) {
                     c.set("cached", "one");
                     String first = caching.get("cached") + caching.get("cached");
