@@ -166,11 +166,11 @@ test-processes: $(VENV)/installed-test $(SERVERS)
 test-cluster: $(VENV)/installed-test $(SERVERS)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/cluster/run
 
-test-compat: $(VENV)/installed-test $(SERVERS)
+test-compat: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/python tests/compat/run-redis-py
 	$(BIN)/python tests/compat/run-sessions
 
-sessions: $(VENV)/installed-test $(SERVERS)
+sessions: $(VENV)/installed-test
 	@$(BIN)/python tests/compat/run-sessions --libraries '$(LIBRARIES)' $(RUN)
 
 faults: $(VENV)/installed-test $(SERVERS)
