@@ -89,10 +89,15 @@ async fn main() {
         step(name, async {
             let listener: SubscriberClient = builder(&password(), index()).build_subscriber_client()?;
             listener.init().await?;
+            let before: i64 = c.pubsub_numpat().await?;
             let mut heard = listener.message_rx();
             // fred has a channel of its own for key events.
             let mut events = listener.keyspace_event_rx();
             listener.psubscribe(pattern.clone()).await?;
+            // fred does not wait for the confirmation in RESP2.
+            while c.pubsub_numpat::<i64>().await? == before {
+                pause(10).await;
+            }
             if pattern == "n?ws" {
                 c.publish::<(), _, _>("news", "hello").await?;
                 Ok::<_, Error>(heard.recv().await.unwrap().value.into_string())

@@ -3,12 +3,18 @@
 use std::collections::{BTreeMap, HashSet};
 
 use futures::StreamExt;
-use redis::aio::{ConnectionManager, MultiplexedConnection};
-use redis::{cmd, AsyncCommands, Client, RedisResult, Script, Value};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::{cmd, AsyncCommands, AsyncConnectionConfig, Client, RedisResult, Script, Value};
 use sessions::{index, password, pause, step, unknown_script, url, version};
 
+/// Time-outs that a busy machine does not reach. By default a reply may take half a second.
+fn settings() -> AsyncConnectionConfig {
+    let limit = Some(std::time::Duration::from_secs(20));
+    AsyncConnectionConfig::new().set_connection_timeout(limit).set_response_timeout(limit)
+}
+
 async fn connect() -> RedisResult<MultiplexedConnection> {
-    Client::open(url(&password(), index()))?.get_multiplexed_async_connection().await
+    Client::open(url(&password(), index()))?.get_multiplexed_async_connection_with_config(&settings()).await
 }
 
 #[tokio::main]
@@ -30,7 +36,6 @@ async fn main() {
     step("an error of a type", async { c.clone().lpush::<_, _, i64>("key", "x").await }).await;
     step("a value of 20 MiB", async {
         let mut c = c.clone();
-        c.set_response_timeout(std::time::Duration::from_secs(20));
         let large = vec![b'x'; 20 << 20];
         c.set::<_, _, ()>("large", &large).await?;
         let got: Vec<u8> = c.get("large").await?;
@@ -79,7 +84,6 @@ async fn main() {
     .await;
     step("BLPOP that waits, and one that waits in vain", async {
         let mut own = connect().await?;
-        own.set_response_timeout(std::time::Duration::from_secs(20));
         let mut other = c.clone();
         tokio::spawn(async move {
             pause(100).await;
@@ -128,7 +132,11 @@ async fn main() {
     })
     .await;
     step("the connection manager comes back", async {
-        let mut manager = ConnectionManager::new(Client::open(url(&password(), index()))?).await?;
+        let mut manager = ConnectionManager::new_with_config(
+            Client::open(url(&password(), index()))?,
+            ConnectionManagerConfig::new().set_connection_timeout(Some(std::time::Duration::from_secs(20))),
+        )
+        .await?;
         manager.set::<_, _, ()>("key", "kept").await?;
         let _ = cmd("QUIT").exec_async(&mut manager).await;
         let mut got: RedisResult<String> = manager.get("key").await;
@@ -144,7 +152,7 @@ async fn main() {
     .await;
     step("RESP3", async {
         let client = Client::open(format!("{}?protocol=resp3", url(&password(), index())))?;
-        let mut c = client.get_multiplexed_async_connection().await?;
+        let mut c = client.get_multiplexed_async_connection_with_config(&settings()).await?;
         c.hgetall::<_, BTreeMap<String, i64>>("hash").await
     })
     .await;
@@ -152,11 +160,11 @@ async fn main() {
     step("CONFIG GET maxmemory", async { cmd("CONFIG").arg(&["GET", "maxmemory"]).query_async::<Vec<String>>(&mut c.clone()).await }).await;
     step("CLIENT LIST", async { cmd("CLIENT").arg("LIST").query_async::<String>(&mut c.clone()).await.map(|text| text.contains("id=")) }).await;
     step("another database", async {
-        Client::open(url(&password(), index() + 1))?.get_multiplexed_async_connection().await.map(|_| "connected")
+        Client::open(url(&password(), index() + 1))?.get_multiplexed_async_connection_with_config(&settings()).await.map(|_| "connected")
     })
     .await;
     step("log in with a wrong password", async {
-        Client::open(url("not-this-one", index()))?.get_multiplexed_async_connection().await.map(|_| "connected")
+        Client::open(url("not-this-one", index()))?.get_multiplexed_async_connection_with_config(&settings()).await.map(|_| "connected")
     })
     .await;
 }
