@@ -130,6 +130,8 @@ class ClientError(Message):
 
 #: Where no remedy is known.
 FIX_WHAT_IS_NAMED = "Fix what the line names."
+#: Ends a pause.
+PAUSE_ENDS = "To go on: redisproxy resume NAMESPACE."
 
 _URL = "redis-connection-string"
 _FIX_SECRET = "Fix the secret. The proxy reads it again by itself."  # noqa: S105
@@ -248,6 +250,12 @@ ANNOTATION_UNKNOWN = Reason(
     "annotation {name} is unknown, and has no effect: the known ones are {known}",
     "Remove the annotation, or fix its name.",
     "operate.md#limits",
+)
+PAUSED_MALFORMED = Reason(
+    "tenant-paused-malformed",
+    "annotation {name} is neither true nor false: the tenant is not paused",
+    "Fix or remove the annotation of the Namespace.",
+    "operate.md#pause-a-tenant",
 )
 NAMESPACE_NAME = Reason(
     "tenant-namespace-name",
@@ -499,6 +507,7 @@ REDIS_CLOSES = Reason(
     "at one end only.",
 )
 REDIS_MOVED = Reason("redis-elsewhere", "Redis moved while a connection was opened")
+TENANT_PAUSED = Reason("tenant-is-paused", "the tenant is paused", PAUSE_ENDS)
 REDIS_AWAY = Reason("redis-refused-a-moment-ago", "Redis refused a connection a moment ago")
 REDIS_UNKNOWN = Reason("redis-no-backend", "no backend is known", "Create the master secret.")
 REDIS_MASTER_RIGHTS = Reason(
@@ -822,6 +831,14 @@ TENANT_PROBLEM = LogLine(
 FIXED = LogLine("tenant-problem-fixed", "fixed: {problem}")
 READ_AGAIN = LogLine("source-readable-again", "{source} can be read again")
 LOADED = LogLine("source-loaded", "{tenants} tenants with {credentials} credentials, from {source}")
+PAUSED_NOW = LogLine(
+    "tenant-paused-now",
+    "paused: {namespaces}. Their commands and log-ins wait, and their clients are closed after --hold-seconds",
+    PAUSE_ENDS,
+    "operate.md#pause-a-tenant",
+    level="warn",
+)
+RESUMED = LogLine("tenant-resumed", "not paused any more: {namespaces}")
 WATCHED = LogLine("source-watched", "namespaces and secrets are watched: changes take effect at once")
 NOT_WATCHED_NOW = LogLine(
     "source-not-watched",
@@ -1033,6 +1050,13 @@ NOT_HELD = CloseReason(
     "redis-away",
     "Commands or a log-in waited for Redis, and Redis was not back within --hold-seconds.",
     see="#redis",
+)
+PAUSED = CloseReason(
+    "tenant-paused",
+    "The tenant is paused, and the client had a blocked command, a transaction or subscriptions, or waited for longer "
+    "than --hold-seconds.",
+    PAUSE_ENDS,
+    "operate.md#pause-a-tenant",
 )
 NOT_LOGGED_IN = CloseReason(
     "redis-refused-login", "Redis refused the connection of this client's tenant. The client got the error.", see="#redis"

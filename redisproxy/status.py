@@ -260,6 +260,7 @@ def _tenants(snapshot: Snapshot, now: float) -> dict[str, TenantState]:
                 "credentials": 0,
                 "expires": None,
                 "limits": limits,
+                "paused": namespace in snapshot.paused,
             }
         if credential.valid_at(now):
             tenant["credentials"] += 1

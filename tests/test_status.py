@@ -209,7 +209,7 @@ class SnapshotStatesTests(unittest.SynchronousTestCase):
         soon = replace(BLUE, secret="redis-secret-temp-a", digest=b"1", expires=100.0)
         later = replace(BLUE, secret="redis-secret-temp-b", digest=b"2", expires=200.0)
         self.reading.snapshot = self.snapshot(BLUE, soon, later, GREEN)
-        blue = {"index": 3, "limits": {"max_connections": 50, "bytes_per_second": 1000}}
+        blue = {"index": 3, "limits": {"max_connections": 50, "bytes_per_second": 1000}, "paused": False}
         self.assertEqual(self.tenants(50.0)["blue"], {**blue, "credentials": 3, "expires": 100.0})
         self.assertEqual(self.tenants(100.0)["blue"], {**blue, "credentials": 2, "expires": 200.0})
         self.assertEqual(self.tenants(200.0)["blue"], {**blue, "credentials": 1, "expires": None})

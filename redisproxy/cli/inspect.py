@@ -109,6 +109,8 @@ class State(enum.Enum):
     """Whether a namespace is served, and why not. The output shows the value."""
 
     SERVED = "ok"
+    #: served, and paused by an operator: its commands wait, or its clients are closed
+    PAUSED = "paused"
     #: served, but something should be fixed
     PROBLEMS = "problems"
     #: has a secret, which a problem makes useless
@@ -126,6 +128,7 @@ class NamespaceView:
     failure: why its secrets could not be read; empty if they were read.
     secrets: names of the secrets that may have credentials.
     index: its database; None if the namespace is not served.
+    paused: whether an operator has paused it.
     """
 
     namespace: str
@@ -134,6 +137,7 @@ class NamespaceView:
     index: int | None = None
     credentials: list[Credential] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    paused: bool = False
 
     @property
     def state(self) -> State:
@@ -141,6 +145,8 @@ class NamespaceView:
         out.
         """
         if self.index is not None:
+            if self.paused:
+                return State.PAUSED
             return State.PROBLEMS if self.problems else State.SERVED
         if self.failure:
             return State.NOT_READ
@@ -185,6 +191,7 @@ def resolve(operator: Operator, reading: FullRead, databases: int | None, backen
         view = views[credential.tenant.namespace]
         view.index = credential.tenant.index
         view.credentials.append(credential)
+        view.paused = view.namespace in snapshot.paused
     for problem in problems:
         if problem.namespace in views:
             views[problem.namespace].problems.append(problem)

@@ -39,7 +39,7 @@ from ..settings import Settings, SettingsError, described, option_name
 from ..sources.secret_writer import WriteError
 from ..tenants.allocation import ADDRESS, Refused
 from ..tenants.urls import parse_address
-from . import inspect, operations, render, rotation
+from . import inspect, operations, pausing, render, rotation
 from .inspect import Operator
 
 #: Settings that say where tenants are read, and by which rules. `check` takes all settings.
@@ -362,6 +362,47 @@ def rotate(
         for text in rotated.unfinished:
             _complain(text)
         return 1 if rotated.unfinished else 0
+
+    _run(settings, run)
+
+
+@command.command()
+@_namespace
+@_dry_run
+@_output("table", "json")
+@_settings(*_WHERE)
+def pause(namespace: str, output: str | None, dry_run: bool, **given: _Given) -> None:
+    """Pause the tenant of NAMESPACE: nothing more of it goes to Redis.
+
+    Its commands and log-ins wait, as while Redis is away. After --hold-seconds of the proxy, the
+    clients that wait are closed, and so is who comes later. Commands that Redis has are still
+    answered. Clients with a blocked command, a transaction or subscriptions are closed at once.
+
+    Sets the annotation redisproxy/paused of the namespace. Needs the right to patch namespaces.
+    """
+    _set_paused(namespace, True, output, dry_run, given)
+
+
+@command.command()
+@_namespace
+@_dry_run
+@_output("table", "json")
+@_settings(*_WHERE)
+def resume(namespace: str, output: str | None, dry_run: bool, **given: _Given) -> None:
+    """End the pause of NAMESPACE: what waits goes on.
+
+    Removes the annotation redisproxy/paused of the namespace. Needs the right to patch namespaces.
+    """
+    _set_paused(namespace, False, output, dry_run, given)
+
+
+def _set_paused(namespace: str, paused: bool, output: str | None, dry_run: bool, given: dict[str, _Given]) -> None:
+    settings = _read_settings(given)
+
+    async def run(operator: Operator) -> int:
+        done = await pausing.set_paused(operator, namespace, paused, dry_run)
+        _show(output, render.paused_document(done, dry_run), lambda _: render.paused_lines(done, dry_run))
+        return 0
 
     _run(settings, run)
 

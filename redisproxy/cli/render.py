@@ -16,6 +16,7 @@ from ..tenants.model import Credential
 from ..tenants.urls import address_of
 from .inspect import Findings, RedisView, State
 from .operations import Written
+from .pausing import Paused
 from .rotation import OtherPassword, Rotated
 
 
@@ -127,7 +128,33 @@ def _other(password: OtherPassword) -> dict[str, object]:
     return {"secret": password.secret, "expires": expires, "old_password": password.old}
 
 
+def paused_document(done: Paused, dry_run: bool) -> dict[str, object]:
+    """Returns the result of `redisproxy pause` or `resume`."""
+    return {
+        "namespace": done.namespace,
+        "paused": done.paused,
+        "changed": done.changed,
+        "dry_run": dry_run,
+        "notes": list(done.notes),
+    }
+
+
 # Text.
+
+
+def paused_lines(done: Paused, dry_run: bool) -> Iterator[str]:
+    """Yields the result of `redisproxy pause` or `resume`."""
+    now = "paused" if done.paused else "not paused"
+    if not done.changed:
+        yield f"{done.namespace} was {now} before: nothing to write"
+    elif dry_run:
+        yield f"{done.namespace} would be {now}"
+    elif done.paused:
+        yield f"{done.namespace} is paused: its commands wait, and its clients are closed after --hold-seconds"
+        yield f"to go on: redisproxy resume {done.namespace}"
+    else:
+        yield f"{done.namespace} is not paused any more"
+    yield from done.notes
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:

@@ -639,7 +639,9 @@ class ClientProtocol(RespReceiver):
             self._set_deadline(bounds.LINGER_SECONDS, self._lingered)
 
     def end_revoked(self) -> None:
-        """Closes the client after its pending replies, because its session was revoked."""
+        """Closes the client after its pending replies, because its session was revoked, or its
+        tenant paused.
+        """
         if self._closing:
             return
         self.session.ending.close_if_drained()
@@ -648,5 +650,6 @@ class ClientProtocol(RespReceiver):
 
     def _out_of_grace(self) -> None:
         probes.reached("revoked client does not take its last replies")
+        close_reason = self.session.ending.close_reason
         self.session.ending.at_once()
-        self.close(messages.REVOKED.code)
+        self.close(close_reason)

@@ -7,7 +7,7 @@ Snapshot, a new policy, the drain. `connection` owns a single connection.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 from twisted.internet import task
@@ -100,7 +100,8 @@ class ClientFactory(Factory):
         self._numbers = itertools.count(1) if numbers is None else numbers
         #: called each time a client is gone; once it is set, no new client is accepted
         self.drained: Callable[[], object] | None = None
-        # Clients that were revoked and are not closed yet.
+        self._paused: Set[Tenant] = frozenset()
+        # Clients that were revoked, or whose tenants were paused, and that are not closed yet.
         self._revoked: list[ClientProtocol] = []
         self._closing: IDelayedCall | None = None
         snapshot.listeners.append(self._changed)
@@ -237,6 +238,21 @@ class ClientFactory(Factory):
             session = client.session
             if session.tracking and not (session.ended or snapshot.limits_of(session.tenant.namespace).client_tracking):
                 session.close_for_tracking()
+        self._pause(snapshot.paused_tenants)
+        if self._closing is None:
+            self._close_revoked()
+
+    def _pause(self, tenants: Set[Tenant]) -> None:
+        """These tenants are paused from now on. The backend knows already.
+
+        No session of theirs sends a command after this call.
+        """
+        begins, self._paused = tenants - self._paused, tenants
+        if begins:
+            for client in list(self.clients):
+                credential = client.session.credential
+                if credential is not None and credential.tenant in begins and client.session.pause():
+                    self._revoked.append(client)
 
     def _revoke(self, snapshot: Snapshot) -> None:
         """Revokes all sessions whose credential is not valid any more.
@@ -253,8 +269,6 @@ class ClientFactory(Factory):
                 continue
             if session.ending.recheck(lambda credential: snapshot.renewed(credential, now)):
                 self._revoked.append(client)
-        if self._closing is None:
-            self._close_revoked()
 
     def _close_revoked(self) -> None:
         """Closes REVOKED_PER_TURN revoked clients now, and the others in later turns.

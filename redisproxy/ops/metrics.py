@@ -171,7 +171,11 @@ def _of_tenants(stats: Stats) -> Iterator[Metric]:
         if samples["counts"]:
             latency.add_metric([namespace], sum(samples["counts"].values()), samples["sum"])
     yield latency
-    limits = {namespace: tenant["limits"] for namespace, tenant in stats["state"]["snapshot"]["tenants"].items()}
+    known = stats["state"]["snapshot"]["tenants"]
+    paused = sorted(namespace for namespace, tenant in known.items() if tenant["paused"])
+    text = "1 for each tenant that an operator has paused."
+    yield _labelled(GaugeMetricFamily, "tenant_paused", text, "namespace", dict.fromkeys(paused[:SERIES], 1))
+    limits = {namespace: tenant["limits"] for namespace, tenant in known.items()}
     for name, key, text in (
         ("tenant_limit_connections", "max_connections", "Connections that the tenant may have."),
         ("tenant_limit_commands_per_second", "commands_per_second", "Commands that the tenant may send in a second."),

@@ -219,7 +219,7 @@ def _tenant(namespace: str, tenant: TenantState, counted: TenantStats, rate: Rat
         traffic, latency = plot(size_text, series.bytes), plot(seconds_text, series.slow, series.medians)
     expires = [] if tenant["expires"] is None else [tags.small(f"next expires in {span(tenant['expires'] - now)}")]
     return tags.tr(
-        tags.td(namespace),
+        tags.td(tags.span(namespace, tags.small(_warned("paused", True)))) if tenant["paused"] else tags.td(namespace),
         tags.td(str(tenant["index"])),
         tags.td(_warned(sessions, bool(most) and counted["sessions"] >= (most or 0))),
         tags.td(rate_text(rate.commands)),

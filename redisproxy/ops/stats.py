@@ -148,12 +148,14 @@ class TenantState(TypedDict):
     credentials: how many.
     expires: when the next credential expires, in seconds since the epoch, or None.
     limits: those that the tenant has, by the fields of `tenants.limits.Limits`.
+    paused: whether an operator has paused the tenant.
     """
 
     index: int
     credentials: int
     expires: float | None
     limits: dict[str, int]
+    paused: bool
 
 
 class ProblemState(TypedDict):

@@ -200,6 +200,16 @@ class Ending:
         elif session.buffered <= session.connection.bytes_received - self._drain_from:
             self.begin(messages.SHUTDOWN.code)
 
+    def pause(self) -> bool:
+        """The tenant is paused: ends the session as `_revoke` does. Returns True.
+
+        As when Redis goes away: it has state at Redis, or Redis runs its command.
+        """
+        probes.reached("session of a paused tenant ends")
+        self._take_no_more(messages.PAUSED.code)
+        self._give_up()
+        return True
+
     # Revocation.
 
     def recheck(self, renewed: Callable[[Credential], Credential | None]) -> bool:
@@ -234,9 +244,14 @@ class Ending:
             self.close_reason = messages.REVOKED.code
         else:
             self._take_no_more(messages.REVOKED.code)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Has Redis give up what it has not run yet, if the session has a dedicated connection."""
+        session = self._session
         dedicated = session.route.dedicated
         if session.replies.mid_message:
-            probes.reached("revoked within a message")
+            probes.reached("revoked or paused within a message")
             # The rest of the message would come after the revocation, and every reply behind it.
             self.close()
         elif dedicated is not None:

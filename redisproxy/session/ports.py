@@ -347,7 +347,7 @@ class Backend(Protocol):
         """Returns the order of the tenant's commands, the same object for all of its sessions."""
 
     def holds(self, tenant: Tenant) -> bool:
-        """Whether the tenant's work waits because Redis is away."""
+        """Whether the tenant's work waits because Redis is away, or the tenant is paused."""
 
     def busy_error(self) -> str:
         """Returns Redis's error if it is busy with a script, and what it is is not known yet; else
@@ -441,14 +441,13 @@ class Unavailable:
     log-ins succeed, as in Redis.
     """
 
-    __slots__ = ("busy", "closes", "error", "hello")
+    __slots__ = ("busy", "close_reason", "closes", "error", "hello")
 
     def __init__(
         self, error: str = messages.UNREACHABLE.text, busy: bool = False, closes: bool = False, hello: bytes = b""
     ) -> None:
-        self.error = error
-        self.busy = busy
-        self.closes = closes
+        self.error, self.busy = error, busy
+        self.closes, self.close_reason = closes, messages.NOT_HELD.code
         self.hello = hello
 
     def __repr__(self) -> str:

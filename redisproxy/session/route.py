@@ -429,6 +429,21 @@ class Route:
         self._return(session, None)
         return True
 
+    def leave_dedicated(self, session: Session) -> None:
+        """The tenant is paused: gives up the dedicated connection, which has no state of the
+        session.
+
+        Goes back likewise, also if the client does not read. A session without a pool acquires
+        another connection for its next command: see `attempted`.
+        """
+        if self.state is not DEDICATED or session.ended:
+            return
+        probes.reached("session of a paused tenant gives up its connection")
+        if self.pool is None:
+            self.use_none(NOWHERE, session.leaves_nothing)
+        else:
+            self._return(session, session.leaves_nothing)
+
     def _may_return(self, session: Session) -> bool:
         if self.state is not DEDICATED or self.pool is None or session.ended:
             return False

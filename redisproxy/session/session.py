@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import bounds, messages, probes
@@ -205,7 +206,9 @@ class Session:
 
     @property
     def held(self) -> bool:
-        """Whether what the client sent was not sent to Redis yet, because Redis is away."""
+        """Whether what the client sent was not sent to Redis yet, because Redis is away, or the
+        tenant is paused.
+        """
         login = self.pending_login
         credential = self.credential if login is None else login.credential
         waits = self.gates & (Gate.UPSTREAM | Gate.STEP) and not self.replies.pending
@@ -742,10 +745,11 @@ class Session:
         """There is no connection to Redis for a command that waited, or for several: answers each
         with the error.
 
-        If Redis was away for longer than work is held, closes the client instead.
+        If Redis was away, or the tenant paused, for longer than work is held, closes the client
+        instead.
         """
         if result.closes:
-            self.ending.begin(messages.NOT_HELD.code)
+            self.ending.begin(result.close_reason)
         else:
             self.refuse_waiting(result.error, count)
 
@@ -788,6 +792,24 @@ class Session:
         if self.replies.mid_message:
             self.ending.within_a_message()
         return not self.replies.mid_message
+
+    def pause(self) -> bool:
+        """The session's tenant is paused: nothing more is sent over a dedicated connection.
+
+        Returns whether the session ends, because it has state there, or a blocked command. The
+        caller must have `close_if_drained` called soon. Any other session goes on with its next
+        command after the pause: its connections are opened again then.
+        """
+        route, step = self.route, self.step
+        if self.ended or route.state is not DEDICATED:
+            return False
+        # What waits in a pool's session returns to the pool by itself before it goes on.
+        moves = step is None or (route.pool is not None and not self.replies.slow)
+        if self.stateful or self.blocked or self.midway or not moves:
+            return self.ending.pause()
+        if step is None:
+            self.when_drained(partial(route.leave_dedicated, self))
+        return False
 
     def use_policy(self) -> None:
         """Takes over the backend's policy as it is now."""

@@ -23,7 +23,7 @@ from typing import Any
 from .. import messages
 from ..messages import MessageError, Text
 from ..tenants.documents import KEYS, NamespaceDocument, SecretDocument
-from ..tenants.limits import ANNOTATIONS, PREFIX
+from ..tenants.limits import KNOWN, PREFIX
 
 
 class DocumentError(MessageError, ValueError):
@@ -90,7 +90,7 @@ def _annotations(metadata: Mapping[str, object]) -> dict[str, str]:
     if is_missing(content):
         return {}
     if not isinstance(content, Mapping):
-        return dict.fromkeys(ANNOTATIONS, "")
+        return dict.fromkeys(KNOWN, "")
     return {
         name: _annotation(value)
         for name, value in content.items()

@@ -167,15 +167,18 @@ class KubernetesApi:
         configuration.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
         return kubernetes_client.ApiClient(configuration)
 
-    def request(self, method: str, *arguments: object, **options: object) -> dict[str, Any]:
+    def request(self, method: str, *arguments: object, content_type: str = "", **options: object) -> dict[str, Any]:
         """Makes one request and returns the JSON object of the answer. Blocks. Raises RequestError.
 
         method: name of a method of the official client's CoreV1Api; its arguments follow.
+        content_type: of the request's body, where the client's default is another one.
         """
         try:
             client = self.connect()
         except Unreachable as unreachable:
             raise RequestError(unreachable.failure.reason) from None
+        if content_type:
+            client.set_default_header("Content-Type", content_type)
         try:
             return self._answer(getattr(kubernetes_client.CoreV1Api(client), method), *arguments, **options)
         finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -23,7 +23,7 @@ from ..ops.logs import Log
 from ..ops.retry import Backoff, Retry
 from ..ops.stats import RELOAD_BOUNDS, Histogram
 from ..tenants.documents import Changes, FullRead, Problem, ReadFailure, ReadSummary, Update
-from ..tenants.enrolment import Enrolment, no_yield
+from ..tenants.enrolment import NAMED, Enrolment, no_yield
 from ..tenants.model import Snapshot
 from .hints import ChangeQueue
 from .throttle import Throttle
@@ -371,8 +371,16 @@ class ReloadService(service.Service):
                 credentials=len(snapshot.credentials),
                 source=str(self.source),
             )
+        self._log_paused(messages.PAUSED_NOW, snapshot.paused - (before.paused if before else frozenset()))
+        self._log_paused(messages.RESUMED, (before.paused if before else frozenset()) - snapshot.paused)
         for listener in list(self.listeners):
             listener(snapshot)
+
+    def _log_paused(self, line: messages.LogLine, namespaces: Set[str]) -> None:
+        if namespaces:
+            names = sorted(namespaces)
+            more = f" and {len(names) - NAMED} more" if names[NAMED:] else ""
+            self._log.write(line, namespaces=f"{', '.join(names[:NAMED])}{more}")
 
     def _retry_later(self, asked: float = 0.0) -> None:
         if self.running:

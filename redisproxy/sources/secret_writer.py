@@ -14,7 +14,7 @@ from .documents import DocumentError, StoredSecret, read_stored
 from .kubernetes_api import KubernetesApi, RequestError
 
 #: The owner of these fields in `kubectl get --show-managed-fields`.
-_MANAGER = "redisproxy"
+MANAGER = "redisproxy"
 _NO_SECRET = "the API's answer is not a Secret: check that the server there is a Kubernetes API server"  # noqa: S105
 
 
@@ -63,7 +63,7 @@ class ClusterWriter:
         """Creates a secret. An existing one stays as it is, and WriteError is raised."""
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         try:
-            made = self._api.request("create_namespaced_secret", namespace, dict(manifest), field_manager=_MANAGER)
+            made = self._api.request("create_namespaced_secret", namespace, dict(manifest), field_manager=MANAGER)
         except RequestError as error:
             if error.status == 404:
                 raise WriteError(f"there is no namespace {namespace}: kubectl create namespace {namespace}") from None
@@ -77,7 +77,7 @@ class ClusterWriter:
         # The document has its resourceVersion, which the API server compares.
         document = secret.with_values(changes)
         try:
-            self._api.request("replace_namespaced_secret", secret.name, secret.namespace, document, field_manager=_MANAGER)
+            self._api.request("replace_namespaced_secret", secret.name, secret.namespace, document, field_manager=MANAGER)
         except RequestError as error:
             if error.status in (404, 409):
                 # A deleted secret is a 409, too: no object has the uid that the document names.

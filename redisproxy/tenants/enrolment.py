@@ -27,7 +27,7 @@ from .documents import (
     SecretDocument,
     Update,
 )
-from .limits import UNLIMITED, Limits, read_limits
+from .limits import UNLIMITED, Limits, read_limits, read_paused
 from .model import BackendAddress, Credential, Snapshot, Tenant, digest
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_master, read_tenant
 
@@ -231,6 +231,7 @@ class Enrolment:
             problems.append(self._master_problem)
         credentials: list[Credential] = []
         limits: dict[str, Limits] = {}
+        paused: set[str] = set()
         found: dict[str, _Enrolled] = {}
         claims: dict[int, list[NamespaceDocument]] = {}
         had = {namespace: index for index, namespace in self._owners.items()}
@@ -263,8 +264,9 @@ class Enrolment:
             yield_cpu()
             enrolled = found.get(namespace.name, _NO_SECRETS)
             allowed, wrong = read_limits(namespace.annotations, self._default_limits)
+            pauses, malformed = read_paused(namespace.annotations)
             if namespace.name in found:
-                problems += [Problem(namespace.name, "", reason) for reason in wrong]
+                problems += [Problem(namespace.name, "", reason) for reason in (*wrong, *malformed)]
             if not enrolled.credentials:
                 # Secrets that could not be read may exist, so they do not count as missing.
                 if namespace.name in found and namespace.name in self._secrets and not enrolled.problems:
@@ -281,13 +283,15 @@ class Enrolment:
                 credentials += enrolled.credentials
                 if allowed != UNLIMITED:
                     limits[namespace.name] = allowed
+                if pauses:
+                    paused.add(namespace.name)
         self.without_secret = tuple(sorted(without_secret))
         before = self._snapshot
         if before is None or before.backend != self._backend or before.credentials != tuple(credentials):
-            snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits)
+            snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits, paused)
             self._shared = _shared_passwords(snapshot, yield_cpu)
-        elif before.limits != limits:
-            snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits)
+        elif before.limits != limits or before.paused != paused:
+            snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits, paused)
         else:
             snapshot = before
         self._snapshot = snapshot

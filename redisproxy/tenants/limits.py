@@ -1,5 +1,5 @@
 """A tenant's limits: the number of connections, commands and bytes a second, and client-side
-caching.
+caching; and whether the tenant is paused.
 
 Owns the meaning of a Namespace's annotations, and the token bucket that measures a rate.
 `net.rate_limit` decides which clients wait, and for how long.
@@ -48,8 +48,11 @@ ANNOTATIONS = {
 }
 #: The annotation for client-side caching: ``allow`` or ``deny``.
 CLIENT_TRACKING = f"{PREFIX}client-tracking"
+#: The annotation that pauses a tenant, and its values.
+PAUSED = f"{PREFIX}paused"
+_PAUSED = {"true": True, "false": False}
 #: All annotations.
-KNOWN = (*ANNOTATIONS, CLIENT_TRACKING)
+KNOWN = (*ANNOTATIONS, CLIENT_TRACKING, PAUSED)
 
 
 def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limits, list[Text]]:
@@ -81,6 +84,15 @@ def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limit
         name = ascii(unknown[0][:80])[1:-1]
         wrong.append(messages.ANNOTATION_UNKNOWN(name=name, known=", ".join(KNOWN)))
     return Limits(**values), wrong
+
+
+def read_paused(annotations: Mapping[str, str]) -> tuple[bool, list[Text]]:
+    """(whether a Namespace's annotations pause its tenant, a text if the annotation is wrong).
+
+    annotations: those whose names begin with PREFIX.
+    """
+    text = annotations.get(PAUSED, "false")
+    return _PAUSED.get(text, False), [] if text in _PAUSED else [messages.PAUSED_MALFORMED(name=PAUSED)]
 
 
 class Bucket:

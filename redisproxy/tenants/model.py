@@ -167,7 +167,7 @@ class Snapshot:
     """Credentials, limits and the backend address at one moment.
 
     backend: None if no master secret could be read; credentials: read once, in one pass; limits: by
-    namespace, for tenants that have any.
+    namespace, for tenants that have any; paused: the namespaces whose tenants are paused.
     """
 
     def __init__(
@@ -175,10 +175,12 @@ class Snapshot:
         backend: BackendAddress | None,
         credentials: Iterable[Credential],
         limits: Mapping[str, Limits] | None = None,
+        paused: Iterable[str] = (),
     ) -> None:
         self.backend = backend
         # Not in Tenant: when limits change, the tenant stays the same, and its sessions go on.
         self.limits = limits or {}
+        self.paused = frozenset(paused)
         found = []
         tenants = set()
         # No list for each digest: thousands of short-lived objects are work for the garbage
@@ -242,6 +244,13 @@ class Snapshot:
     def limits_of(self, namespace: str) -> Limits:
         """The limits of a tenant."""
         return self.limits.get(namespace, UNLIMITED)
+
+    @property
+    def paused_tenants(self) -> frozenset[Tenant]:
+        """The tenants that are paused."""
+        if not self.paused:
+            return frozenset()
+        return frozenset(tenant for tenant in self.tenants if tenant.namespace in self.paused)
 
     def next_expiry(self, now: float) -> float | None:
         """When the next credential expires after now, in seconds since the epoch; or None."""

@@ -25,6 +25,7 @@ def dump(snapshot: Snapshot) -> bytes:
     lines: list[object] = [
         None if backend is None else {field.name: _plain(getattr(backend, field.name)) for field in fields(BackendAddress)}
     ]
+    lines.append(sorted(snapshot.paused))
     lines.append(len(snapshot.limits))
     lines += [[namespace, *astuple(limits)] for namespace, limits in snapshot.limits.items()]
     lines += [
@@ -40,12 +41,13 @@ def load(snapshot: bytes, yield_cpu: Callable[[], None] = no_yield) -> Snapshot:
     backend = None
     if values is not None:
         backend = BackendAddress(**{field.name: _as(field.default, values[field.name]) for field in fields(BackendAddress)})
+    paused = json.loads(next(lines))
     limits = {}
     for _ in range(json.loads(next(lines))):
         yield_cpu()
         namespace, *values = json.loads(next(lines))
         limits[namespace] = Limits(*values)
-    return Snapshot(backend, _credentials(lines, yield_cpu), limits)
+    return Snapshot(backend, _credentials(lines, yield_cpu), limits, paused)
 
 
 def _plain(value: object) -> object:

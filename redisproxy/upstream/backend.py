@@ -167,6 +167,7 @@ class Backend(service.MultiService):
         for gone in self.tenant_latency.keys() - snapshot.namespaces:
             del self.tenant_latency[gone]
         self.pool.use_tenants(snapshot.tenants, elsewhere)
+        self.pool.pause(snapshot.paused_tenants)
         self.acl_users.keep_only(snapshot.tenants)
         limits = snapshot.limits
         self.acl_users.let_track({namespace for namespace in limits if limits[namespace].client_tracking})

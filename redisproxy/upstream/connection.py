@@ -39,6 +39,9 @@ class UpstreamError(messages.MessageError):
     client_reply: for the client; passing: whether a later attempt may succeed, see `hold`.
     """
 
+    #: why clients are closed that have waited for what may pass
+    close_reason = messages.NOT_HELD.code
+
     def __init__(self, reason: messages.Text, client_reply: str, passing: bool = False) -> None:
         super().__init__(reason)
         self.client_reply = client_reply
@@ -52,6 +55,15 @@ class RedisUnreachable(UpstreamError):
 
     def __init__(self, reason: messages.Text) -> None:
         super().__init__(reason, messages.UNREACHABLE.text, passing=True)
+
+
+class PausedError(UpstreamError):
+    """The tenant is paused, and the time to wait is over."""
+
+    close_reason = messages.PAUSED.code
+
+    def __init__(self) -> None:
+        super().__init__(messages.TENANT_PAUSED(), messages.UNREACHABLE.text, passing=True)
 
 
 class RedisBusy(UpstreamError):

@@ -1,22 +1,24 @@
-"""Hold instead of fail: how long work waits while Redis takes no connections, and when it is tried
-again.
+"""Hold instead of fail: how long work waits while Redis takes no connections, or while its tenant
+is paused, and when it is tried again.
 
 Owns these times. Work that has not been sent to Redis waits while Redis restarts, loads its data,
-fails over, or has too many clients. `pool` and `session_backend` say what is tried.
+fails over, or has too many clients, or while an operator has paused the tenant. `pool` and
+`session_backend` say what is tried.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Set
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol, TypeVar
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
 
-from .. import probes
+from .. import messages, probes
 from ..messages import MessageError
 from ..net.waiters import Waiters
 from ..ops.retry import Backoff
@@ -86,11 +88,29 @@ class PassingError(Protocol):
     passing: bool
 
 
+class TenantPaused(MessageError):
+    """An attempt found that its tenant is paused."""
+
+    def __init__(self) -> None:
+        super().__init__(messages.TENANT_PAUSED())
+
+
+@dataclass(slots=True)
+class _Pause:
+    """A pause of one tenant. since: when it began, in the clock's seconds; over: fires at its
+    end.
+    """
+
+    since: float
+    over: Waiters[None] = field(default_factory=Waiters)
+
+
 class HeldWork:
     """Holds the work of all tenants of one Redis.
 
-    seconds: how long work waits, from the moment when Redis was found away; 0: not at all. hurry:
-    called when work begins to wait until Redis takes connections, so that somebody tries soon.
+    seconds: how long work waits, from the moment when Redis was found away or the pause began; 0:
+    not at all. hurry: called when work begins to wait until Redis takes connections, so that
+    somebody tries soon.
     """
 
     def __init__(self, clock: IReactorTime, seconds: float, hurry: Callable[[], object]) -> None:
@@ -110,6 +130,7 @@ class HeldWork:
         # When the attempts to connect that are under way began, in the clock's seconds.
         self._connecting: dict[object, float] = {}
         self._stopped = False
+        self._pauses: dict[Tenant, _Pause] = {}
 
     @property
     def waits(self) -> bool:
@@ -143,6 +164,45 @@ class HeldWork:
         self._stopped = True
         self._delayed.fire(None)
         self._waiting.fire(None)
+        for pause in list(self._pauses.values()):
+            pause.over.fire(None)
+
+    # Paused tenants.
+
+    def pause(self, tenants: Set[Tenant]) -> tuple[Set[Tenant], Set[Tenant]]:
+        """These tenants are paused from now on, and no others.
+
+        Returns those whose pause begins and those whose pause ends. The work of the latter does not
+        go on before `resume`.
+        """
+        begins, ends = tenants - self._pauses.keys(), self._pauses.keys() - tenants
+        now = self._clock.seconds()
+        self._pauses |= {tenant: _Pause(now) for tenant in begins}
+        return begins, ends
+
+    def resume(self, tenants: Set[Tenant]) -> None:
+        """The pause of these tenants is over: their work goes on, in the order in which it came."""
+        for pause in [self._pauses.pop(tenant) for tenant in tenants]:
+            pause.over.fire(None)
+
+    def paused(self, tenant: Tenant) -> bool:
+        """Whether this tenant is paused."""
+        return tenant in self._pauses
+
+    async def _pass_pause(self, tenant: Tenant) -> None:
+        """Waits while the tenant is paused. Raises TenantPaused when the time is over."""
+        while (pause := self._pauses.get(tenant)) is not None:
+            remaining = pause.since + self._seconds - self._clock.seconds()
+            if self._stopped or remaining <= 0:
+                raise TenantPaused
+            probes.reached("work is held while its tenant is paused")
+            with _counted(self._held, tenant):
+                waiter = pause.over.wait()
+                waiter.addTimeout(remaining, self._clock)
+                try:
+                    await waiter
+                except defer.TimeoutError:
+                    pass
 
     def holds(self, tenant: Tenant) -> bool:
         """Whether work of this tenant is held now."""
@@ -168,19 +228,30 @@ class HeldWork:
         """Returns the result of an attempt, which is made again while its errors may pass.
 
         tenant: whose work it is. Raises the attempt's MessageError: at once if a later attempt
-        cannot succeed (see `PassingError`), else when the time is over. The caller may cancel this.
+        cannot succeed (see `PassingError`), else when the time is over. Raises TenantPaused if the
+        tenant is paused for longer. The caller may cancel this.
         """
         with _counted(self._tried, tenant):
-            try:
-                return await attempt()
-            except MessageError as error:
-                since = self._clock.seconds()
-                remaining = self._remaining(error, since)
-                if remaining <= 0:
-                    raise
-            probes.reached("work is held while Redis is away")
-            with _counted(self._held, tenant):
-                return await self._keep_trying(attempt, since, remaining)
+            while True:
+                if self._pauses:
+                    await self._pass_pause(tenant)
+                try:
+                    return await self._try(tenant, attempt)
+                except TenantPaused:
+                    probes.reached("tenant is paused while a connection is opened")
+
+    async def _try(self, tenant: Tenant, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """As `keep_trying`, of a tenant that is not paused. Raises an attempt's TenantPaused."""
+        try:
+            return await attempt()
+        except MessageError as error:
+            since = self._clock.seconds()
+            remaining = self._remaining(error, since)
+            if remaining <= 0:
+                raise
+        probes.reached("work is held while Redis is away")
+        with _counted(self._held, tenant):
+            return await self._keep_trying(attempt, since, remaining)
 
     async def _keep_trying(self, attempt: Callable[[], Awaitable[Result]], since: float, remaining: float) -> Result:
         """Makes further attempts. since: when the first one failed; remaining: see `_remaining`."""

@@ -9,7 +9,7 @@ whether a connection is lent again depends on all that can happen to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Set
 from functools import partial
 from pathlib import Path
 
@@ -27,11 +27,11 @@ from ..tenants.account import Counts, increase
 from ..tenants.model import BackendAddress, Tenant
 from .acl_users import AclUsers
 from .base import Base
-from .connection import RedisConnection, RedisUnreachable, UpstreamError
+from .connection import PausedError, RedisConnection, RedisUnreachable, UpstreamError
 from .endpoint import CaFileError, connect, endpoint_for, why
 from .faults import Faults
 from .handover import Handover
-from .hold import HeldWork
+from .hold import HeldWork, TenantPaused
 from .idle import IdleConnections
 from .multiplexed import MultiplexedConnection
 from .opening import Openings, RedisMoved
@@ -206,6 +206,22 @@ class ConnectionPool(service.Service):
         ]
         self.handover.begin(former, {index: owned[index] for index in elsewhere if index in owned})
 
+    def pause(self, tenants: Set[Tenant]) -> None:
+        """These tenants are paused from now on, and no others.
+
+        Nothing more is sent over their multiplexed connections. Their sessions give up their
+        dedicated ones themselves.
+        """
+        begins, ends = self.hold.pause(tenants)
+        pools = list(self._tenant_pools.values())
+        for tenant_pool in pools:
+            if tenant_pool.tenant in begins:
+                tenant_pool.pause()
+        self.hold.resume(ends)
+        for tenant_pool in pools:
+            if tenant_pool.tenant in ends:
+                tenant_pool.redis_back()
+
     def _tenants_own(self, upstream: RedisConnection) -> bool:
         return upstream.tenant is None or self._tenants is None or upstream.tenant in self._tenants
 
@@ -286,7 +302,7 @@ class ConnectionPool(service.Service):
         """Returns the order of the tenant's commands."""
         order = self._orders.get(tenant)
         if order is None:
-            order = self._orders[tenant] = TenantOrder(self._reactor, lambda: self.refused)
+            order = self._orders[tenant] = TenantOrder(self._reactor, lambda: self.refused or self.hold.paused(tenant))
         return order
 
     def has_idle(self, tenant: Tenant, protocol: int) -> bool:
@@ -306,6 +322,7 @@ class ConnectionPool(service.Service):
         upstream = self._idle.newest((tenant, protocol))
         if (
             upstream is None
+            or self.hold.paused(tenant)
             or self._reactor.seconds() - upstream.idle_since > bounds.FRESH_SECONDS
             or (self._needs_acl_users and not upstream.has_acl_user)
         ):
@@ -318,10 +335,14 @@ class ConnectionPool(service.Service):
     async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
         """Returns a connection for the tenant in this protocol. Raises UpstreamError.
 
-        While Redis takes no connections, loads its data or fails over, the caller waits: see
-        `hold`. The caller may cancel this: no other caller notices, and nothing is logged.
+        While Redis takes no connections, loads its data or fails over, or while the tenant is
+        paused, the caller waits: see `hold`. The caller may cancel this: no other caller notices,
+        and nothing is logged.
         """
-        return await self.hold.keep_trying(tenant, partial(self._acquire, tenant, protocol))
+        try:
+            return await self.hold.keep_trying(tenant, partial(self._acquire, tenant, protocol))
+        except TenantPaused:
+            raise PausedError from None
 
     async def _acquire(self, tenant: Tenant, protocol: int) -> RedisConnection:
         """Makes one attempt.
@@ -343,6 +364,9 @@ class ConnectionPool(service.Service):
                 # leave the database.
                 upstream.drop()
                 raise UpstreamError(messages.REDIS_MASTER_RIGHTS(), messages.UNREACHABLE.text, passing=True)
+            if self.hold.paused(tenant):
+                self._keep(upstream)
+                raise TenantPaused
             upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
             if self._faults.reason is not None:
                 self._faults.over(upstream.address.shown, ready=True)

@@ -29,7 +29,8 @@ from ..session.state import Step
 from ..tenants.model import Tenant
 from .acl_users import AclUsers
 from .client import ControlError
-from .connection import RedisConnection, UpstreamError
+from .connection import PausedError, RedisConnection, UpstreamError
+from .hold import TenantPaused
 from .pool import ConnectionPool
 from .queries import ControlQueries
 from .spares import Spares
@@ -174,9 +175,11 @@ class SessionBackend:
         work.addErrback(self._bug, step)
 
     def _not_answered(self, failure: Failure, step: Step[Unavailable]) -> None:
-        failure.trap(ControlError, UpstreamError, defer.CancelledError)
+        failure.trap(ControlError, UpstreamError, TenantPaused, defer.CancelledError)
         error = failure.value
-        if isinstance(error, ControlError | UpstreamError):
+        if isinstance(error, TenantPaused):
+            step.finish(unavailable(PausedError()))
+        elif isinstance(error, ControlError | UpstreamError):
             step.finish(Unavailable(error.client_reply, closes=error.passing))
         else:
             step.finish(Unavailable(messages.UNANSWERED.text))

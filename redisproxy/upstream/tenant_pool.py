@@ -52,7 +52,9 @@ def unavailable(error: UpstreamError) -> Unavailable:
     """What sessions get where there is no connection to Redis."""
     hello = error.hello if isinstance(error, RedisBusy) else b""
     # The time to wait for what may pass is over when it is raised.
-    return Unavailable(error.client_reply, closes=error.passing, hello=hello)
+    found = Unavailable(error.client_reply, closes=error.passing, hello=hello)
+    found.close_reason = error.close_reason
+    return found
 
 
 #: The state of a tenant pool while it opens a connection.
@@ -212,6 +214,15 @@ class TenantPool:
         else:
             self.replace_overfull()
 
+    def pause(self) -> None:
+        """The tenant is paused: nothing more is sent. Replies that are pending still come."""
+        self._give_up_opening()
+        upstream, self.upstream = self.open, OPENING
+        if upstream is not None:
+            upstream.retire()
+        if self._users:
+            self._open()  # which waits: see `hold`
+
     def renew(self) -> None:
         """Redis is at another address, or is back: replaces the connection in use.
 
@@ -223,7 +234,9 @@ class TenantPool:
             self._open()
 
     def redis_back(self) -> None:
-        """Redis takes connections again: opens one at once, if that is scheduled for later."""
+        """Redis takes connections again, or the tenant's pause is over: opens one at once, if that
+        is scheduled for later.
+        """
         if self._retry.due is not None:
             self.retry_now()
 

@@ -182,6 +182,17 @@ class StatusTests(CommandCase):
         self.assertRegex(
             self.run_("rotate", "team-blue", status=1), "this command does not write to .*: add --dry-run --output yaml"
         )
+        for command, text in (
+            ("pause", r'add redisproxy/paused: "true" to metadata.annotations'),
+            ("resume", "remove redisproxy/paused from metadata.annotations"),
+        ):
+            self.assertRegex(self.run_(command, "team-blue", status=1), f"does not write to .*: in the Namespace .*{text}")
+            done = self.json(command, "team-blue", "--dry-run")
+            self.assertRegex(done.pop("notes")[0], text)
+            self.assertEqual(
+                done,
+                {"namespace": "team-blue", "paused": command == "pause", "changed": command == "pause", "dry_run": True},
+            )
         self.assertEqual(
             self.run_("enroll", "team-white", "--dry-run", status=1),
             "there is no namespace team-white: add a Namespace of that name, with a creationTimestamp, to "

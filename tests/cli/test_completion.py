@@ -71,7 +71,7 @@ class AnswersTests(unittest.TestCase):
     def test_what_is_completed(self) -> None:
         """Each line with what click answers a shell: a kind, and a value. It needs no cluster."""
         for line, answers in (
-            ("", "plain,check plain,enroll plain,rotate plain,temp plain,tenants"),
+            ("", "plain,check plain,enroll plain,pause plain,resume plain,rotate plain,temp plain,tenants"),
             ("te", "plain,temp plain,tenants"),
             ("enroll --d", "plain,--databases plain,--dry-run"),
             ("temp team-blue --output ", "plain,table plain,json plain,yaml"),

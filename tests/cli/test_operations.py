@@ -16,7 +16,7 @@ from dataclasses import replace
 from twisted.internet import defer, reactor
 from twisted.trial import unittest
 
-from redisproxy.cli import inspect, operations, render, rotation
+from redisproxy.cli import inspect, operations, pausing, render, rotation
 from redisproxy.cli.inspect import Operator
 from redisproxy.ops.time_text import iso
 from redisproxy.settings import Settings
@@ -72,7 +72,54 @@ class RealWorld(RealApiWorld):
         return ClusterSource(self.prefix, SECRET, self.master, KubernetesApi(443, {"KUBECONFIG": str(path)}))
 
 
-class Changes:
+class Pauses:
+    """Of `Changes`."""
+
+    def annotations(self) -> dict[str, str]:
+        reading = self.source.read()
+        return dict(next(one.annotations for one in reading.namespaces if one.name == self.blue))
+
+    def set_paused(self, paused: bool, operator: Operator | None = None, dry_run: bool = False) -> defer.Deferred:
+        return defer.Deferred.fromCoroutine(pausing.set_paused(operator or self.operator, self.blue, paused, dry_run))
+
+    async def state(self) -> inspect.State:
+        found = await inspect.tenants(self.operator)
+        return next(view.state for view in found.namespaces if view.namespace == self.blue)
+
+    async def test_a_pause_and_its_end(self) -> None:
+        """It changes that annotation alone."""
+        self.world.put(namespace(self.blue, max_connections="5"))
+        limit = {"redisproxy/max-connections": "5"}
+        for paused, before in ((False, False), (True, False), (True, True), (False, True), (False, False)):
+            for dry_run in (True, False):
+                done = await self.set_paused(paused, dry_run=dry_run)
+                self.assertEqual((done.namespace, done.paused, done.changed), (self.blue, paused, paused != before))
+                lines = "\n".join(render.paused_lines(done, dry_run))
+                self.assertEqual("would" in lines, dry_run and done.changed)
+                now = before if dry_run else paused
+                self.assertEqual(self.annotations(), {**limit, **({"redisproxy/paused": "true"} if now else {})})
+                self.assertEqual(await self.state(), inspect.State.PAUSED if now else inspect.State.SERVED)
+
+    async def test_a_malformed_value_is_replaced(self) -> None:
+        self.world.put(namespace(self.blue, paused="yes"))
+        self.assertEqual(await self.state(), inspect.State.PROBLEMS)
+        self.assertTrue((await self.set_paused(False)).changed)
+        self.assertEqual((self.annotations(), await self.state()), ({}, inspect.State.SERVED))
+
+    async def test_who_cannot_be_paused(self) -> None:
+        for name, pattern in (("other", "does not begin with"), (self.prefix + "none", "there is no namespace")):
+            await self.refuses(pausing.set_paused(self.operator, name, True, False), pattern)
+        done = await pausing.set_paused(self.operator, self.red, True, False)
+        self.assertIn("is not served", done.notes[0])
+
+    async def test_a_pause_without_the_right(self) -> None:
+        operator = self.operate(self.world.reader())
+        await self.refuses(self.set_paused(True, operator), "the right to patch namespaces")
+        self.assertEqual(self.annotations(), {})
+        self.assertTrue((await self.set_paused(True, operator, dry_run=True)).changed)
+
+
+class Changes(Pauses):
     """Subclasses say in which world."""
 
     def make_world(self) -> SmallWorld | RealWorld:

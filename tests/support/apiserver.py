@@ -1,7 +1,8 @@
 """A small Kubernetes API server over real HTTP: namespaces and secrets, with faults on demand.
 
 Owns only the part of the API that the proxy and the operator's command use: lists with pages, one
-secret by name, watches, bearer tokens and TLS; creating, replacing and deleting a secret.
+secret by name, watches, bearer tokens and TLS; creating, replacing and deleting a secret; patching
+the annotations of a namespace.
 `tests.sources.test_contract` runs over this server and a real kube-apiserver, and so compares their
 answers.
 """
@@ -84,6 +85,7 @@ class Request:
     accept: str = ""
     method: str = "GET"
     body: bytes = b""
+    content_type: str = ""
 
     @property
     def watches(self) -> bool:
@@ -434,6 +436,8 @@ class ApiServer:
                 verb = "update"
             case ("DELETE", "namespaces", namespace, "secrets", name):
                 verb = "delete"
+            case ("PATCH", "namespaces", name):
+                return self._patch(request, token, name)
             case _:
                 return Fault(405, body=_status(405, "the server does not allow this method", "MethodNotAllowed"))
         if token in self.readers:
@@ -476,6 +480,23 @@ class ApiServer:
             self.put(document)
             made = self._objects["Secret", namespace][name]
             return Fault(201 if verb == "create" else 200, body=json.dumps(made).encode())
+
+    def _patch(self, request: Request, token: str, name: str) -> Fault:
+        """Merges annotations into those of a namespace."""
+        if token in self.readers:
+            text = f'namespaces "{name}" is forbidden: cannot patch resource "namespaces"'
+            return Fault(403, body=_status(403, text, "Forbidden"))
+        if request.content_type != "application/merge-patch+json":
+            return Fault(415, body=_status(415, "the body of the request was in an unknown format", "UnsupportedMediaType"))
+        with self._lock:
+            held = self._objects.get(("Namespace", ""), {}).get(name)
+            if held is None:
+                return Fault(404, body=_status(404, f'namespaces "{name}" not found', "NotFound"))
+            wanted = json.loads(request.body)["metadata"]["annotations"]
+            merged = {**held["metadata"].get("annotations", {}), **wanted}
+            annotations = {key: value for key, value in merged.items() if value is not None}
+            self.put({**held, "metadata": {**held["metadata"], "annotations": annotations}})
+            return Fault(200, body=json.dumps(self._objects["Namespace", ""][name]).encode())
 
     def _list(self, request: Request) -> Fault:
         query = request.query
@@ -573,7 +594,8 @@ class _Connection(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         authorization, accept = (self.headers.get(name, "") for name in ("Authorization", "Accept"))
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        request = Request(url.path, query, authorization, accept, self.command, body)
+        content_type = self.headers.get("Content-Type", "")
+        request = Request(url.path, query, authorization, accept, self.command, body, content_type)
         answer = self.server.api.answer(request)
         if not answer.status:
             self.server.stopped.wait()
@@ -591,7 +613,7 @@ class _Connection(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.close_connection = self.close_connection or bool(answer.missing)
 
-    do_POST = do_PUT = do_DELETE = do_GET
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
     def _stream(self, request: Request) -> None:
         def begin() -> None:

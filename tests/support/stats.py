@@ -79,6 +79,7 @@ def stats(**tenants: dict) -> Stats:
                         "credentials": 2,
                         "expires": 1000.0 + 7200,
                         "limits": {"max_connections": 50, "bytes_per_second": 1000000},
+                        "paused": False,
                     }
                     for name in names
                 },

@@ -5,7 +5,16 @@ from __future__ import annotations
 import unittest
 
 from redisproxy import bounds
-from redisproxy.tenants.limits import ANNOTATIONS, CLIENT_TRACKING, UNLIMITED, Bucket, Limits, read_limits
+from redisproxy.tenants.limits import (
+    ANNOTATIONS,
+    CLIENT_TRACKING,
+    PAUSED,
+    UNLIMITED,
+    Bucket,
+    Limits,
+    read_limits,
+    read_paused,
+)
 
 CONNECTIONS, COMMANDS, BYTES = ANNOTATIONS
 DEFAULTS = Limits(10, 20, 0)
@@ -52,6 +61,15 @@ class AnnotationTests(unittest.TestCase):
             self.assertEqual(limits, DEFAULTS)
             self.assertEqual(wrong, "annotation redisproxy/client-tracking is neither allow nor deny: deny applies")
         self.assertEqual(Limits(10, 1, 0, True).per_process(3), Limits(4, 1, 0, True))
+
+    def test_a_pause(self) -> None:
+        for said, paused in (({}, False), ({PAUSED: "false"}, False), ({PAUSED: "true"}, True)):
+            self.assertEqual(read_paused(said), (paused, []))
+            self.assertEqual(read_limits(said, DEFAULTS), (DEFAULTS, []), "it is a known name")
+        for text in ("", "True", "yes", "1", " true", "x" * 1000):
+            paused, [wrong] = read_paused({PAUSED: text})
+            self.assertFalse(paused)
+            self.assertEqual(wrong, "annotation redisproxy/paused is neither true nor false: the tenant is not paused")
 
     def test_each_process_has_its_part_rounded_up(self) -> None:
         self.assertEqual(Limits(10, 1, 0).per_process(3), Limits(4, 1, 0))

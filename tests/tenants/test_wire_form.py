@@ -42,6 +42,12 @@ class SnapshotTests(unittest.TestCase):
         self.assertEqual(after.renewed(used, 0.0), used)
         self.assertEqual(after.next_expiry(0.0), 1767225600.25)
 
+    def test_paused_tenants(self) -> None:
+        before = Snapshot(None, CREDENTIALS, {"team-blue": Limits(1)}, {"team-grün"})
+        after = wire_form.load(wire_form.dump(before))
+        self.assertEqual((after.paused, after.limits), ({"team-grün"}, before.limits))
+        self.assertEqual(after.paused_tenants, {GREEN})
+
     def test_a_process_with_another_key_makes_nothing_of_the_digests(self) -> None:
         self.addCleanup(model.use_digest_key, model.digest_key())
         snapshot = wire_form.load(wire_form.dump(Snapshot(None, CREDENTIALS[:1])))

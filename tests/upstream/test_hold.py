@@ -12,7 +12,7 @@ from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.base import BACKOFF as BASE_BACKOFF
 from redisproxy.upstream.base import HURRIED, Base
 from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
-from redisproxy.upstream.hold import BACKOFF, SLOW, TOGETHER, HeldWork, is_away, is_lasting
+from redisproxy.upstream.hold import BACKOFF, SLOW, TOGETHER, HeldWork, TenantPaused, is_away, is_lasting
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
@@ -115,6 +115,74 @@ class HoldTests(unittest.SynchronousTestCase):
         third = self.work()
         self.fails()
         self.failureResultOf(third, RedisUnreachable)
+
+    def pause(self, *tenants: Tenant) -> None:
+        _, ends = self.hold.pause(set(tenants))
+        self.hold.resume(ends)
+
+    def test_work_of_a_paused_tenant_is_not_tried(self) -> None:
+        self.assertEqual(self.hold.pause({BLUE}), ({BLUE}, set()))
+        self.assertEqual(self.hold.pause({BLUE}), (set(), set()), "it goes on")
+        work = [self.work(), self.work()]
+        self.assertEqual([self.hold.paused(tenant) for tenant in (BLUE, GREEN)], [True, False])
+        self.assertEqual([self.hold.holds(tenant) for tenant in (BLUE, GREEN)], [True, False])
+        self.clock.advance(14.9)
+        self.assertEqual(self.attempts, [])
+        self.pause()
+        self.assertEqual(len(self.attempts), 2)
+        for attempt, waiting in zip(self.attempts, work, strict=True):
+            attempt.callback("done")
+            self.assertEqual(self.successResultOf(waiting), "done")
+        self.assertFalse(self.hold.holds(BLUE))
+
+    def test_the_time_counts_from_the_beginning_of_the_pause(self) -> None:
+        self.pause(BLUE)
+        first = self.work()
+        self.clock.advance(10)
+        second = self.work()
+        self.clock.advance(4.9)
+        self.assertNoResult(first)
+        self.clock.advance(0.1)
+        for work in (first, second, self.work()):
+            self.failureResultOf(work, TenantPaused)
+        self.assertEqual((self.attempts, self.hold.holds(BLUE)), ([], False))
+
+    def test_a_pause_begins_during_an_attempt(self) -> None:
+        """The attempt finds that itself. It is no failure of Redis, nor of the work."""
+        work = self.work()
+        self.pause(BLUE)
+        self.attempts[0].errback(TenantPaused())
+        self.assertNoResult(work)
+        self.clock.advance(10)
+        self.pause()
+        self.attempts[1].callback("done")
+        self.assertEqual(self.successResultOf(work), "done")
+
+    def test_a_pause_begins_while_redis_is_away(self) -> None:
+        work = self.work()
+        self.fails()
+        self.pause(BLUE)
+        self.hold.reached()
+        self.attempts[1].errback(TenantPaused())
+        self.assertNoResult(work)
+        self.pause()
+        self.attempts[2].callback("done")
+        self.assertEqual(self.successResultOf(work), "done")
+
+    def test_what_nobody_waits_for_any_more(self) -> None:
+        self.pause(BLUE)
+        work = self.work()
+        work.cancel()
+        self.failureResultOf(work, defer.CancelledError)
+        self.pause()
+        self.assertEqual((self.attempts, self.hold.holds(BLUE)), ([], False))
+
+    def test_the_proxy_ends_during_a_pause(self) -> None:
+        self.pause(BLUE)
+        work = self.work()
+        self.hold.stop()
+        self.failureResultOf(work, TenantPaused)
+        self.failureResultOf(self.work(), TenantPaused)
 
     def test_not_all_is_tried_again_at_once(self) -> None:
         """A Redis with too many clients takes one now and then."""
