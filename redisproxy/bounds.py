@@ -241,6 +241,16 @@ SENTINEL_REPLY_SECONDS = 2.0
 
 #: A tenant that was idle may do at once what its rates allow in this time.
 BURST_SECONDS = 1.0
+#: Temporary secrets of a namespace that are valid: the newest ones.
+TEMPORARY_SECRETS: Annotated[int, 1] = 100
+#: Bytes of the values of one secret, as written: most are base64.
+SECRET_BYTES = 256 * 1024
+#: Bytes of one page of a list, or of one secret with its metadata. Its JSON is parsed in one piece,
+#: in which no client is served. A larger page is read again with fewer items.
+LIST_BYTES = 512 * 1024
+#: Bytes of one object's metadata, and of any other answer of the Kubernetes API. etcd takes no
+#: object of more than 1.5 MiB, and base64 adds a third.
+OBJECT_BYTES = 4 * 1024 * 1024
 #: The largest limit of connections that an annotation may set.
 TENANT_CONNECTIONS = 1_000_000
 #: The largest rate, of commands or bytes a second, that an annotation may set.
@@ -354,6 +364,7 @@ def _check() -> None:
         ),
         (max(CLIENT_NAME_BYTES, CONFIG_PATTERN_BYTES) < INSPECTED_BYTES, "the error names the limit that was reached"),
         (2 * SUBSCRIPTION_BYTES <= MESSAGE_HEAD_BYTES, "a message names its pattern and its channel"),
+        (SECRET_BYTES + 256 * 1024 <= LIST_BYTES <= OBJECT_BYTES, "a secret has room for its annotations"),
         (PATTERNS_PER_CALL <= TENANT_PATTERNS, "one call does not exceed the tenant's patterns"),
         (KEEPALIVE_SECONDS < UNACKNOWLEDGED_SECONDS, "there is a probe before a connection is given up"),
         (HANDOVER_SECONDS < HANDOVER_ELSEWHERE_SECONDS, "other processes have time to cut their connections"),

@@ -251,6 +251,17 @@ ANNOTATION_UNKNOWN = Reason(
     "Remove the annotation, or fix its name.",
     "operate.md#limits",
 )
+SECRET_TOO_LARGE = Reason(
+    "tenant-secret-too-large",
+    "it has more than {size:,} KiB: the proxy does not read it",
+    "Remove from the secret what is not the proxy's.",
+)
+TOO_MANY_TEMPORARY = Reason(
+    "tenant-too-many-temporary",
+    "it has more than {most} temporary secrets: only the newest {most} are valid",
+    "Delete the temporary secrets that have expired, or are not needed.",
+    "operate.md#temporary-credentials",
+)
 PAUSED_MALFORMED = Reason(
     "tenant-paused-malformed",
     "annotation {name} is neither true nor false: the tenant is not paused",
@@ -362,6 +373,7 @@ API_NO_WAY = Reason(
 API_NO_ANSWER = Reason(
     "api-no-answer", "no answer from {address}: {error}", f"Check whether the Kubernetes API runs. {_STAYS}"
 )
+API_TOO_LARGE = Reason("api-too-large", "{address} sent more than {size:,} KiB in one answer")
 API_NOT_JSON = Reason(
     "api-not-json",
     "the answer of {address} is not JSON",

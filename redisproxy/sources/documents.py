@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from .. import messages
+from .. import bounds, messages
 from ..messages import MessageError, Text
 from ..tenants.documents import KEYS, NamespaceDocument, SecretDocument
 from ..tenants.limits import KNOWN, PREFIX
@@ -119,10 +119,12 @@ def read_secret(document: Mapping[str, object]) -> SecretDocument:
     """Reads a Secret. A key in both data and stringData has stringData's value, as in the API
     server.
 
-    Faults in the content are in the result's ``error``. Raises DocumentError if the secret has no
-    name, or a malformed namespace.
+    Faults in the content are in the result's ``error``, also if it is too large. Raises
+    DocumentError if the secret has no name, or a malformed namespace.
     """
     namespace, name, metadata = _secret_metadata(document)
+    if _size(document) > bounds.SECRET_BYTES:
+        return read_large_secret(document)
     values, errors = _values(document, KEYS)
     created = None
     try:
@@ -130,6 +132,23 @@ def read_secret(document: Mapping[str, object]) -> SecretDocument:
     except DocumentError as problem:
         errors.append(problem.reason)
     return SecretDocument(namespace, name, created, values, errors[0] if errors else None)
+
+
+def read_large_secret(document: Mapping[str, object]) -> SecretDocument:
+    """Reads a Secret that is too large, without its contents. Raises DocumentError likewise."""
+    namespace, name, metadata = _secret_metadata(document)
+    error = messages.SECRET_TOO_LARGE(size=bounds.SECRET_BYTES // 1024)
+    try:
+        return SecretDocument(namespace, name, _created(metadata), {}, error)
+    except DocumentError:
+        return SecretDocument(namespace, name, None, {}, error)
+
+
+def _size(document: Mapping[str, object]) -> int:
+    """Returns the size of a Secret's values as they are written, most of them in base64."""
+    parts = (document.get("data"), document.get("stringData"))
+    values = (value for part in parts if isinstance(part, Mapping) for value in part.values())
+    return sum(len(value) for value in values if isinstance(value, str))
 
 
 def _secret_metadata(document: Mapping[str, object]) -> tuple[str, str, Mapping[str, object]]:

@@ -1,6 +1,7 @@
 """Reads namespaces and secrets from the Kubernetes API: all, or single ones that have changed.
 
-Owns which lists are requested, page by page. Must not take a malformed answer for a deletion. An
+Owns which lists are requested, page by page, and how much is read of each: what a tenant puts into
+its namespace must cost the others nothing. Must not take a malformed answer for a deletion. An
 object that has not changed since the last read is not parsed again.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from kubernetes import client as kubernetes_client
 
-from .. import messages
+from .. import bounds, messages, probes
 from ..tenants.documents import (
     ITSELF,
     TEMPORARY_PREFIX,
@@ -27,57 +29,19 @@ from ..tenants.documents import (
     Update,
 )
 from ..tenants.enrolment import no_yield
-from .documents import DocumentError, read_namespace, read_secret
+from .documents import DocumentError, read_large_secret, read_namespace, read_secret
 from .hints import MANY
-from .kubernetes_api import SELECTOR, KubernetesApi, Method, Unreachable, address_asked
+from .kubernetes_api import METADATA_LIST, SELECTOR, KubernetesApi, Method, Unreachable, address_asked
+from .parsed_objects import Document, ParsedObjects, metadata_of, name_of, names_to_read
 
 #: Items in one page. Nothing else in this process runs while the JSON of a page is parsed, which
 #: takes some 10 us an item. The API server's documentation advises a few hundred.
 PAGE = 50
+#: A page that is too large is read again with this many times fewer items.
+SMALLER = 5
 
-_Document = TypeVar("_Document", NamespaceDocument, SecretDocument)
 _Key = TypeVar("_Key")
 _Answer = TypeVar("_Answer")
-
-
-class _ParsedObjects(Generic[_Document]):
-    """Cache of parsed objects, by location and name: unchanged objects are not parsed again."""
-
-    def __init__(self) -> None:
-        #: by location and name: (uid, resourceVersion) of the parsed object, and the result
-        self._held: dict[str, dict[str, tuple[tuple[object, object], _Document]]] = {}
-
-    def parse(
-        self, item: Mapping[str, object], read: Callable[[Mapping[str, object]], _Document], where: str, name: str
-    ) -> _Document:
-        """Returns the parsed object: from the cache if its version is the same, else from `read`.
-
-        Raises DocumentError, from `read`.
-        """
-        metadata = _metadata(item)
-        version = (metadata.get("uid"), metadata.get("resourceVersion"))
-        held = self._held.setdefault(where, {})
-        kept = held.get(name)
-        if kept is not None and kept[0] == version:
-            return kept[1]
-        document = read(item)
-        if all(isinstance(part, str) and part for part in version):
-            held[name] = (version, document)
-        return document
-
-    def forget(self, where: str, name: str) -> None:
-        """Removes one object, which no longer exists."""
-        self._held.get(where, {}).pop(name, None)
-
-    def forget_others(self, where: str, found: Set[str]) -> None:
-        """Removes all objects at this location, except those that were found."""
-        held = self._held.get(where, {})
-        for name in held.keys() - found:
-            del held[name]
-
-    def forget_other_namespaces(self, namespaces: Set[str]) -> None:
-        """Removes the objects of all namespaces but these."""
-        self._held = {where: held for where, held in self._held.items() if where in namespaces}
 
 
 @dataclass(slots=True)
@@ -117,9 +81,9 @@ class ClusterSource:
         self._stopped = threading.Event()
         self._rest: Callable[[], None] = no_yield
         #: all namespaces are at one location, whose name is empty
-        self._parsed_namespaces = _ParsedObjects[NamespaceDocument]()
+        self._parsed_namespaces = ParsedObjects[NamespaceDocument]()
         #: the location of a secret is its namespace
-        self._parsed_secrets = _ParsedObjects[SecretDocument]()
+        self._parsed_secrets = ParsedObjects[SecretDocument]()
 
     def __str__(self) -> str:
         return "the Kubernetes API"
@@ -207,7 +171,17 @@ class ClusterSource:
         return self._one(api.list_namespace, self._parsed_namespaces, read_namespace, "", name)
 
     def _secret(self, api: kubernetes_client.CoreV1Api, namespace: str, name: str) -> SecretDocument | ReadFailure | None:
-        return self._one(api.list_namespaced_secret, self._parsed_secrets, read_secret, namespace, name, namespace)
+        parsed, most = self._parsed_secrets, bounds.LIST_BYTES
+        secret = self._one(api.list_namespaced_secret, parsed, read_secret, namespace, name, namespace, most=most)
+        if isinstance(secret, ReadFailure) and secret.reason.code == messages.API_TOO_LARGE.code:
+            # One secret must not keep the others from being read.
+            return self._too_large(api, namespace, name)
+        return secret
+
+    def _too_large(self, api: kubernetes_client.CoreV1Api, namespace: str, name: str) -> SecretDocument | ReadFailure | None:
+        """Returns a secret with an error instead of its contents, which are not read."""
+        parsed, read = self._parsed_secrets, read_large_secret
+        return self._one(api.list_namespaced_secret, parsed, read, namespace, name, namespace, accept=METADATA_LIST)
 
     def _of_that_name(
         self, api: kubernetes_client.CoreV1Api, name: str, wanted: Set[str]
@@ -220,10 +194,10 @@ class ClusterSource:
         for item in self._pages(api.list_secret_for_all_namespaces, field_selector=f"metadata.name={name}"):
             if isinstance(item, ReadFailure):
                 return item
-            if _name(item) != name:
+            if name_of(item) != name:
                 address = address_asked(api.list_secret_for_all_namespaces)
                 return ReadFailure(messages.API_OTHER_OBJECTS(address=address))
-            namespace = _metadata(item).get("namespace")
+            namespace = metadata_of(item).get("namespace")
             if isinstance(namespace, str) and namespace in wanted:
                 try:
                     found[namespace] = self._parsed_secrets.parse(item, read_secret, namespace, name)
@@ -236,21 +210,25 @@ class ClusterSource:
     def _one(
         self,
         method: Method,
-        parsed: _ParsedObjects[_Document],
-        read: Callable[[Mapping[str, object]], _Document],
+        parsed: ParsedObjects[Document],
+        read: Callable[[Mapping[str, object]], Document],
         where: str,
         name: str,
         *arguments: str,
-    ) -> _Document | ReadFailure | None:
+        accept: str = "",
+        most: int = bounds.OBJECT_BYTES,
+    ) -> Document | ReadFailure | None:
         """Returns one object, or None if it does not exist.
 
         The request is a list of the objects with this name, because a list needs no right to get.
+        accept, most: see `KubernetesApi.ask`.
         """
-        found: _Document | None = None
-        for item in self._pages(method, *arguments, field_selector=f"metadata.name={name}"):
+        found: Document | None = None
+        selector = f"metadata.name={name}"
+        for item in self._pages(method, *arguments, accept=accept, most=most, field_selector=selector):
             if isinstance(item, ReadFailure):
                 return item
-            if _name(item) != name:
+            if name_of(item) != name:
                 return ReadFailure(messages.API_OTHER_OBJECTS(address=address_asked(method)))
             try:
                 found = parsed.parse(item, read, where, name)
@@ -275,6 +253,8 @@ class ClusterSource:
         if isinstance(namespaces, ReadFailure):
             return FullRead(master, namespaces, {})
         complete = not unreadable
+        with suppress(Unreachable):  # the first list below finds that, too
+            self._read_new_client_secrets(api, namespaces)
         gone: ReadFailure | None = None
         for namespace in namespaces:
             if gone is None:
@@ -286,6 +266,16 @@ class ClusterSource:
             secrets[namespace.name] = gone
         self._parsed_secrets.forget_other_namespaces({self._master[0], *secrets})
         return FullRead(master, namespaces, secrets, tuple(unreadable), complete=complete)
+
+    def _read_new_client_secrets(self, api: kubernetes_client.CoreV1Api, namespaces: Collection[NamespaceDocument]) -> None:
+        """Reads the client secrets of many namespaces together, if most are not known yet.
+
+        So the first read makes no second request for each namespace. A failure does no harm: each
+        secret that is not known by then is read by itself.
+        """
+        unknown = {one.name for one in namespaces if not self._parsed_secrets.has(one.name, self._secret_name)}
+        if len(unknown) >= MANY:
+            self._of_that_name(api, self._secret_name, unknown)
 
     def _master_secret(self, api: kubernetes_client.CoreV1Api) -> SecretDocument | ReadFailure | None:
         namespace, name = self._master
@@ -304,7 +294,7 @@ class ClusterSource:
         for item in self._pages(api.list_namespace):
             if isinstance(item, ReadFailure):
                 return item
-            name = _name(item)
+            name = name_of(item)
             if name and not name.startswith(self._prefix):
                 continue
             try:
@@ -317,32 +307,71 @@ class ClusterSource:
     def _secrets(
         self, api: kubernetes_client.CoreV1Api, namespace: str, unreadable: list[Problem]
     ) -> tuple[SecretDocument, ...] | ReadFailure:
-        found: dict[str, SecretDocument] = {}
-        for item in self._pages(api.list_namespaced_secret, namespace, field_selector=SELECTOR):
+        """Returns the secrets of a namespace that may have credentials.
+
+        The list has metadata alone: other secrets may be many and large. The contents of those that
+        have changed are read one by one.
+        """
+        listed: dict[str, Mapping[str, object]] = {}
+        for item in self._pages(api.list_namespaced_secret, namespace, field_selector=SELECTOR, accept=METADATA_LIST):
             if isinstance(item, ReadFailure):
                 return item
-            name = _name(item)
+            name = name_of(item)
             if name != self._secret_name and not name.startswith(TEMPORARY_PREFIX):
                 continue
-            if (namespace, name) == self._master:
-                continue
-            try:
-                found[name] = self._parsed_secrets.parse(item, read_secret, namespace, name)
-            except DocumentError as error:
-                unreadable.append(Problem(namespace, name, error.reason))
+            if (namespace, name) != self._master:
+                listed[name] = item
+        found: dict[str, SecretDocument] = {}
+        for name in names_to_read(listed, self._secret_name):
+            secret = self._secret_listed(api, namespace, name, listed[name], unreadable)
+            if isinstance(secret, ReadFailure):
+                return secret
+            if secret is not None:
+                found[name] = secret
         self._parsed_secrets.forget_others(namespace, found.keys())
         return tuple(found.values())
 
-    def _pages(self, method: Method, *arguments: str, **options: str) -> Iterator[dict[str, object] | ReadFailure]:
+    def _secret_listed(
+        self,
+        api: kubernetes_client.CoreV1Api,
+        namespace: str,
+        name: str,
+        item: Mapping[str, object],
+        unreadable: list[Problem],
+    ) -> SecretDocument | ReadFailure | None:
+        """Returns a secret of a list; None if it is gone, or cannot be read at all."""
+        known = self._parsed_secrets.get(item, namespace, name)
+        if known is not None:
+            return known
+        if item.get("kind") == "PartialObjectMetadata":
+            return self._secret(api, namespace, name)
+        # The server does not know lists of metadata.
+        try:
+            return self._parsed_secrets.parse(item, read_secret, namespace, name)
+        except DocumentError as error:
+            unreadable.append(Problem(namespace, name, error.reason))
+            return None
+
+    def _pages(
+        self, method: Method, *arguments: str, accept: str = "", most: int | None = None, **options: str
+    ) -> Iterator[dict[str, object] | ReadFailure]:
         """Yields the items of all pages of a list.
 
-        If a page fails, a ReadFailure takes the place of the remaining items.
+        If a page fails, a ReadFailure takes the place of the remaining items. A page that is too
+        large is read again with fewer items, unless `most` is given: its bytes. accept: see
+        `KubernetesApi.ask`.
         """
         token: str | None = None
+        limit = PAGE
         while True:
             paging = {"_continue": token} if token else {}
-            answer = self._call(method, *arguments, limit=PAGE, **options, **paging)
+            bound = most or (bounds.LIST_BYTES if limit > 1 else bounds.OBJECT_BYTES)
+            answer = self._call(method, *arguments, limit=limit, accept=accept, most=bound, **options, **paging)
             if isinstance(answer, ReadFailure):
+                if answer.reason.code == messages.API_TOO_LARGE.code and limit > 1 and most is None:
+                    probes.reached("page of a list is too large, and is read in smaller ones")
+                    limit = max(1, limit // SMALLER)
+                    continue
                 # An expired continue token (410 Gone) is a failure like any other: the next read
                 # starts again.
                 yield answer
@@ -350,39 +379,38 @@ class ClusterSource:
             items, metadata = answer.get("items", "missing"), answer.get("metadata", {})
             if items is None:
                 items = []  # Go may write an empty list as null
+            kind = str(answer.get("kind", ""))
             # An object of another kind must not pass for an empty list, because that would delete
             # everything.
             if not (
-                str(answer.get("kind", "")).endswith("List")
+                kind.endswith("List")
                 and isinstance(metadata, dict)
                 and isinstance(items, list)
                 and all(isinstance(item, dict) for item in items)
             ):
                 yield ReadFailure(messages.API_NOT_A_LIST(address=address_asked(method)))
                 return
-            yield from items
+            if kind == "PartialObjectMetadataList":
+                # Some servers leave out the kind of the items.
+                yield from ({**item, "kind": "PartialObjectMetadata"} for item in items)
+            else:
+                yield from items
             before, token = token, metadata.get("continue") or None
             if token is None:
                 return
+            limit = min(PAGE, limit * SMALLER)
             if token == before:
                 yield ReadFailure(messages.API_ENDLESS())
                 return
 
-    def _call(self, method: Method, *arguments: str, **options: str | int) -> dict[str, object] | ReadFailure:
-        """Returns the JSON object that a method answers with, or the failure. Raises
-        Unreachable.
+    def _call(
+        self, method: Method, *arguments: str, accept: str = "", most: int = bounds.OBJECT_BYTES, **options: str | int
+    ) -> dict[str, object] | ReadFailure:
+        """Returns the JSON object that a method answers with, or the failure. Raises Unreachable.
+
+        accept, most: see `KubernetesApi.ask`.
         """
         self._rest()
         if self._stopped.is_set():
             raise Unreachable(ReadFailure(messages.STOPPING()))
-        return self.api.ask(method, *arguments, **options)
-
-
-def _metadata(item: Mapping[str, object]) -> Mapping[str, object]:
-    metadata = item.get("metadata")
-    return metadata if isinstance(metadata, dict) else {}
-
-
-def _name(item: Mapping[str, object]) -> str:
-    name = _metadata(item).get("name")
-    return name if isinstance(name, str) else ""
+        return self.api.ask(method, *arguments, accept=accept, most=most, **options)

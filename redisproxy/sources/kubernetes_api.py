@@ -25,7 +25,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import InClusterConfigLoader
 
-from .. import messages
+from .. import bounds, messages
 from ..printable import clause, printable
 from ..tenants.documents import ReadFailure
 
@@ -35,6 +35,14 @@ TIMEOUT = (5, 10)
 #: The API server leaves out secrets of this type. Helm keeps its releases in them: many, and up to
 #: 1 MiB each.
 SELECTOR = "type!=helm.sh/release.v1"
+
+#: The content types of a watch and of a list: metadata of objects, without contents. A server that
+#: does not know the latter lists whole objects.
+_AS = "application/json;as={};g=meta.k8s.io;v=v1"
+METADATA = _AS.format("PartialObjectMetadata")
+METADATA_LIST = f"{_AS.format('PartialObjectMetadataList')},application/json"
+#: Bytes of an answer that are read at once.
+_PIECE = 64 * 1024
 
 #: A method of the official client's CoreV1Api, called with _preload_content=False: it returns the
 #: response with its body unread.
@@ -167,7 +175,7 @@ class KubernetesApi:
         configuration.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
         return kubernetes_client.ApiClient(configuration)
 
-    def request(self, method: str, *arguments: object, content_type: str = "", **options: object) -> dict[str, Any]:
+    def request(self, method: str, *arguments: object, content_type: str = "", **options: Any) -> dict[str, Any]:
         """Makes one request and returns the JSON object of the answer. Blocks. Raises RequestError.
 
         method: name of a method of the official client's CoreV1Api; its arguments follow.
@@ -184,29 +192,45 @@ class KubernetesApi:
         finally:
             client.close()
 
-    def ask(self, method: Method, *arguments: str, **options: str | int) -> dict[str, object] | ReadFailure:
+    def ask(
+        self, method: Method, *arguments: str, accept: str = "", most: int = bounds.OBJECT_BYTES, **options: str | int
+    ) -> dict[str, object] | ReadFailure:
         """Calls a method and returns the JSON object of the answer, or the failure. Blocks.
+
+        accept: the content types that the server may answer with; empty: the client's own. most:
+        bytes that the answer may have.
 
         Raises Unreachable if further requests would fail too: no usable answer, 401, 429, or a
         status above 500.
         """
         try:
-            return self._answer(method, *arguments, **options)
+            return self._answer(method, *arguments, accept=accept, most=most, **options)
         except RequestError as error:
             failure = ReadFailure(error.reason, error.retry_after)
             # A 500 may concern this object alone, such as one that cannot be decrypted. So the
             # others are still read.
+            if error.reason.code == messages.API_TOO_LARGE.code:
+                return failure
             if error.status in (0, 401, 429) or error.status > 500:
                 raise Unreachable(failure) from None
             return failure
 
-    def _answer(self, method: Method, *arguments: object, **options: object) -> dict[str, Any]:
-        """Calls a method of the official client and returns the JSON object. Raises
-        RequestError.
+    def _answer(
+        self, method: Method, *arguments: object, accept: str = "", most: int = bounds.OBJECT_BYTES, **options: object
+    ) -> dict[str, Any]:
+        """Calls a method of the official client and returns the JSON object. Raises RequestError.
+
+        accept, most: see `ask`.
         """
         address = address_asked(method)
+        headers = client_of(method).default_headers
         try:
-            body = response_of(method, *arguments, timeout=self.timeout, **options).data
+            if accept:
+                headers["Accept"] = accept
+            response = response_of(method, *arguments, timeout=self.timeout, **options)
+            body = _body(response, most)
+            if body is None:
+                raise RequestError(messages.API_TOO_LARGE(address=address, size=most // 1024))
         except ApiException as error:
             if not error.status:
                 raise RequestError(messages.API_NO_ANSWER(address=address, error=error_kind(error))) from None
@@ -215,6 +239,9 @@ class KubernetesApi:
             raise RequestError(messages.API_NO_ANSWER(address=address, error=error_kind(error))) from None
         except ValueError:
             raise RequestError(messages.API_UNSENDABLE()) from None
+        finally:
+            if accept:
+                del headers["Accept"]
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError):
@@ -234,9 +261,28 @@ def address_of(client: kubernetes_client.ApiClient) -> str:
         return "the API server"
 
 
+def client_of(method: Method) -> kubernetes_client.ApiClient:
+    """Returns the client of a bound method of CoreV1Api."""
+    return method.__self__.api_client  # type: ignore[attr-defined]
+
+
 def address_asked(method: Method) -> str:
     """Returns the address of the API server that this method would ask."""
-    return address_of(method.__self__.api_client)  # type: ignore[attr-defined]  # a bound method of CoreV1Api
+    return address_of(client_of(method))
+
+
+def _body(response: urllib3.HTTPResponse, most: int) -> bytes | None:
+    """Returns the body of an answer, or None if it has more than `most` bytes. Raises as
+    urllib3.
+    """
+    pieces, size = [], 0
+    for piece in response.stream(_PIECE):
+        pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            response.close()  # the rest is not read
+            return None
+    return b"".join(pieces)
 
 
 def response_of(method: Method, *arguments: object, timeout: tuple[float, float], **options: object) -> urllib3.HTTPResponse:

@@ -17,6 +17,8 @@ from kubernetes.client.exceptions import ApiException
 from .. import messages
 from ..tenants.documents import TEMPORARY_PREFIX
 from .kubernetes_api import (
+    METADATA,
+    METADATA_LIST,
     SELECTOR,
     KubernetesApi,
     Method,
@@ -30,9 +32,6 @@ from .kubernetes_api import (
 )
 from .watch_events import BROKEN_OFF, Watched, WatchFailure
 
-#: The content types of a watch and of the list before it: metadata of objects, without contents.
-_AS = "application/json;as={};g=meta.k8s.io;v=v1"
-METADATA, METADATA_LIST = _AS.format("PartialObjectMetadata"), _AS.format("PartialObjectMetadataList")
 #: Seconds without a byte after which a watch counts as dead. The API server ends each watch earlier
 #: (`watch.LASTS`).
 SILENCE = 90.0

@@ -10,10 +10,11 @@ import enum
 from collections import deque
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from twisted.application import service
-from twisted.internet import defer, task, threads
+from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -26,7 +27,7 @@ from ..tenants.documents import Changes, FullRead, Problem, ReadFailure, ReadSum
 from ..tenants.enrolment import NAMED, Enrolment, no_yield
 from ..tenants.model import Snapshot
 from .hints import ChangeQueue
-from .throttle import Throttle
+from .throttle import Throttle, in_daemon_thread
 
 #: Seconds to wait after the first failed refresh. The wait is doubled after each further failure,
 #: up to the refresh interval.
@@ -103,7 +104,8 @@ class ReloadService(service.Service):
     """Reads a source and calls listeners with each new Snapshot.
 
     interval: seconds between two refreshes.
-    in_thread: calls a blocking function in a thread and returns a Deferred.
+    in_thread: calls a blocking function in a thread and returns a Deferred; None:
+        `in_daemon_thread`.
     throttle: makes the Throttle of that thread, which is used once a Snapshot exists.
     changes: the queue of hints from a watch of the source.
     in_reactor: calls a function in the reactor; used by that thread.
@@ -118,7 +120,7 @@ class ReloadService(service.Service):
         source: Source,
         enrolment: Enrolment,
         interval: float,
-        in_thread: Callable[..., defer.Deferred[_Outcome]] = threads.deferToThread,
+        in_thread: Callable[..., defer.Deferred[_Outcome]] | None = None,
         throttle: Callable[[], Throttle] = Throttle,
         changes: ChangeQueue | None = None,
         in_reactor: Callable[..., object] | None = None,
@@ -127,13 +129,14 @@ class ReloadService(service.Service):
         self.source = source
         self._enrolment = enrolment
         self._interval = interval
-        self._in_thread = in_thread
         self._make_throttle = throttle
         self._throttle = throttle()
         self._changes = ChangeQueue() if changes is None else changes
         self._in_reactor: Callable[..., object] = (
             getattr(clock, "callFromThread", _at_once) if in_reactor is None else in_reactor
         )
+        self._in_thread: Callable[..., defer.Deferred[_Outcome]]
+        self._in_thread = in_thread or partial(in_daemon_thread, self._in_reactor)
         #: None until the namespaces were read once
         self.snapshot: Snapshot | None = None
         #: what an operator has to fix

@@ -1,8 +1,8 @@
 """Lets a thread work beside the reactor without delaying it.
 
-Owns when such a thread rests. While it runs Python code, the reactor waits after each of its system
-calls, for up to `sys.getswitchinterval` seconds. If the thread works in short pieces with rests
-between them, clients do not notice.
+Owns when such a thread rests, and the thread that reads a source. While it runs Python code, the
+reactor waits after each of its system calls, for up to `sys.getswitchinterval` seconds. If the
+thread works in short pieces with rests between them, clients do not notice.
 """
 
 from __future__ import annotations
@@ -10,11 +10,41 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+from twisted.internet import defer
+from twisted.python.failure import Failure
 
 #: Seconds of work between two rests. With less, most of a rest would be the timer's inaccuracy.
 PIECE = 0.0005
 #: The part of the time in which the thread works.
 CPU_FRACTION = 0.2
+
+
+Result = TypeVar("Result")
+
+
+def in_daemon_thread(
+    in_reactor: Callable[..., object], call: Callable[..., Result], *arguments: object
+) -> defer.Deferred[Result]:
+    """Makes a blocking call in a thread of its own. The result is that of the call.
+
+    in_reactor: calls a function in the reactor.
+
+    As `threads.deferToThread`, but the end of the process does not wait for the call: a request may
+    be under way that is never answered.
+    """
+    done: defer.Deferred[Result] = defer.Deferred()
+
+    def run() -> None:
+        try:
+            result: Result | Failure = call(*arguments)
+        except BaseException:
+            result = Failure()
+        in_reactor(done.callback, result)
+
+    threading.Thread(target=run, name="reading", daemon=True).start()
+    return done
 
 
 class Throttle:

@@ -6,7 +6,7 @@ of a secret is ever part of a Problem, or of the text of any of these objects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..messages import Text
@@ -52,6 +52,20 @@ class SecretDocument:
     created: float | None
     data: Mapping[str, bytes] = field(repr=False)
     error: Text | None = None
+
+
+def newest(secrets: Iterable[SecretDocument], most: int) -> list[SecretDocument]:
+    """Returns the newest temporary secrets, and all others. most: how many temporary ones.
+
+    Those without a creationTimestamp count as the oldest.
+    """
+    found = list(secrets)
+    temporary = [secret for secret in found if secret.name.startswith(TEMPORARY_PREFIX)]
+    if len(temporary) <= most:
+        return found
+    temporary.sort(key=lambda secret: (secret.created or 0.0, secret.name), reverse=True)
+    dropped = {secret.name for secret in temporary[most:]}
+    return [secret for secret in found if secret.name not in dropped]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from .. import messages
+from .. import bounds, messages
 from .documents import (
     PASSWORD,
     SENTINEL_PASSWORD,
@@ -26,6 +26,7 @@ from .documents import (
     ReadSummary,
     SecretDocument,
     Update,
+    newest,
 )
 from .limits import UNLIMITED, Limits, read_limits, read_paused
 from .model import BackendAddress, Credential, Snapshot, Tenant, digest
@@ -183,7 +184,9 @@ class Enrolment:
             elif namespace in self._namespaces and namespace in self._secrets:
                 others = [kept for kept in self._secrets[namespace] if kept.name != name]
                 now = others if secret is None else sorted([*others, secret], key=lambda s: s.name)
-                self._secrets[namespace] = tuple(now)
+                # One more than are valid, as in a full read, so that it is known that there are too
+                # many.
+                self._secrets[namespace] = tuple(newest(now, bounds.TEMPORARY_SECRETS + 1))
 
     def summary(self, reading: FullRead | None) -> ReadSummary:
         """What a read proved. reading: one that `use_full_read` has taken; None for the last
@@ -345,11 +348,15 @@ class Enrolment:
 
     def _enrol_anew(self, namespace: str, secrets: tuple[SecretDocument, ...]) -> _Enrolled:
         found: list[Credential] = []
-        problems = []
+        problems: list[Problem] = []
         meant: int | None = None
         candidates = [
             secret for secret in secrets if secret.name == self._secret_name or secret.name.startswith(TEMPORARY_PREFIX)
         ]
+        valid = newest(candidates, bounds.TEMPORARY_SECRETS)
+        if len(valid) < len(candidates):
+            problems.append(Problem(namespace, "", messages.TOO_MANY_TEMPORARY(most=bounds.TEMPORARY_SECRETS)))
+            candidates = valid
         candidates.sort(key=lambda s: (s.name != self._secret_name, *_by_age(s)))
         for secret in candidates:
             try:

@@ -147,7 +147,8 @@ class UnchangedTests(ClusterCase):
 
         self.patch(ClusterSource, "_call", noted)
         self.enrolment.use_full_read(self.source.read(lambda: work.append("rest")))
-        self.assertEqual(work, ["request", "rest"] * (2 + 22), "the master secret, one page of namespaces, 22 lists")
+        number = 2 + 22 + 2 + 20 * 3
+        self.assertEqual(work, ["request", "rest"] * number, "the master secret, one page, 22 lists, each secret")
         work.clear()
         self.enrolment.resolve(None, lambda: work.append("rest"))
         self.assertEqual(len(work), 3 * 22 + 62)
@@ -178,7 +179,7 @@ class PagesTests(ClusterCase):
         self.assertEqual((len(snapshot.credentials), problems), (2 + 7 * 6, []))
         self.assertEqual(snapshot.authenticate(None, b"temp-7-4", 0).tenant.index, 17)
         self.assertEqual(self.asked.count(NAMESPACES), 5)
-        self.assertEqual(self.asked.count(secrets_path("team-7")), 3)
+        self.assertEqual(self.asked.count(secrets_path("team-7")), 3 + 6, "three pages, and six secrets")
         lists = [request for request in self.api.requests if request.path != MASTER_PATH]
         self.assertEqual({request.query["limit"] for request in lists}, {"2"})
 

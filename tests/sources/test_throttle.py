@@ -1,11 +1,18 @@
-"""When a thread beside the reactor rests."""
+"""When a thread beside the reactor rests, and the thread itself."""
 
 from __future__ import annotations
 
+import queue
 import threading
 import unittest
+from collections.abc import Callable
 
-from redisproxy.sources.throttle import CPU_FRACTION, PIECE, Throttle
+from twisted.internet import defer
+from twisted.python.failure import Failure
+
+from redisproxy.sources.throttle import CPU_FRACTION, PIECE, Throttle, in_daemon_thread
+
+from ..support.waiting import LIMIT
 
 
 class ThrottleTests(unittest.TestCase):
@@ -46,3 +53,25 @@ class ThrottleTests(unittest.TestCase):
         throttle.stop()
         thread.join(30)
         self.assertFalse(thread.is_alive())
+
+
+class DaemonThreadTests(unittest.TestCase):
+    def called(self, call: Callable[[], object]) -> tuple[defer.Deferred[object], Callable[[], object]]:
+        """Returns the Deferred, and what is to be called in the reactor."""
+        back: queue.Queue[tuple[Callable[..., object], object]] = queue.Queue()
+        done = in_daemon_thread(lambda function, result: back.put((function, result)), call)
+        function, result = back.get(timeout=LIMIT)
+        return done, lambda: function(result)
+
+    def test_the_result_comes_in_the_reactor(self) -> None:
+        done, in_reactor = self.called(lambda: threading.current_thread().daemon)
+        self.assertFalse(done.called)
+        in_reactor()
+        self.assertIs(done.result, True)
+
+    def test_a_failure(self) -> None:
+        done, in_reactor = self.called(lambda: 1 // 0)
+        in_reactor()
+        failures: list[Failure] = []
+        done.addErrback(failures.append)
+        self.assertTrue(failures[0].check(ZeroDivisionError))

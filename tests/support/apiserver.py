@@ -113,6 +113,8 @@ class ApiServer:
         #: Those tokens that may only read, like the proxy's own service account.
         self.readers: set[str] = set()
         self.requests: list[Request] = []
+        #: Whether it knows lists of metadata.
+        self.knows_metadata = True
         self._faults: dict[str, Fault] = {}
         self._continues: dict[str, list[dict]] = {}
         self._continues_expire = False
@@ -518,7 +520,7 @@ class ApiServer:
         # A real API server, too, leaves out the kind of a list's items.
         shown = [{name: part for name, part in item.items() if name not in ("kind", "apiVersion")} for item in items]
         answer = {"kind": f"{kind}List", "apiVersion": "v1", "metadata": metadata, "items": shown}
-        if "as=PartialObjectMetadataList" in request.accept:
+        if "as=PartialObjectMetadataList" in request.accept and self.knows_metadata:
             partial = [_metadata_only(item) for item in items]
             answer = {
                 "kind": "PartialObjectMetadataList",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 from dataclasses import replace
 
+from redisproxy import bounds
 from redisproxy.tenants.documents import (
     PASSWORD,
     FullRead,
@@ -202,6 +203,33 @@ class EnrolmentTests(unittest.TestCase):
         enrolment.use_incremental_read(Update({"team-a": None}, {"team-z": one("team-z", CLIENT)}))
         enrolment.resolve()
         self.assertEqual(enrolment.without_secret, ("team-other",))
+
+
+class TemporaryTests(unittest.TestCase):
+    def test_the_newest_are_valid(self) -> None:
+        """As in a directory of manifests, which is read whole."""
+        most = bounds.TEMPORARY_SECRETS
+
+        def temporary(number: int, created: float | None) -> SecretDocument:
+            data = {CONNECTION_STRING: b"redis://:temp-%d@redis:6379/3" % number}
+            return SecretDocument("team-a", f"redis-secret-temp-{number:03}", created, data)
+
+        client = SecretDocument("team-a", CLIENT, 0.0, {CONNECTION_STRING: b"redis://:pw@redis:6379/3"})
+        for extra in (0, 1, 7):
+            with self.subTest(extra):
+                enrolment = Enrolment(CLIENT, ("kube-system", CLIENT))
+                # The oldest ones have no creationTimestamp.
+                secrets = [temporary(number, None if number < extra else 1000.0 + number) for number in range(most + extra)]
+                document = NamespaceDocument("team-a", 0.0)
+                enrolment.use_full_read(FullRead(None, (document,), {"team-a": (*secrets, client)}))
+                snapshot, problems = enrolment.resolve()
+                self.assertEqual(
+                    [credential.secret for credential in snapshot.credentials],
+                    [CLIENT, *(secret.name for secret in secrets[extra:])],
+                )
+                named = [str(problem) for problem in problems if problem.namespace == "team-a"]
+                text = f"team-a: it has more than {most} temporary secrets: only the newest {most} are valid"
+                self.assertEqual(named, [text] if extra else [])
 
 
 class SummaryTests(unittest.TestCase):
