@@ -242,7 +242,7 @@ SENTINEL_REPLY_SECONDS = 2.0
 #: A tenant that was idle may do at once what its rates allow in this time.
 BURST_SECONDS = 1.0
 #: Temporary secrets of a namespace that are valid: the newest ones.
-TEMPORARY_SECRETS: Annotated[int, 1] = 100
+TEMPORARY_SECRETS = 100
 #: Bytes of the values of one secret, as written: most are base64.
 SECRET_BYTES = 256 * 1024
 #: Bytes of one page of a list, or of one secret with its metadata. Its JSON is parsed in one piece,

@@ -389,7 +389,9 @@ class Route:
             then()
 
     def _acquired_for_slow_client(self, session: Session, result: Dedicated | Unavailable) -> None:
-        if isinstance(result, Unavailable):
+        if isinstance(result, Unavailable) and result.closes:
+            session.not_held(result)  # it may read nothing before it has sent everything
+        elif isinstance(result, Unavailable):
             probes.reached("no connection for a client that does not read")
             if self._replies.slow:  # else it has read meanwhile, and nothing would open the gate
                 self._replies.stop_until_read()

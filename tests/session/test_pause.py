@@ -114,6 +114,16 @@ class MultiplexedTests(ConversationCase):
         self.assertFalse(talk.session.pause())
         self.assertEqual((talk.upstream.released, talk.session.route.state), (True, MULTIPLEXED))
 
+    def test_a_client_that_does_not_read_is_closed_when_the_time_is_over(self) -> None:
+        """It may read nothing before it has sent everything. So to wait until it reads would be for
+        ever.
+        """
+        talk = logged_in_multiplexed(upstreams_at_once=False)
+        talk.session.client_slow(True)
+        talk.command(b"GET", b"a")
+        talk.refuse_upstream("ERR gone", closes=True)
+        self.assertEqual((talk.hears(), talk.closed), (b"", "redis-away"))
+
     def test_what_it_waits_for_there_is_answered_first(self) -> None:
         talk: SharedConversation = logged_in_multiplexed()
         talk.session.client_slow(True)

@@ -60,8 +60,9 @@ NEWER = ("hear_itself", "leave_blocked", "write_first", "read_slowly", "scripts"
 SCRIPTS = ("slow_scripts", "large_scripts")
 #: Faults of Redis and changes of credentials.
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
-#: More faults of Redis, drawn by a generator each, for the same reason.
+#: More faults of Redis, drawn by a generator each, for the same reason; and pauses of a tenant.
 NEWER_FAULTS = ("load", "fill", "cut")
+PAUSES = ("pause", "pause_for_long")
 #: Limits that the seed may make extreme, unless the options name others. The simulation's own
 #: generator draws them in this order. So adding or removing one changes what each kept seed does.
 KEPT_LIMITS = (
@@ -248,6 +249,8 @@ class Simulation:
         self._proxied.policy_changed = self._factory.use
         self._holder.startService()
         self._proxied.startService()
+        self._paused: set[str] = set()
+        self._was_paused: dict[str | None, float] = defaultdict(float)
         self._use_directory()
         self._factory.startFactory()
 
@@ -259,7 +262,7 @@ class Simulation:
 
     def _use_directory(self) -> None:
         credentials = [Credential(self._tenants[name], "s", digest(password)) for name, password in self._passwords.items()]
-        snapshot = Snapshot(self._backend, credentials)
+        snapshot = Snapshot(self._backend, credentials, paused=self._paused)
         self._proxied.use_snapshot(snapshot)
         self._holder.use(snapshot)
 
@@ -336,6 +339,8 @@ class Simulation:
             return
         if kind == "closed-log-in" and self._was_away_for_long():
             return
+        if of_redis and since < self._was_paused[tenant]:
+            return
         if (of_redis and since < self._forgiven[None]) or (of_credentials and since < self._forgiven[tenant]):
             return
         self.found.append(Wrong(kind, f"t={self.world.now:.3f} {text}"))
@@ -411,6 +416,30 @@ class Simulation:
         self.redis.tenants[self._passwords[tenant]] = self._tenants[tenant].index
         if not self.straight:
             self._use_directory()
+
+    def _pause(self) -> None:
+        """Pauses a tenant. Its clients with state at Redis are closed, and no others."""
+        self._pause_for(self.rng.choice([0.01, 1, 5]))
+
+    def _pause_for_long(self) -> None:
+        """Pauses a tenant for longer than its commands are held."""
+        self._pause_for(HOLD + 5)
+
+    def _pause_for(self, seconds: float) -> None:
+        tenant = self.rng.choice(["blue", "green"])
+        if self.straight or tenant in self._paused:
+            return
+        if seconds < HOLD:
+            self._was_paused[tenant] = self.world.now + REVOCATION
+        else:
+            self._forgive(tenant, seconds)
+        self._paused.add(tenant)
+        self._use_directory()
+        self.world.after(seconds, self._resume, tenant)
+
+    def _resume(self, tenant: str) -> None:
+        self._paused.discard(tenant)
+        self._use_directory()
 
     def _hand_over(self) -> None:
         """Gives blue another database, and gives blue's database to green."""
@@ -562,9 +591,9 @@ def options_of(seed: int) -> Options:
     if seed % 10 == 0:
         return Options(straight=True, newer=NEWER)
     if seed % 10 in (6, 7):  # not "leave_blocked", whose times are too short for slow scripts
-        faults = {"faults": FAULTS, "newer_faults": NEWER_FAULTS} if seed % 2 else {}
+        faults = {"faults": FAULTS, "newer_faults": (*NEWER_FAULTS, *PAUSES)} if seed % 2 else {}
         memory = 400_000 if seed % 3 == 0 else None
         return Options(limits=ALL_LIMITS, newer=(*SCRIPTS, "scripts") * 3, memory=memory, **faults)
     if seed % 2:
-        return Options(limits=ALL_LIMITS, newer=NEWER, faults=FAULTS, newer_faults=NEWER_FAULTS)
+        return Options(limits=ALL_LIMITS, newer=NEWER, faults=FAULTS, newer_faults=(*NEWER_FAULTS, *PAUSES))
     return Options(limits=ALL_LIMITS, newer=NEWER)

@@ -49,6 +49,14 @@ class SimulationTests(unittest.TestCase):
             options = sim.Options(faults=("restart", "abandon", "stall"), newer_faults=sim.NEWER_FAULTS)
             self.assertEqual(wrong(seed, options), [])
 
+    def test_a_pause_holds_a_tenant_and_touches_no_other(self) -> None:
+        """Only clients with state at Redis are closed; others if it lasts for longer than what is
+        not sent is held. Nothing is lost, mixed up or stuck.
+        """
+        for seed in range(1, 16):
+            self.assertEqual(wrong(seed, sim.Options(newer=sim.NEWER, newer_faults=("pause",) * 3)), [])
+            self.assertEqual(wrong(seed, sim.Options(newer=sim.NEWER, faults=("restart",), newer_faults=sim.PAUSES)), [])
+
     def test_a_message_within_a_reply_is_no_part_of_it(self) -> None:
         """In RESP3 a subscriber gets EXEC's reply and its own message within, unlike in version
         0.1.
