@@ -74,6 +74,9 @@ class Outcome:
     lost: int = 0
     #: Items that were got once too often, INCRs that no client knows of and no error explains.
     twice: int = 0
+    #: INCRs that were under way when the fault began, or were the next command. A library that
+    #: repeats a command after a time-out may do as many twice.
+    under_way: int = 0
     #: Messages that were published and that a subscriber did not hear, summed up over subscribers.
     missed: int = 0
     #: Clients that did not work any more at the end, as ``role number``.
@@ -118,22 +121,27 @@ def outcome(events: Iterable[Event], clients: Iterable[tuple[str, int]], began: 
             found.dead.append(f"{client[0]} {client[1]}")
     found.longest_wait = round(found.longest_wait, 1)
     found.errors = dict(errors.most_common())
-    _counters(events, found)
+    _counters(events, began, found)
     _items(events, began, found)
     _messages(events, clients, found)
     return found
 
 
-def _counters(events: list[Event], found: Outcome) -> None:
+def _counters(events: list[Event], began: float, found: Outcome) -> None:
     """Compares what INCR returned last with how often INCR succeeded. After an error the client
     cannot know whether Redis ran the command, so as many more are no fault.
     """
+    answered: set[tuple[str, int]] = set()
     confirmed: Counter[tuple[str, int]] = Counter()
     failed: Counter[tuple[str, int]] = Counter()
     value: dict[tuple[str, int], int] = {}
     for event in events:
         client = (event.role, event.client)
-        if event.kind == "ok" and event.rest.isdecimal():
+        increment = event.kind == "ok" and event.rest.isdecimal()
+        if event.time >= began and event.kind in {"ok", "error"} and client not in answered:
+            answered.add(client)
+            found.under_way += increment
+        if increment:
             confirmed[client] += 1
             value[client] = int(event.rest)
         elif event.kind == "error":

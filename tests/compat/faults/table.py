@@ -89,7 +89,12 @@ def worse(straight: dict | None, through: dict | None) -> list[str]:
     if straight is None or through is None or "skipped" in straight or "skipped" in through:
         return []
 
+    # Whether clients are at an INCR or at a GET when the fault begins is a matter of chance.
+    more_under_way = max(1.0, through.get("under_way", 0) / max(1, straight.get("under_way", 0)))
+
     def number(result: dict, name: str) -> float:
+        if name == "twice" and result is straight:
+            return result[name] * more_under_way
         if name == "longest_wait":
             return result[name] - _slow_failover(result)
         return len(result[name]) if name == "dead" else result[name]

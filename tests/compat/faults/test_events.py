@@ -38,7 +38,7 @@ class ParseTests(unittest.TestCase):
 class OutcomeTests(unittest.TestCase):
     def test_nothing_fails(self) -> None:
         found = seen("9.0 command 0 ok 1\n14.0 command 0 ok 2\n19.0 command 0 ok", COMMAND)
-        self.assertEqual(found, Outcome(tried=3, longest_wait=5.0))
+        self.assertEqual(found, Outcome(tried=3, longest_wait=5.0, under_way=1))
 
     def test_errors_are_counted_and_the_last_one_has_its_time(self) -> None:
         found = seen(
@@ -77,6 +77,11 @@ class OutcomeTests(unittest.TestCase):
 
     def test_an_increment_that_failed_may_have_been_done(self) -> None:
         self.assertEqual(seen("9.0 command 0 ok 1\n11.0 command 0 error A\n12.0 command 0 ok 3").twice, 0)
+
+    def test_increments_are_open_where_one_is_what_a_client_hears_first_after_the_begin(self) -> None:
+        before = "9.0 command 0 ok\n9.0 command 1 ok 1\n9.0 command 2 ok\n9.0 command 3 ok"
+        after = "12.0 command 0 ok 1\n12.1 command 1 ok\n12.1 command 2 error A\n12.2 command 1 ok 2\n12.2 command 2 ok 1"
+        self.assertEqual(seen(f"{before}\n{after}").under_way, 1)
 
     def test_counters_belong_to_clients(self) -> None:
         found = seen("9.0 command 0 ok 1\n9.0 command 1 ok 1\n11.0 command 1 error A\n12.0 command 0 ok 3")

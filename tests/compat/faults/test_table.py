@@ -57,6 +57,13 @@ class WorseTests(unittest.TestCase):
             worse(result(), result(longest_wait=1.6, lost=3, twice=5, missed=21)), ["waits", "lost", "twice", "missed"]
         )
 
+    def test_what_is_done_twice_is_compared_with_what_was_under_way(self) -> None:
+        straight = result(fault="stop", twice=4, under_way=4)
+        self.assertEqual(worse(straight, result(fault="stop", twice=13, under_way=12)), [])
+        self.assertEqual(worse(straight, result(fault="stop", twice=13, under_way=4)), ["twice"])
+        # A library that repeats nothing straight must not do so through the proxy.
+        self.assertEqual(worse(result(under_way=4), result(twice=13, under_way=12)), ["twice"])
+
     def test_a_failover_that_took_longer_is_not_worse(self) -> None:
         straight = result(fault="failover", longest_wait=3.0, fault_seconds=2.5)
         self.assertEqual(worse(straight, result(fault="failover", longest_wait=9.0, fault_seconds=8.0)), [])
