@@ -96,7 +96,7 @@ def worse(straight: dict | None, through: dict | None) -> list[str]:
         if name == "twice" and result is straight:
             return result[name] * more_under_way
         if name == "longest_wait":
-            return result[name] - _slow_failover(result)
+            return max(0.0, result[name] - _slow_failover(result))
         return len(result[name]) if name == "dead" else result[name]
 
     found = [

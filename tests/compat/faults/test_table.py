@@ -68,6 +68,9 @@ class WorseTests(unittest.TestCase):
         straight = result(fault="failover", longest_wait=3.0, fault_seconds=2.5)
         self.assertEqual(worse(straight, result(fault="failover", longest_wait=9.0, fault_seconds=8.0)), [])
         self.assertEqual(worse(straight, result(fault="failover", longest_wait=9.0, fault_seconds=3.0)), ["waits"])
+        # Where no client sends commands, as in a job queue, nobody waits in either way.
+        slow = result(fault="failover", fault_seconds=8.0)
+        self.assertEqual(worse(slow, result(fault="failover", fault_seconds=3.0)), [])
         self.assertIn("the failover took 8.0 s", cell(result(fault="failover", fault_seconds=8.0)))
 
     def test_a_dead_client_and_trouble(self) -> None:
