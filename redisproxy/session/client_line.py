@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-def describe(session: Session, command: bytes = b"NULL") -> bytes:
+def describe(session: Session, command: bytes = b"") -> bytes:
     """Returns the line, with its line end. The client must be logged in.
 
-    command: the command that the client runs; ``NULL``: it is not known.
+    command: the command that the client runs; empty: it is not known, but for a subscriber.
     """
     connection, tenant, subscriptions = session.connection, session.tenant, session.subscriptions
     library = session.client_library
@@ -39,13 +39,18 @@ def describe(session: Session, command: bytes = b"NULL") -> bytes:
         sharded,
         0 if session.multi else -1,
         session.watching,
-        command,
+        command or _command(channels, patterns, sharded),
         tenant.namespace.encode(),
         0 if session.tracking else -1,
         session.protocol,
         library[b"LIB-NAME"],
         library[b"LIB-VER"],
     )
+
+
+def _command(channels: int, patterns: int, sharded: int) -> bytes:
+    """Returns a subscriber's command: tools find subscribers by it. ``NULL``: it is not known."""
+    return b"subscribe" if channels else b"psubscribe" if patterns else b"ssubscribe" if sharded else b"NULL"
 
 
 def endpoint(address: str) -> bytes:

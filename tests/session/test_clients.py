@@ -115,6 +115,18 @@ class ListTests(ConversationCase):
         self.assertEqual(conversation.charged, len(three + seven + twenty) + 3)
         self.assertEqual(self.listed(conversation, b"ID", b"99"), b"$0\r\n\r\n")
 
+    def test_a_subscriber_is_found_by_its_command(self) -> None:
+        """redis-py's own suite finds the connection to kill by it."""
+        conversation = logged_in()
+        subscribers = []
+        for number, words in ((3, (b"SUBSCRIBE", b"a")), (5, (b"PSUBSCRIBE", b"a*"))):
+            subscriber = sibling(number).command(*words)
+            subscribers.append(subscriber)
+        conversation.siblings = [subscriber.session for subscriber in subscribers]
+        lines = self.listed(conversation)
+        self.assertIn(b" cmd=subscribe ", lines)
+        self.assertIn(b" cmd=psubscribe ", lines)
+
     def test_in_resp3_it_is_a_verbatim_string(self) -> None:
         conversation = logged_in(protocol=3)
         self.assertRegex(self.listed(conversation), rb"^=\d+\r\ntxt:id=7 .* resp=3 ")
