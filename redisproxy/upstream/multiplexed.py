@@ -100,7 +100,7 @@ class MultiplexedConnection:
             return
         if not self._queued:
             self._reactor.callLater(0, self.flush)
-            self._order.unflushed.add(self)
+            self._order.unflushed[self] = None
         self._queued.append(data)
         self._queued_size += len(data)
         if self._queued_size >= bounds.QUEUED_BYTES or len(batches) >= bounds.PENDING_BATCHES:
@@ -201,7 +201,7 @@ class MultiplexedConnection:
         """Writes the commands that wait for the end of the turn."""
         queued, self._queued = self._queued, []
         self._queued_size = 0
-        self._order.unflushed.discard(self)
+        self._order.unflushed.pop(self, None)
         if queued:
             self.connection.write(b"".join(queued))
             self._take_more()
@@ -285,7 +285,7 @@ class MultiplexedConnection:
             probes.reached("tenant is gone while its commands wait for the end of the turn")
             self._queued.clear()
             self._queued_size = 0
-            self._order.unflushed.discard(self)
+            self._order.unflushed.pop(self, None)
             self.connection.finish()
         else:
             self.connection.give_up(blocked=False)
@@ -304,7 +304,7 @@ class MultiplexedConnection:
         """See `connection.User`. Each session with a command in flight is closed."""
         batches = self._pending.abandon()
         self._queued.clear()
-        self._order.unflushed.discard(self)
+        self._order.unflushed.pop(self, None)
         self._given_back = True
         self._stop_leaving()
         self.send_nothing_behind()

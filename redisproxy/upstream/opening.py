@@ -63,7 +63,8 @@ class Openings:
         self._clock = clock
         self._timeout = timeout
         self._connect = connect
-        self._under_way: set[_Opening] = set()
+        # A dict keeps the order of insertion, so that no object's address decides anything.
+        self._under_way: dict[_Opening, None] = {}
         # The attempts without a waiter, the earliest first.
         self._unclaimed: OrderedDict[_Opening, None] = OrderedDict()
 
@@ -87,7 +88,7 @@ class Openings:
                     continue  # that attempt began before this call, which has time left
         opening = _Opening(address)
         result = self._wait_for(opening)
-        self._under_way.add(opening)
+        self._under_way[opening] = None
         work = within(defer.Deferred.fromCoroutine(self._connect(address)), self._timeout, self._clock)
         opening.work = work.addBoth(self._ended, opening)
         return await result
@@ -118,7 +119,7 @@ class Openings:
             self._unclaimed[opening] = None
 
     def _ended(self, result: RedisConnection | Failure, opening: _Opening) -> None:
-        self._under_way.discard(opening)
+        self._under_way.pop(opening, None)
         self._unclaimed.pop(opening, None)
         waiter, opening.waiter = opening.waiter, None
         if isinstance(result, Failure):

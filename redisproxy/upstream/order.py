@@ -86,10 +86,11 @@ class TenantOrder:
     def __init__(self, clock: IReactorTime, refused: Callable[[], bool] = lambda: False) -> None:
         #: whether commands wait, so that each session has to ask `passes`
         self.closed = False
-        #: the multiplexed connections of the tenant, in both protocol versions
-        self.pools: set[_TenantPool] = set()
+        #: the multiplexed connections of the tenant, in both protocol versions. Here and below, a
+        #: dict keeps the order of insertion, so that no object's address decides anything.
+        self.pools: dict[_TenantPool, None] = {}
         #: its multiplexed connections with commands that were read before, and not written yet
-        self.unflushed: set[_Unflushed] = set()
+        self.unflushed: dict[_Unflushed, None] = {}
         self._clock = clock
         self._refused = refused
         self._entries: deque[_Entry] = deque()

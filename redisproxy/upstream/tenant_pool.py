@@ -107,7 +107,7 @@ class TenantPool:
     def enter(self) -> None:
         """Adds a session. A connection must be open."""
         self._users += 1
-        self.order.pools.add(self)
+        self.order.pools[self] = None
 
     def come(self) -> defer.Deferred[None]:
         """Adds a session. Fires when a connection is open, or Redis is busy with a script.
@@ -115,7 +115,7 @@ class TenantPool:
         Fails with UpstreamError. The caller must call `leave` then, too.
         """
         self._users += 1
-        self.order.pools.add(self)
+        self.order.pools[self] = None
         upstream = self.upstream
         if not isinstance(upstream, Unavailable) or upstream.hello:
             return defer.succeed(None)
@@ -134,7 +134,7 @@ class TenantPool:
         self._users -= 1
         if not self._users:
             self._pool.forget(self)
-            self.order.pools.discard(self)
+            self.order.pools.pop(self, None)
             self._give_up_opening()
             upstream, self.upstream = self.open, OPENING
             if upstream is not None:

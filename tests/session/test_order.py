@@ -41,7 +41,7 @@ class OrderedPool(RecordingPool):
         self.upstream = OrderedUpstream(conversation, protocol)
         self.scripts.upstream = OrderedUpstream(conversation, protocol)
         self.case = conversation.case
-        self.case.order_of_all.pools.add(self)
+        self.case.order_of_all.pools[self] = None
 
     @property
     def pending(self) -> bool:

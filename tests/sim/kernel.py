@@ -30,7 +30,12 @@ from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor, 
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from redisproxy.net.twisted_private import unsent
+
 _RESET = struct.pack("ii", 1, 0)
+#: How connections end, by the exception's class. As in Twisted's reactor, there is one Failure for
+#: all: a new one for the same exception would keep the frames of all coroutines it was raised in.
+_ENDS = {kind: Failure(kind()) for kind in (error.ConnectionDone, error.ConnectionLost)}
 
 
 class Event:
@@ -273,6 +278,12 @@ class Connection(tcp.Connection):
         self.protocol.makeConnection(self)
 
 
+def unacknowledged(transport: Connection) -> int:
+    """Is the function with this name, of `redisproxy.net.twisted_private`."""
+    end = getattr(transport, "socket", None)
+    return unsent(transport) + (0 if end is None else end.unsent)
+
+
 @implementer(IDelayedCall)
 class DelayedCall:
     """See IDelayedCall."""
@@ -337,6 +348,8 @@ class Reactor:
         self._turn: Event | None = None
         self._busy_until = 0.0
         self._calls = 0
+        #: called at the end of each turn: what happens then comes before the timers of the next one
+        self.watchers: list[Callable[[], object]] = []
         #: the longest turn so far, in seconds
         self.longest = 0.0
 
@@ -399,6 +412,8 @@ class Reactor:
         try:
             pieces += self._run_timers()
             pieces += self._run_sockets()
+            for watcher in list(self.watchers):
+                watcher()
         finally:
             if self._measured:
                 sys.setprofile(None)
@@ -457,11 +472,12 @@ class Reactor:
     def _disconnect(self, connection: Connection, why: Exception, reading: bool) -> None:
         """Does what `PosixReactorBase._disconnectSelectable` does."""
         self.removeReader(connection)
+        failure = _ENDS.get(type(why)) or Failure(why)
         if reading and isinstance(why, error.ConnectionDone) and IHalfCloseableDescriptor.providedBy(connection):
-            connection.readConnectionLost(Failure(why))
+            connection.readConnectionLost(failure)
         else:
             self.removeWriter(connection)
-            connection.connectionLost(Failure(why))
+            connection.connectionLost(failure)
 
 
 class Poll:

@@ -285,4 +285,4 @@ class OrderTests(unittest.TestCase):
         self.upstream.send(b"1", self.batch())
         self.assertTrue(self.pool.pending)
         self.pool.leave()
-        self.assertEqual(self.pool.order.pools, set())
+        self.assertEqual(self.pool.order.pools, {})
