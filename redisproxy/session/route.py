@@ -94,7 +94,7 @@ class Route:
         self._queued = False
         # Whether `upstream` is the connection for scripts.
         self._with_scripts = False
-        # Whether the attempt to acquire a connection has failed: see `attempted`.
+        # Whether the attempt to acquire a connection has failed: see `attempted` and `ready`.
         self._attempted = False
 
     def __repr__(self) -> str:
@@ -200,10 +200,12 @@ class Route:
             if not self._replies.drained:
                 session.close_gate(Gate.UPSTREAM)
                 self.settle(session)
-            else:
+                return False
+            if not self._attempted:
                 probes.reached("client that does not read gets its own connection")
                 self._acquire(session, partial(self._acquired_for_slow_client, session))
-            return False
+                return False
+            self._attempted = False
         if not busy:
             return True
         probes.reached("session waits for a multiplexed connection")
@@ -392,9 +394,11 @@ class Route:
         if isinstance(result, Unavailable) and result.closes:
             session.not_held(result)  # it may read nothing before it has sent everything
         elif isinstance(result, Unavailable):
+            # Its next commands go over the multiplexed connection, and their replies are charged to
+            # its tenant. If it were stopped, one that reads nothing before it has written all would
+            # wait for ever.
             probes.reached("no connection for a client that does not read")
-            if self._replies.slow:  # else it has read meanwhile, and nothing would open the gate
-                self._replies.stop_until_read()
+            self._attempted = self._replies.slow
         elif self._may_use(session, result):
             self.use(session, result)
 

@@ -565,9 +565,15 @@ class BoundsTests(SharedCase):
         conversation.session.client_slow(True)
         conversation.client(GET)
         conversation.refuse_upstream("ERR none")
-        self.assertHears(conversation)
-        self.assertEqual(len(conversation.asked), 2)
-        conversation.session.client_slow(False)
+        # It may read nothing before it has written all, so it is not stopped.
+        self.assertEqual(conversation.shared_gets(), GET)
+        conversation.tenant_pool.upstream.slow_reader = lambda *_: None
+        conversation.client(GET)
+        self.assertEqual((conversation.shared_gets(), len(conversation.asked)), (b"", 2))
+        conversation.shared_redis(b"+1\r\n")
+        self.assertEqual(len(conversation.asked), 3)  # another attempt for the next command
+        conversation.refuse_upstream("ERR none")
+        self.assertHears(conversation, b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), GET)
 
     def test_a_client_that_has_read_all_before_it_is_known_that_no_upstream_connection_can_be_had(self) -> None:
