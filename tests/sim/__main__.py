@@ -19,6 +19,14 @@ from twisted.logger import globalLogBeginner
 from . import simulation as sim
 
 ROOT = Path(__file__).parents[2]
+#: Rare branches that no simulation reaches. By name: why, and the test that reaches it instead.
+OUTSIDE = {
+    "multiplexed connection opened after it was given up": (
+        "work that the end of an attempt lets go on has to fail in the same call, and connecting does not",
+        "tests.upstream.test_multiplexed.OpeningTests"
+        ".test_one_that_is_opened_when_its_attempt_has_just_been_given_up_is_dropped",
+    ),
+}
 #: The commands of the floods, one for each run.
 FLOODS = (
     (),
@@ -39,7 +47,8 @@ def probes() -> set[str]:
     """Returns the names of all rare branches in the product."""
     found = set()
     for path in (ROOT / "redisproxy").rglob("*.py"):
-        found |= set(re.findall(r'probes\.reached\("([^"]+)"\)', path.read_text()))
+        if path.name != "probes.py":
+            found |= set(re.findall(r'probes\.reached\("([^"]+)"\)', path.read_text()))
     return found
 
 
@@ -112,9 +121,10 @@ def run(given: argparse.Namespace) -> int:
     for kind, seeds in sorted(kinds.items()):
         seed, text = next(iter(seeds.items()))
         print(f"{kind}: {len(seeds)} seeds ({', '.join(map(str, list(seeds)[:10]))}); seed {seed}: {text}")
-    never = probes() - reached
+    never = probes() - reached - OUTSIDE.keys()
     print(
-        f"rare branches: {len(reached)} reached, {len(never)} never{''.join(sorted(f'{chr(10)}  {name}' for name in never))}"
+        f"rare branches: {len(reached)} reached, {len(OUTSIDE.keys() - reached)} outside, "
+        f"{len(never)} never{''.join(sorted(f'{chr(10)}  {name}' for name in never))}"
     )
     return 1 if kinds else 0
 

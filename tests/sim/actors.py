@@ -63,6 +63,10 @@ class Expected:
     epoch: int
 
 
+#: Stands for a reply that does not come: the client does nothing else until it removes this.
+NOTHING = Expected(b"", lambda _: False, None, 0)
+
+
 class Actor:
     """One client.
 
@@ -77,7 +81,8 @@ class Actor:
         self.kinds = kinds
         self.steps = steps
         simulation.serial += 1
-        self.name = b"%b%d" % (tenant.encode(), simulation.serial)
+        self.number = simulation.serial
+        self.name = b"%b%d" % (tenant.encode(), self.number)
         self.end: Socket | None = None
         #: when bytes last came or went, in the world's seconds
         self.progress = self.world.now
@@ -142,7 +147,15 @@ class Actor:
         self._protocol = 2
         self._was_answered = False
         self._clean = True
+        self._before_log_in()
         self._log_in()
+        self._behind_log_in()
+
+    def _before_log_in(self) -> None:
+        """Sends commands before the log-in: see `rare_actors`."""
+
+    def _behind_log_in(self) -> None:
+        """Sends commands behind the log-in, before its reply: see `rare_actors`."""
 
     def _log_in(self) -> None:
         password = self._password = self.simulation.password(self.tenant)
@@ -226,6 +239,10 @@ class Actor:
             self.simulation.wrong(kind, f"{self} was {how}, {short} replies short: {names}", self.tenant, self._learnt)
         self._forget()
         self.world.after(self.rng.uniform(0, 0.5), self.open)
+
+    def _reads_late(self) -> None:
+        """From now on it may learn late that it was closed: perhaps it was before already."""
+        self._late = self._learnt, inf
 
     @property
     def _learnt(self) -> float:
@@ -464,7 +481,7 @@ class Actor:
 
         def subscribed(reply: object) -> bool:
             self.world.after(self.rng.uniform(0, 2), self._unsubscribe, self.end, channel)
-            self.expected.append(_NOTHING)  # the client does nothing else until then
+            self.expected.append(NOTHING)  # the client does nothing else until then
             return isinstance(reply, list) and reply[:2] == [b"subscribe", channel]
 
         self._say([b"SUBSCRIBE", channel], subscribed)
@@ -472,7 +489,7 @@ class Actor:
     def _unsubscribe(self, end: Socket, channel: bytes) -> None:
         if end is not self.end:
             return
-        if self.expected and self.expected[0] is _NOTHING:
+        if self.expected and self.expected[0] is NOTHING:
             self.expected.popleft()
 
         def unsubscribed(reply: object) -> bool:
@@ -556,7 +573,7 @@ class Actor:
         value = b"z" * self.rng.choice([4096, 100_000])
         key = self._key(b"large-%d" % self.steps)
         self._writes_first = self._gathers = True
-        self._late = self.world.now, inf
+        self._reads_late()
         self._set(key, value)
         script = [b"EVAL", b"get", b"1", key]
         for _ in range(self.rng.choice([1, 5])):
@@ -705,7 +722,7 @@ class Actor:
         """Writes a whole pipeline before it reads any reply."""
         value = b"x" * self.rng.choice([100, 4096])
         self._writes_first = self._gathers = True
-        self._late = self.world.now, inf
+        self._reads_late()
         self._set(self._key(b"big"), value)
         for _ in range(self.rng.choice([20, 300])):
             self._set(self._key(b"next"), value)
@@ -718,7 +735,7 @@ class Actor:
         self._set(self._key(b"slow"), b"y" * 200_000)
         self._get(self._key(b"slow"))
         self._rate = 40_000
-        self._late = self.world.now, inf
+        self._reads_late()
 
 
 class Pinger(Actor):
@@ -740,7 +757,7 @@ class Pinger(Actor):
         if end is self.end and not self.expected:
             self._sent = self.world.now
             self._say([b"PING"], self._answered)
-            self.expected.append(_NOTHING)
+            self.expected.append(NOTHING)
             self.world.after(self.PAUSE, self._again, end)
 
     def _answered(self, reply: object) -> bool:
@@ -748,7 +765,7 @@ class Pinger(Actor):
         return reply == b"PONG"
 
     def _again(self, end: Socket) -> None:
-        if self.expected and self.expected[0] is _NOTHING:
+        if self.expected and self.expected[0] is NOTHING:
             self.expected.popleft()
             self._step(end)
         elif end is self.end:
@@ -786,6 +803,3 @@ class Flooder(Actor):
             self._incoming.clear()
         else:
             super()._take_replies()
-
-
-_NOTHING = Expected(b"", lambda _: False, None, 0)

@@ -46,6 +46,8 @@ class Redis:
         self.listens = True
         #: since when Redis does not answer everything at once; None: it does
         self.unwell_since: float | None = None
+        #: from when to when it was so last
+        self.was_unwell = (0.0, 0.0)
         #: called when a connection is cut: see `cut_one`
         self.cut: Callable[[], object] = lambda: None
         # Until when it loads its data, and until when it has too many clients.
@@ -150,6 +152,8 @@ class Redis:
     def _check(self) -> None:
         """Notes whether it is well."""
         if self.listens and not (self._stalled is not None or self.loading or self.full):
+            if self.unwell_since is not None:
+                self.was_unwell = self.unwell_since, self.world.now
             self.unwell_since = None
         elif self.unwell_since is None:
             self.unwell_since = self.world.now
@@ -159,6 +163,30 @@ class Redis:
         if self.connections:
             connection = self.world.rng.choice(list(self.connections.values()))
             connection.cut_after = self.world.rng.choice([0, 1, 3, 5, 8, 20, 100, 5000])
+
+    def cut_anywhere(self, reading: bool) -> None:
+        """Has one connection end within what it sends, or reads, after any number of bytes."""
+        if self.connections:
+            connection = self.world.rng.choice(list(self.connections.values()))
+            size = int(2 ** self.world.rng.uniform(0, 18))
+            if reading:
+                connection.cut_reading = size
+            else:
+                connection.cut_after = size
+
+    def vanish(self) -> None:
+        """Its machine is gone: nobody answers, and no connection ends. The data stays."""
+        self.listens = False
+        self._check()
+        for connection in list(self.connections.values()):
+            connection.leave()
+
+    def kick(self, seconds: float) -> None:
+        """Closes all connections, and takes no further ones for so many seconds."""
+        self.fill(seconds)
+        for connection in list(self.connections.values()):
+            connection.leave()
+            connection.end.close()
 
     def kill_one(self) -> None:
         """Closes one connection, like CLIENT KILL."""
@@ -218,8 +246,11 @@ class SimulatedConnection:
         self._spoiled = False
         self._watched: dict[tuple[int, bytes], int] = {}
         self._gone = False
-        #: how many bytes it still sends, before its connection ends; None: any number
+        # Whether it ends when all replies are written, after a QUIT.
+        self._quits = False
+        #: how many bytes it still sends, or reads, before its connection ends; None: any number
         self.cut_after: int | None = None
+        self.cut_reading: int | None = None
         redis.connections[self.number] = self
 
     def begin(self) -> None:
@@ -244,11 +275,11 @@ class SimulatedConnection:
             self.blocked_on = None
 
     def _changed(self) -> None:
-        if self._gone:
+        if self._gone and not self._quits:
             return
         if self._replies:
             self._write()
-        if self.end.readable:
+        if self.end.readable and not self._gone:
             if self.may_run:
                 self.run()
             else:
@@ -264,8 +295,12 @@ class SimulatedConnection:
         if self._gone:
             return
         try:
-            while data := self.end.recv(65536):
+            while data := self.end.recv(65536 if self.cut_reading is None else min(65536, self.cut_reading)):
                 self._buffer += data
+                if self.cut_reading is not None:
+                    self.cut_reading -= len(data)
+                    if not self.cut_reading:
+                        return self._cut_now()
             ended = True
         except BlockingIOError:
             ended = False
@@ -280,6 +315,13 @@ class SimulatedConnection:
             self._do_all()
         self.leave()
         self.end.close()
+
+    def _cut_now(self) -> None:
+        """The connection ends, perhaps within a command. What is whole is run."""
+        self._do_all()
+        self.leave()
+        self.end.close()
+        self.redis.cut()
 
     def _do_all(self) -> None:
         while self.blocked_on is None and not self._gone and self.may_run and (words := self._words()) is not None:
@@ -325,9 +367,11 @@ class SimulatedConnection:
                     self.cut_after -= size
                 del self._replies[:size]
         except BlockingIOError:
-            pass
+            return
         except OSError:
             self._replies.clear()
+        if self._quits:
+            self.end.close()
 
     # Blocking.
 
@@ -440,15 +484,24 @@ class SimulatedConnection:
 
     def _eval(self, words: list[bytes]) -> bytes:
         """Runs a script. Its text says which: ``get``; ``slow`` and the seconds that it takes;
-        else it increases a key.
+        ``nested`` and how deep its reply is; else it increases a key.
         """
         if words[0] == b"get":
             return self._get(words[2:])
+        if words[0].startswith(b"nested "):
+            return self._nested(int(words[0][7:]), words[2])
         reply = self._incr(words[2:])
         if words[0].startswith(b"slow ") and self._queued is None:
             self.redis.run_script(self, float(words[0][5:]), reply)
             return b""
         return reply
+
+    def _nested(self, depth: int, message: bytes) -> bytes:
+        """Replies with arrays in arrays, and publishes a message within the innermost."""
+        self.say((b"*2\r\n" + bulk(b"level")) * depth + b"*2\r\n" + bulk(b"before"))
+        for channel in list(self.channels):
+            self.redis.publish(channel, message)
+        return bulk(b"behind")
 
     def _rpush(self, words: list[bytes]) -> bytes:
         items = self._data.setdefault(words[0], deque())
@@ -468,9 +521,9 @@ class SimulatedConnection:
         return b""
 
     def _quit(self, words: list[bytes]) -> bytes:
-        self.say(OK)
         self.leave()
-        self.end.close()
+        self._quits = True
+        self.say(OK)
         return b""
 
     def _ping(self, words: list[bytes]) -> bytes:

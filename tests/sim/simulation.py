@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from unittest import mock
 
 from twisted.internet import defer, error
@@ -35,6 +37,7 @@ from redisproxy.clients.snapshot import CurrentSnapshot
 from redisproxy.ops.access_log import AccessLog
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
+from redisproxy.session.session import Session
 from redisproxy.settings import Settings
 from redisproxy.tenants.model import BackendAddress, Credential, Snapshot, Tenant, digest
 from redisproxy.upstream import backend as backend_module
@@ -44,8 +47,10 @@ from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.multiplexed import MultiplexedConnection
 
 from ..support.limits import EXTREMES
+from . import faults
 from .actors import Actor, Flooder, Pinger
-from .kernel import Connection, Poll, Reactor, Socket, World, connect
+from .kernel import Connection, Poll, Reactor, Socket, World, connect, unacknowledged
+from .rare_actors import RareActor
 from .redis import Redis, SimulatedConnection
 
 #: Names of what a client may do: see `actors.Actor`.
@@ -63,6 +68,13 @@ FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
 #: More faults of Redis, drawn by a generator each, for the same reason; and pauses of a tenant.
 NEWER_FAULTS = ("load", "fill", "cut")
 PAUSES = ("pause", "pause_for_long")
+#: What a client may do besides, and more faults, all for rare branches: see `rare_actors`,
+#: `faults`. Not in NEWER and NEWER_FAULTS, for the same reason.
+RARE = (
+    *("much_behind_blocked", "read_very_slowly", "close_slowly", "come_early", "come_in_a_hurry", "change_tenant"),
+    *("nested_messages", "leave_within", "large_news", "read_scripts_slowly", "large", "info", "scripts"),
+)
+RARE_FAULTS = tuple(faults.FAULTS)
 #: Limits that the seed may make extreme, unless the options name others. The simulation's own
 #: generator draws them in this order. So adding or removing one changes what each kept seed does.
 KEPT_LIMITS = (
@@ -76,8 +88,8 @@ ALL_LIMITS = (*KEPT_LIMITS, *(name for name in EXTREMES if name not in KEPT_LIMI
 RECOVERY, REVOCATION = 2.0, 2.0 + bounds.REVOKED_SECONDS
 #: Seconds for which the proxy holds what was not sent.
 HOLD = 15.0
-#: Seconds of a simulation, at most, and seconds without progress after which a client counts as
-#: stuck.
+#: Seconds after which clients begin nothing more, and seconds without progress after which a client
+#: counts as stuck.
 LONGEST, STUCK = 600.0, 60.0
 _MASTER = b"master"
 #: Tenants may run scripts. (The simulated Redis has no ACL users.)
@@ -89,9 +101,9 @@ class Options:
     """What a simulation may do.
 
     straight: without the proxy; limits: those that the seed may make extreme; newer, faults,
-    newer_faults: some of the constants with these names; clients: how many, None if the seed
-    decides; steps: of each client; measured: see `kernel.Reactor`; memory: bytes that the proxy may
-    use. None: any number. Else clients may be closed.
+    newer_faults: some of the constants with these names, and of RARE and RARE_FAULTS; clients: how
+    many, None if the seed decides; steps: of each client; measured: see `kernel.Reactor`; memory:
+    bytes that the proxy may use. None: any number. Else clients may be closed.
     """
 
     straight: bool = False
@@ -116,8 +128,9 @@ class Wrong:
 class _Endpoint:
     """Connects the proxy to the simulated Redis."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Simulation, host: str) -> None:
         self._simulation = simulation
+        self._host = host
 
     def connect(self, factory: Factory) -> defer.Deferred:
         """See IStreamClientEndpoint."""
@@ -127,8 +140,9 @@ class _Endpoint:
         def connected() -> None:
             if connecting.called:
                 return
-            if not simulation.redis.listens:
-                connecting.errback(error.ConnectionRefusedError())
+            if not simulation.redis.listens or simulation.host not in (None, self._host):
+                if not simulation.silent:
+                    connecting.errback(error.ConnectionRefusedError())
                 return
             end = Socket(simulation.world)
             far = SimulatedConnection(simulation.redis)
@@ -175,6 +189,12 @@ class Simulation:
         #: whether sessions share connections to Redis
         self.multiplexed = False
         self._passwords = {"blue": b"blue-1", "green": b"green-1"}
+        #: where Redis can be reached; None: at each address
+        self.host: str | None = None
+        #: whether nothing answers where no Redis is
+        self.silent = False
+        #: what tenants may do
+        self.policy = _POLICY
         # Owners of databases: (since when, index, tenant).
         self._owners: list[tuple[float, int, str]] = [(0.0, 3, "blue"), (0.0, 5, "green")]
         self.redis = Redis(self.world, _MASTER, {b"blue-1": 3, b"green-1": 5})
@@ -192,15 +212,17 @@ class Simulation:
         self.rng.shuffle(kinds)
         kinds = kinds[: self.rng.randrange(2, len(kinds) + 1)] + list(options.newer)
         count = options.clients if options.clients is not None else self.rng.choice([3, 10, 25])
-        self.actors = [Actor(self, self.rng.choice(["blue", "green"]), kinds, options.steps) for _ in range(count)]
+        self.actors = [RareActor(self, self.rng.choice(["blue", "green"]), kinds, options.steps) for _ in range(count)]
         for fault in options.faults:
             if self.rng.random() < 0.6:
                 for _ in range(self.rng.choice([1, 1, 3])):
                     self.world.after(self.rng.uniform(0, 10), self.reactor.callLater, 0, getattr(self, f"_{fault}"))
         for fault in options.newer_faults:
             generator = random.Random(f"{seed} {fault}")
-            for _ in range(generator.choice([0, 0, 1, 1, 3])):
-                self.world.after(generator.uniform(0, 10), self.reactor.callLater, 0, getattr(self, f"_{fault}"))
+            rare = fault in faults.FAULTS
+            call = partial(faults.FAULTS[fault], self) if rare else getattr(self, f"_{fault}")
+            for _ in range(generator.choice([0, 0, 0, 1] if rare else [0, 0, 1, 1, 3])):
+                self.world.after(generator.uniform(0, 10), self.reactor.callLater, 0, call)
 
     # The proxy.
 
@@ -216,12 +238,13 @@ class Simulation:
         self.crowded = bool(self.options.limits) and rng.random() < 0.3
         self._patches += [
             *(
-                mock.patch.object(module, "endpoint_for", lambda *_: _Endpoint(self))
+                mock.patch.object(module, "endpoint_for", lambda _, address, *__: _Endpoint(self, address.host))
                 for module in (multiplexed_module, control_module, backend_module)
             ),
             mock.patch.object(client_module, "select", Poll(self.world)),
             mock.patch.object(probes, "reached", self.reached.add),
-            mock.patch.object(Settings, "policy", lambda _, server: _POLICY),
+            mock.patch.object(Settings, "policy", lambda _, server: self.policy),
+            mock.patch.object(client_module, "unacknowledged", unacknowledged),
         ]
         # Sets of these objects are iterated, and their order must not depend on addresses.
         for kind in (ClientProtocol, RedisConnection, MultiplexedConnection):
@@ -348,26 +371,62 @@ class Simulation:
             self.world.over = True
 
     def _was_away_for_long(self) -> bool:
-        """Whether the time to hold what was not sent is over."""
-        since = self.redis.unwell_since
-        return since is not None and self.world.now - since >= HOLD - 1
+        """Whether the time to hold what was not sent is over, or was a moment ago."""
+        since, until = self.redis.was_unwell
+        if self.redis.unwell_since is not None:
+            since, until = self.redis.unwell_since, self.world.now
+        return until - since >= HOLD - 1 and self.world.now - until < 1
 
     # Faults.
 
-    def _forgive(self, tenant: str | None, seconds: float) -> None:
+    def when(self, condition: Callable[[], bool], call: Callable[[], object]) -> None:
+        """Calls something at the end of the first turn of the proxy in which a condition holds, if
+        that is soon.
+        """
+        until = self.world.now + 5.0
+
+        def watch() -> None:
+            if self.world.now > until or condition():
+                self.reactor.watchers.remove(watch)
+                if self.world.now <= until:
+                    call()
+
+        self.reactor.watchers.append(watch)
+
+    def sessions(self) -> list[Session]:
+        """The proxy's sessions."""
+        return [client.session for client in self._factory.clients]
+
+    def multiplexed_connections(self) -> list[MultiplexedConnection]:
+        """The proxy's multiplexed connections."""
+        return self._proxied.pool.multiplexed
+
+    def change_policy(self) -> None:
+        """Redis is another one, where tenants may do something else."""
+        self.policy = replace(self.policy, unknown=(*self.policy.unknown, "x"))
+        self._proxied._use_policy(self.policy, everywhere=False)
+
+    def forgives(self, tenant: str | None) -> bool:
+        """Whether errors of a tenant are allowed now; None: those of all tenants."""
+        return self.world.now < max(self._forgiven[None], self._forgiven[tenant])
+
+    def forgive(self, tenant: str | None, seconds: float) -> None:
+        """Allows errors of a tenant for so many seconds, and for some time after that; None: those
+        of all tenants.
+        """
         seconds += RECOVERY if tenant is None else REVOCATION
         self._forgiven[tenant] = max(self._forgiven[tenant], self.world.now + seconds)
 
     def _stall(self) -> None:
         seconds = self.rng.choice([0.1, 2, 20])
-        self._forgive(None, seconds)
+        self.forgive(None, seconds)
         self.redis.stall(seconds)
 
     def _restart(self) -> None:
         if not self.redis.listens:
             return
         seconds = self.rng.choice([0.01, 1, 10])
-        self._forgive(None, seconds)
+        self.forgive(None, seconds)
         self.redis.stop()
         self.world.after(seconds, self.redis.start)
 
@@ -376,7 +435,7 @@ class Simulation:
         if not self.redis.listens:
             return
         seconds, loading = self.rng.choice([0.01, 1]), self.rng.choice([0.5, 5])
-        self._forgive(None, seconds + loading)
+        self.forgive(None, seconds + loading)
         self.redis.stop()
         self.world.after(seconds, self.redis.start, loading)
 
@@ -386,34 +445,46 @@ class Simulation:
 
     def _cut(self) -> None:
         """Cuts a connection to Redis within what Redis sends, perhaps much later."""
-        self.redis.cut = lambda: self._forgive(None, 0)
+        self.redis.cut = lambda: self.forgive(None, 0)
         self.redis.cut_one()
 
     def _kill(self) -> None:
-        self._forgive(None, 0)
+        self.forgive(None, 0)
         self.redis.kill_one()
 
     def _move(self) -> None:
         """Moves Redis to another address. The old one still works, and no client should notice."""
-        self._serve_at_another_address(abandon=False)
+        self.serve_at_another_address(abandon=False)
 
     def _abandon(self) -> None:
         """Moves Redis to another address, and has the proxy give up its old connections."""
-        self._forgive(None, 0)
-        self._serve_at_another_address(abandon=True)
+        self.forgive(None, 0)
+        self.serve_at_another_address(abandon=True)
 
-    def _serve_at_another_address(self, abandon: bool) -> None:
+    def serve_at_another_address(self, abandon: bool) -> None:
+        """Redis is at another address. abandon: the proxy gives up connections to the old one."""
         if not self.straight:
             self._backend = replace(self._backend, host=f"redis-{self.world.number()}")
+            if self.host is not None:
+                self.host = self._backend.host
             self._proxied.master._move(self._backend, abandon)
 
     def _rotate(self) -> None:
-        """Gives a tenant another password."""
-        tenant = self.rng.choice(["blue", "green"])
-        self._end_sessions(tenant)
+        self.rotate(self.rng.choice(["blue", "green"]))
+
+    def rotate(self, tenant: str, late: float = 0.0) -> None:
+        """Gives a tenant another password. late: seconds until the proxy knows of it."""
         self.redis.tenants.pop(self._passwords[tenant])
         self._passwords[tenant] = b"%b-%d" % (tenant.encode(), self.world.number())
         self.redis.tenants[self._passwords[tenant]] = self._tenants[tenant].index
+        self.forgive(tenant, late)
+        if late:
+            self.world.after(late, self.reactor.callLater, 0, self._rotated, tenant)
+        else:
+            self._rotated(tenant)
+
+    def _rotated(self, tenant: str) -> None:
+        self._end_sessions(tenant)
         if not self.straight:
             self._use_directory()
 
@@ -432,7 +503,7 @@ class Simulation:
         if seconds < HOLD:
             self._was_paused[tenant] = self.world.now + REVOCATION
         else:
-            self._forgive(tenant, seconds)
+            self.forgive(tenant, seconds)
         self._paused.add(tenant)
         self._use_directory()
         self.world.after(seconds, self._resume, tenant)
@@ -442,6 +513,9 @@ class Simulation:
         self._use_directory()
 
     def _hand_over(self) -> None:
+        self.hand_over()
+
+    def hand_over(self) -> None:
         """Gives blue another database, and gives blue's database to green."""
         if self.straight:
             return
@@ -452,7 +526,7 @@ class Simulation:
         self._use_directory()
 
     def _end_sessions(self, tenant: str) -> None:
-        self._forgive(tenant, 0)
+        self.forgive(tenant, 0)
         for actor in self.actors:
             if actor.tenant == tenant:
                 actor.give_up_keys()
@@ -489,8 +563,14 @@ class Simulation:
     def _run_until_done(self) -> None:
         world = self.world
         end = world.now + LONGEST
-        while world.now < end and not world.over and not all(actor.done and actor.end is None for actor in self.actors):
+        while not world.over and not all(actor.done and actor.end is None for actor in self.actors):
             world.run(world.now + 1.0)
+            if world.now >= end:  # those that still read slowly, one after the other where slots are few
+                for actor in self.actors:
+                    actor.steps = 0
+            if world.now >= end + LONGEST:
+                self.wrong("stuck", "clients are never done", None)
+                world.over = True
             stuck = [actor for actor in self.actors if self._is_stuck(actor)]
             if stuck:
                 for actor in stuck:
@@ -505,6 +585,11 @@ class Simulation:
             return False
         return not (self.crowded and actor.waits_for_log_in)
 
+    @property
+    def _handed_over(self) -> bool:
+        """Whether a database may have got another owner."""
+        return "hand_over" in self.options.faults or "hand_over_queued" in self.options.newer_faults
+
     def _look_at_data(self) -> None:
         """Checks oracle 2."""
         there = {item for database in self.redis.databases for item in database.get(b"q", ())}
@@ -518,7 +603,7 @@ class Simulation:
                 )
         for tenant in ("blue", "green"):
             for name, counter in ((b"counter", tenant), (b"increased", tenant + "-increased")):
-                if counter in self._counted and "hand_over" not in self.options.faults:
+                if counter in self._counted and not self._handed_over:
                     surely, perhaps = self._counted[counter]
                     value = int(self.redis.databases[self._tenants[tenant].index].get(name, b"0"))
                     if not surely <= value <= perhaps:
@@ -586,14 +671,16 @@ def slowest_ping(*flood: bytes, seconds: float = 2.0) -> float:
 
 def options_of(seed: int) -> Options:
     """Returns the options that `python -m tests.sim` uses for a seed: odd seeds have faults, every
-    tenth is the control, and two of ten have slow scripts.
+    tenth is the control, two of ten have slow scripts, and four of ten have RARE.
     """
     if seed % 10 == 0:
-        return Options(straight=True, newer=NEWER)
+        return Options(straight=True, newer=(*NEWER, *RARE) if seed % 20 else NEWER)
+    rare = (*NEWER, *RARE) if seed % 10 in (4, 5, 8, 9) else NEWER
+    rare_faults = (*NEWER_FAULTS, *RARE_FAULTS) if seed % 10 in (5, 9) else NEWER_FAULTS
     if seed % 10 in (6, 7):  # not "leave_blocked", whose times are too short for slow scripts
         faults = {"faults": FAULTS, "newer_faults": (*NEWER_FAULTS, *PAUSES)} if seed % 2 else {}
         memory = 400_000 if seed % 3 == 0 else None
         return Options(limits=ALL_LIMITS, newer=(*SCRIPTS, "scripts") * 3, memory=memory, **faults)
     if seed % 2:
-        return Options(limits=ALL_LIMITS, newer=NEWER, faults=FAULTS, newer_faults=(*NEWER_FAULTS, *PAUSES))
-    return Options(limits=ALL_LIMITS, newer=NEWER)
+        return Options(limits=ALL_LIMITS, newer=rare, faults=FAULTS, newer_faults=(*rare_faults, *PAUSES))
+    return Options(limits=ALL_LIMITS, newer=rare)

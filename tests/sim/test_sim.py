@@ -6,9 +6,13 @@ from __future__ import annotations
 
 import gc
 import unittest
+import weakref
+from unittest import mock
+
+import redisproxy.probes
 
 from . import simulation as sim
-from .__main__ import FLOODS, probes
+from .__main__ import FLOODS, OUTSIDE, probes
 
 
 def wrong(seed: int, options: sim.Options) -> list[str]:
@@ -32,6 +36,30 @@ class SimulationTests(unittest.TestCase):
             return found, simulation.world.now, simulation.world.number(), simulation.reached
 
         self.assertEqual(run(), run())
+
+    def test_no_address_of_an_object_decides_anything(self) -> None:
+        """Sets of objects without a hash of their own were iterated in the order of addresses."""
+
+        def run(keep: list[object]) -> tuple:
+            options = sim.Options(limits=sim.ALL_LIMITS, newer=sim.NEWER, faults=sim.FAULTS, newer_faults=sim.NEWER_FAULTS)
+            simulation = sim.Simulation(5, options)
+            found = simulation.run()
+            keep.append([bytearray(size) for size in range(7 * len(keep), 500)])  # others get other addresses
+            return found, simulation.world.now, simulation.world.number()
+
+        kept: list[object] = []
+        self.assertEqual(len({repr(run(kept)) for _ in range(8)}), 1)
+
+    def test_simulations_that_are_over_use_no_memory(self) -> None:
+        kept = weakref.WeakSet()
+        for seed in range(1001, 1013, 2):
+            simulation = sim.Simulation(seed, sim.options_of(seed))
+            simulation.run()
+            kept.add(simulation)
+        del simulation
+        gc.collect()
+        # Twisted's exceptions that are made only once keep the frames where they were raised last.
+        self.assertLessEqual(len(kept), 2)
 
     def test_nothing_is_wrong_while_redis_is_well(self) -> None:
         for seed in range(1, 21):
@@ -93,6 +121,11 @@ class SimulationTests(unittest.TestCase):
         for seed in range(1, 6):
             self.assertEqual(wrong(seed, sim.Options(straight=True, newer=(*sim.SCRIPTS, "scripts"))), [])
 
+    def test_the_control_holds_with_what_reaches_rare_branches(self) -> None:
+        for seed in range(1, 11):
+            options = sim.Options(straight=True, newer=(*sim.NEWER, *sim.RARE))
+            self.assertEqual(wrong(seed, options), [])
+
     def test_a_client_that_leaves_fails_nobody_elses_command(self) -> None:
         """If a client leaves, no other gets `Redis cannot be reached`, unlike in version 0.1."""
         options = sim.Options(newer=("leave_blocked", "write_first", "read_slowly"))
@@ -135,6 +168,15 @@ class SimulationTests(unittest.TestCase):
         for flood in FLOODS:
             with self.subTest(flood=b" ".join(flood)):
                 self.assertLess(sim.slowest_ping(*flood, seconds=0.2), 0.025)
+
+    def test_what_no_simulation_reaches_is_reached_by_a_test(self) -> None:
+        for branch, (_, name) in OUTSIDE.items():
+            reached: set[str] = set()
+            with mock.patch.object(redisproxy.probes, "reached", reached.add):
+                result = unittest.TestResult()
+                unittest.defaultTestLoader.loadTestsFromName(name).run(result)
+            self.assertTrue(result.wasSuccessful(), name)
+            self.assertEqual((result.testsRun, branch in reached, branch in probes()), (1, True, True))
 
     def test_rare_branches_have_names_of_their_own(self) -> None:
         simulation = sim.Simulation(7, sim.Options(newer=sim.NEWER, faults=sim.FAULTS))

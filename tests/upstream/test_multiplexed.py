@@ -42,6 +42,24 @@ class WaitingTests(unittest.TestCase):
         self.assertEqual(there.told, 1)
 
 
+class OpeningTests(unittest.TestCase):
+    def test_one_that_is_opened_when_its_attempt_has_just_been_given_up_is_dropped(self) -> None:
+        """The end of an attempt may let other work go on, whose end may give up that attempt."""
+        asked: defer.Deferred[None] = defer.Deferred()
+        dropped: list[bool] = []
+
+        async def acquire(*_: object) -> object:
+            await asked
+            tenant_pool.leave()
+            return SimpleNamespace(drop=lambda: dropped.append(True))
+
+        pool = SimpleNamespace(acquire=acquire, forget=lambda _: None)
+        tenant_pool = TenantPool(pool, task.Clock(), Tenant("team-blue", 3), 2)
+        coming = tenant_pool.come()
+        asked.callback(None)
+        self.assertEqual((dropped, tenant_pool.open, coming.called), ([True], None, False))
+
+
 class Connection:
     """A connection to a Redis that answers nothing."""
 

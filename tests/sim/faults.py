@@ -1,0 +1,112 @@
+"""Faults that reach rare branches of the proxy, some of them at the worst moment.
+
+Owns when each begins and ends. `simulation` has the usual ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .simulation import Simulation
+
+
+def _cut(simulation: Simulation, reading: bool) -> None:
+    simulation.redis.cut = lambda: simulation.forgive(None, 0)
+    simulation.redis.cut_anywhere(reading)
+
+
+def cut_reply(simulation: Simulation) -> None:
+    """A connection to Redis ends at any byte that Redis sends."""
+    _cut(simulation, reading=False)
+
+
+def cut_command(simulation: Simulation) -> None:
+    """A connection to Redis ends at any byte that Redis reads."""
+    _cut(simulation, reading=True)
+
+
+def fail_over(simulation: Simulation) -> None:
+    """The master is gone. Its connections end, or nothing answers any more. After a while there is
+    another one at another address, which may have other commands.
+    """
+    rng, redis = simulation.rng, simulation.redis
+    if not redis.listens or simulation.straight:
+        return
+    seconds = rng.choice([0.2, 1, 5])
+    simulation.forgive(None, seconds)
+    silent = rng.random() < 0.6
+    another = rng.random() < 0.7
+    simulation.host, simulation.silent = "nowhere", silent
+    if silent:
+        redis.vanish()
+    else:
+        redis.stop()
+
+    def promoted() -> None:
+        redis.start()
+        simulation.serve_at_another_address(abandon=True)
+        if another:
+            simulation.change_policy()
+
+    simulation.world.after(seconds, simulation.reactor.callLater, 0, promoted)
+
+
+def fill_for_long(simulation: Simulation) -> None:
+    """Redis takes no further clients, for longer than the proxy holds what was not sent."""
+    simulation.forgive(None, 20)
+    simulation.redis.fill(20)
+
+
+def stand_still(simulation: Simulation) -> None:
+    """Redis does nothing, for longer than the proxy waits for the answer to a control query."""
+    simulation.forgive(None, 14)
+    simulation.redis.stall(14)
+
+
+def kick(simulation: Simulation) -> None:
+    """Redis closes all connections, and takes no further clients for a while."""
+    seconds = simulation.rng.choice([0.1, 2, 5])
+    simulation.forgive(None, seconds)
+    simulation.redis.kick(seconds)
+
+
+def rotate_late(simulation: Simulation) -> None:
+    """Clients get another password before the proxy knows of it."""
+    tenant = simulation.rng.choice(["blue", "green"])
+    simulation.rotate(tenant, late=simulation.rng.uniform(0.5, 6))
+    for actor in simulation.actors:
+        if actor.tenant == tenant and actor.end is not None and not actor.expected:
+            actor.do_come_again()
+
+
+def rotate_within_a_message(simulation: Simulation) -> None:
+    """Revokes a client that has got a message in part."""
+
+    def tenants() -> list[str]:
+        return [
+            session.credential.tenant.namespace
+            for session in simulation.sessions()
+            if session.replies.mid_message and session.credential is not None
+        ]
+
+    simulation.when(lambda: bool(tenants()), lambda: simulation.rotate(min(tenants())))
+
+
+def hand_over_queued(simulation: Simulation) -> None:
+    """Gives a database to another tenant while commands wait for the end of the turn."""
+    simulation.when(
+        lambda: any(upstream._queued for upstream in simulation.multiplexed_connections()),
+        simulation.hand_over,
+    )
+
+
+#: By name.
+FAULTS: dict[str, Callable[[Simulation], None]] = {
+    fault.__name__: fault
+    for fault in (
+        *(cut_reply, cut_command, fail_over, fill_for_long, stand_still, kick),
+        *(rotate_late, rotate_within_a_message, hand_over_queued),
+    )
+}
