@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from redisproxy.session.session import Session
+from redisproxy.session.state import Until
+
 if TYPE_CHECKING:
     from .simulation import Simulation
 
@@ -94,6 +97,24 @@ def rotate_within_a_message(simulation: Simulation) -> None:
     simulation.when(lambda: bool(tenants()), lambda: simulation.rotate(min(tenants())))
 
 
+def replace_while_waiting(simulation: Simulation) -> None:
+    """Redis is another one, with other commands, while a large command or a script waits for a
+    connection.
+    """
+    scripts = simulation.rng.random() < 0.5
+
+    def waits(session: Session) -> bool:
+        until = None if session.step is None else session.step.until
+        return until is Until.SCRIPTS if scripts else until is Until.DEDICATED and session.scanner.forwarding
+
+    def replaced() -> None:
+        simulation.forgive(None, 0)
+        simulation.serve_at_another_address(abandon=False)
+        simulation.change_policy()
+
+    simulation.when(lambda: any(map(waits, simulation.sessions())), replaced)
+
+
 def hand_over_queued(simulation: Simulation) -> None:
     """Gives a database to another tenant while commands wait for the end of the turn."""
     simulation.when(
@@ -107,6 +128,6 @@ FAULTS: dict[str, Callable[[Simulation], None]] = {
     fault.__name__: fault
     for fault in (
         *(cut_reply, cut_command, fail_over, fill_for_long, stand_still, kick),
-        *(rotate_late, rotate_within_a_message, hand_over_queued),
+        *(rotate_late, rotate_within_a_message, replace_while_waiting, hand_over_queued),
     )
 }
