@@ -150,6 +150,12 @@ class SimulationTests(unittest.TestCase):
             options = sim.Options(newer=("write_first", "read_slowly"), limits=sim.ALL_LIMITS)
             self.assertEqual(wrong(seed, options), [])
 
+    def test_a_client_that_writes_first_goes_on_without_a_connection_of_its_own(self) -> None:
+        """Redis has too many clients, for longer than what was not sent is held."""
+        for seed in (13, 16, 25):
+            options = sim.Options(newer=("write_first",) * 4, newer_faults=("fill_for_long",), limits=sim.ALL_LIMITS)
+            self.assertEqual(wrong(seed, options), [])
+
     def test_a_client_that_reads_slowly_is_not_closed_while_redis_restarts(self) -> None:
         """Its own connection to Redis is lost, on which it has nothing."""
         self.assertEqual(wrong(223, sim.Options(newer=sim.NEWER, faults=sim.FAULTS + sim.NEWER_FAULTS)), [])
@@ -177,6 +183,14 @@ class SimulationTests(unittest.TestCase):
                 unittest.defaultTestLoader.loadTestsFromName(name).run(result)
             self.assertTrue(result.wasSuccessful(), name)
             self.assertEqual((result.testsRun, branch in reached, branch in probes()), (1, True, True))
+
+    def test_nothing_is_wrong_in_rare_branches(self) -> None:
+        """Each fault and each kind of client that is there to reach them."""
+        for seed in (5, 25, 129, 142):
+            options = sim.Options(
+                limits=sim.ALL_LIMITS, newer=(*sim.NEWER, *sim.RARE), faults=sim.FAULTS, newer_faults=sim.RARE_FAULTS
+            )
+            self.assertEqual(wrong(seed, options), [])
 
     def test_rare_branches_have_names_of_their_own(self) -> None:
         simulation = sim.Simulation(7, sim.Options(newer=sim.NEWER, faults=sim.FAULTS))
