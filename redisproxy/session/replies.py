@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .. import bounds, probes
 from .pending import BLOCKING, HELLO, REPLIES, REWRITTEN, ReplyBatch
 from .route import DEDICATED
-from .state import BugError, Gate, ReplyMode
+from .state import BugError, ReplyMode
 
 if TYPE_CHECKING:
     from .ports import ClientConnection, Upstream
@@ -175,11 +175,6 @@ class ReplyQueue:
         self._answers_size += len(data)
         if self._answers_size > bounds.OWN_REPLIES_BYTES:
             self._charge()
-
-    def stop_until_read(self) -> None:
-        """Stops reading commands until the client has read its replies."""
-        if self._session is not None:
-            self._session.close_gate(Gate.BACKLOG)
 
     # What Redis sends: see `ports.ReplyReceiver`.
 

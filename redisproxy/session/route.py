@@ -465,10 +465,7 @@ class Route:
 
     def fell_behind(self, session: Session, size: int) -> None:
         """The client does not read its replies. size: bytes that its backlog grew by."""
-        if self.state is not MULTIPLEXED:
-            return
-        if isinstance(self.upstream, Unavailable):
-            self._replies.stop_until_read()
+        if self.state is not MULTIPLEXED or isinstance(self.upstream, Unavailable):
             return
         upstream = cast(Multiplexed, self.upstream)  # it is the pool's, or was
         former, self._backlog_at = self._backlog_at, upstream

@@ -29,8 +29,7 @@ class Gate:
     that was opened too early does no harm: the session's loop closes it again.
     """
 
-    #: the client does not read its replies, and is not logged in, or no connection of its own is to
-    #: be had. Owner: ReplyQueue
+    #: the client does not read its replies, and is not logged in. Owner: Session.client_slow
     BACKLOG = 1
     #: the tenant's memory is used up. Owner: Session.memory_full, called by `tenants.memory`
     MEMORY = 2

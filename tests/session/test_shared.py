@@ -576,6 +576,15 @@ class BoundsTests(SharedCase):
         self.assertHears(conversation, b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), GET)
 
+    def test_a_client_that_does_not_read_is_told_that_redis_is_busy(self) -> None:
+        """It may read nothing before it has written all, as above."""
+        conversation = logged_in()
+        conversation.tenant_pool.upstream = Unavailable("BUSY a script runs")
+        conversation.session.client_slow(True)
+        conversation.client(GET, GET)
+        conversation.client(GET)
+        self.assertHears(conversation, b"-BUSY a script runs\r\n" * 3)
+
     def test_a_client_that_has_read_all_before_it_is_known_that_no_upstream_connection_can_be_had(self) -> None:
         conversation = logged_in(upstreams_at_once=False)
         conversation.session.client_slow(True)

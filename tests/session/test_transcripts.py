@@ -772,8 +772,6 @@ class SlowReaderTests(unittest.TestCase):
             client >> GET a
             -- is asking 1
             -- refused ERR none
-            -- is waiting
-            -- reads
             multiplexed << GET a
             """
         )
