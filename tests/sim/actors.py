@@ -320,7 +320,7 @@ class Actor:
         kind = "away" if away else "replaced" if replaced else "refused" if refused else "wrong-reply"
         # The password may have changed while the client waited for a slot.
         if not (refused and self._password != self.simulation.password(self.tenant)):
-            self.simulation.wrong(kind, f"{self} {due.name.decode()}: {reply!r:.100}", self.tenant)
+            self.simulation.wrong(kind, f"{self} {due.name.decode()}: {reply!r:.100}", self.tenant, self._learnt)
         if due.failed is not None:
             due.failed()
         self.give_up_keys()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from redisproxy.session.route import MULTIPLEXED
 from redisproxy.session.session import Session
 from redisproxy.session.state import Until
 
@@ -57,15 +58,30 @@ def fail_over(simulation: Simulation) -> None:
 
 
 def fill_for_long(simulation: Simulation) -> None:
-    """Redis takes no further clients, for longer than the proxy holds what was not sent."""
-    simulation.forgive(None, 20)
-    simulation.redis.fill(20)
+    """Redis takes no further clients, for longer than the proxy holds what was not sent, while a
+    client does not read. Only multiplexed connections are left.
+    """
+
+    def fill(_: Session) -> None:
+        simulation.forgive(None, 20)
+        simulation.redis.fill(20)
+        left = [upstream.connection.transport.socket.peer for upstream in simulation.multiplexed_connections()]
+        for connection in list(simulation.redis.connections.values()):
+            if connection.end not in left:
+                connection.leave()
+                connection.end.close()
+
+    _at_worst(simulation, lambda session: session.replies.slow and session.route.state is MULTIPLEXED, fill)
 
 
 def stand_still(simulation: Simulation) -> None:
     """Redis does nothing, for longer than the proxy waits for the answer to a control query."""
-    simulation.forgive(None, 14)
-    simulation.redis.stall(14)
+
+    def stall(_: Session) -> None:
+        simulation.forgive(None, 14)
+        simulation.redis.stall(14)
+
+    _at_worst(simulation, lambda session: _waits(session, Until.QUERY), stall)
 
 
 def kick(simulation: Simulation) -> None:
@@ -86,41 +102,44 @@ def rotate_late(simulation: Simulation) -> None:
 
 def rotate_within_a_message(simulation: Simulation) -> None:
     """Revokes a client that has got a message in part."""
-
-    def tenants() -> list[str]:
-        return [
-            session.credential.tenant.namespace
-            for session in simulation.sessions()
-            if session.replies.mid_message and session.credential is not None
-        ]
-
-    simulation.when(lambda: bool(tenants()), lambda: simulation.rotate(min(tenants())))
+    _at_worst(
+        simulation,
+        lambda session: session.replies.mid_message and session.credential is not None,
+        lambda session: simulation.rotate(session.tenant.namespace),
+    )
 
 
 def replace_while_waiting(simulation: Simulation) -> None:
     """Redis is another one, with other commands, while a large command or a script waits for a
     connection.
     """
-    scripts = simulation.rng.random() < 0.5
 
-    def waits(session: Session) -> bool:
-        until = None if session.step is None else session.step.until
-        return until is Until.SCRIPTS if scripts else until is Until.DEDICATED and session.scanner.forwarding
-
-    def replaced() -> None:
+    def replaced(_: Session) -> None:
         simulation.forgive(None, 0)
         simulation.serve_at_another_address(abandon=False)
         simulation.change_policy()
 
-    simulation.when(lambda: any(map(waits, simulation.sessions())), replaced)
+    if simulation.rng.random() < 0.5:
+        _at_worst(simulation, lambda session: _waits(session, Until.SCRIPTS), replaced)
+    else:
+        _at_worst(simulation, lambda session: _waits(session, Until.DEDICATED) and session.scanner.forwarding, replaced)
 
 
 def hand_over_queued(simulation: Simulation) -> None:
     """Gives a database to another tenant while commands wait for the end of the turn."""
     simulation.when(
-        lambda: any(upstream._queued for upstream in simulation.multiplexed_connections()),
-        simulation.hand_over,
+        lambda: next((upstream for upstream in simulation.multiplexed_connections() if upstream._queued), None),
+        lambda _: simulation.hand_over(),
     )
+
+
+def _at_worst(simulation: Simulation, condition: Callable[[Session], bool], call: Callable[[Session], object]) -> None:
+    """Calls something with the first session for which a condition holds."""
+    simulation.when(lambda: next(filter(condition, simulation.sessions()), None), call)
+
+
+def _waits(session: Session, until: Until) -> bool:
+    return session.step is not None and session.step.until is until
 
 
 #: By name.

@@ -63,14 +63,14 @@ class RareActor(Actor):
         self._reads_late()
 
     def do_read_very_slowly(self) -> None:
-        """Reads large replies at 4,000 bytes a second, and sends another command behind them."""
+        """Reads large replies at 10,000 bytes a second, and sends other commands behind them."""
         key = self._key(b"slow")
-        self._set(key, b"y" * 50_000)
-        for _ in range(3):
+        self._set(key, b"y" * 100_000)
+        for _ in range(4):
             self._get(key)
-        self._get(self._key(b"nothing"))
-        self._read_at(4000)
-        self.world.after(self.rng.uniform(0.5, 5), self._ask_more, self.end, self.steps)
+        self._read_at(10_000)
+        for _ in range(3):
+            self.world.after(self.rng.uniform(0.5, 15), self._ask_more, self.end, self.steps)
 
     def _ask_more(self, end: Socket, steps: int) -> None:
         if end is self.end and self.expected and steps == self.steps:

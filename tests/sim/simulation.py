@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 from unittest import mock
 
 from twisted.internet import defer, error
@@ -94,6 +95,9 @@ LONGEST, STUCK = 600.0, 60.0
 _MASTER = b"master"
 #: Tenants may run scripts. (The simulated Redis has no ACL users.)
 _POLICY = replace(make_policy(builtin(), scripts=True, databases=True), needs_acl_users=False)
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,7 @@ class Simulation:
             generator = random.Random(f"{seed} {fault}")
             rare = fault in faults.FAULTS
             call = partial(faults.FAULTS[fault], self) if rare else getattr(self, f"_{fault}")
-            for _ in range(generator.choice([0, 0, 0, 1] if rare else [0, 0, 1, 1, 3])):
+            for _ in range(generator.choice([0, 0, 1] if rare else [0, 0, 1, 1, 3])):
                 self.world.after(generator.uniform(0, 10), self.reactor.callLater, 0, call)
 
     # The proxy.
@@ -379,17 +383,18 @@ class Simulation:
 
     # Faults.
 
-    def when(self, condition: Callable[[], bool], call: Callable[[], object]) -> None:
-        """Calls something at the end of the first turn of the proxy in which a condition holds, if
-        that is soon.
+    def when(self, find: Callable[[], Found | None], call: Callable[[Found], object]) -> None:
+        """Calls something with what `find` returns, at the end of the first turn of the proxy in
+        which that is not None, if it is soon.
         """
-        until = self.world.now + 5.0
+        until = self.world.now + 30.0
 
         def watch() -> None:
-            if self.world.now > until or condition():
+            found = find()
+            if found is not None or self.world.now > until:
                 self.reactor.watchers.remove(watch)
-                if self.world.now <= until:
-                    call()
+            if found is not None:
+                call(found)
 
         self.reactor.watchers.append(watch)
 
