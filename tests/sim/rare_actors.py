@@ -179,6 +179,17 @@ class RareActor(Actor):
 
         self._say([b"AUTH", password], changed)
 
+    def _is_message(self, reply: object) -> bool:
+        # As another tenant it is not subscribed any more, and told so.
+        ended = isinstance(reply, Push) and reply[:1] == [b"unsubscribe"] and bool(self._changes_to)
+        return ended or super()._is_message(reply)
+
+    def _hear(self, message: list) -> None:
+        if message[0] == b"unsubscribe":
+            self._subscribed.discard(message[1])
+        else:
+            super()._hear(message)
+
     def _lost(self, how: str) -> None:
         changes_to, self._changes_to = self._changes_to, ""
         # A message in parts may begin before the connection changes: then the client is closed.
