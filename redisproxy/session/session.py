@@ -709,11 +709,12 @@ class Session:
 
     def _hello_batch(self, kind: int) -> RewrittenReply:
         discard = int(not self.replies.heard())
-        return RewrittenReply(self.replies, discard, b"*%", self.with_own_id, kind)
+        # The reply may come after `forget`, and a shared connection must not fail then.
+        return RewrittenReply(self.replies, discard, b"*%", partial(_with_id, self.connection.id), kind)
 
     def with_own_id(self, hello: bytes) -> bytes:
         """Returns Redis's answer to a HELLO with the id that CLIENT ID answers."""
-        return _ID.sub(b"$2\r\nid\r\n:%d" % self.connection.id, hello, count=1)
+        return _with_id(self.connection.id, hello)
 
     def answer(self, data: bytes) -> None:
         """Sends the proxy's own answer, behind the replies that are pending."""
@@ -825,6 +826,10 @@ class Session:
         """
         if self.credential is not None and (dedicated or self.route.state is not DEDICATED):
             self.use_policy()
+
+
+def _with_id(number: int, hello: bytes) -> bytes:
+    return _ID.sub(b"$2\r\nid\r\n:%d" % number, hello, count=1)
 
 
 def _nothing(_: object) -> None:

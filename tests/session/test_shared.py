@@ -85,6 +85,14 @@ class PlainTests(SharedCase):
         self.assertHears(conversation.command(b"CLIENT", b"REPLY", b"ON"), OK)
         self.assertHears(conversation.client(GET).shared_redis(b"+1\r\n"), b"+1\r\n")
 
+    def test_a_client_leaves_before_the_reply_to_its_hello(self) -> None:
+        """The connection, which others share, does not fail when that reply comes."""
+        conversation = logged_in().command(b"HELLO", b"2")
+        conversation.session.ending.at_once()
+        conversation.session.forget()
+        conversation.shared_redis(b"*2\r\n$2\r\nid\r\n:5\r\n")
+        self.assertEqual(conversation.tenant_pool.users, 0)
+
     def test_client_reply_and_what_is_said_all_the_same(self) -> None:
         """Confirmations come in any mode of CLIENT REPLY and use up a SKIP, as in Redis."""
         for mode, ping in ((b"SKIP", b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), (b"OFF", b"")):

@@ -184,6 +184,9 @@ class SimulationTests(unittest.TestCase):
             self.assertTrue(result.wasSuccessful(), name)
             self.assertEqual((result.testsRun, branch in reached, branch in probes()), (1, True, True))
 
+    def test_a_client_that_leaves_before_the_reply_to_its_hello_harms_no_other(self) -> None:
+        self.assertEqual(wrong(41065, sim.options_of(41065)), [])
+
     def test_nothing_is_wrong_in_rare_branches(self) -> None:
         """Each fault and each kind of client that is there to reach them."""
         for seed in (5, 25, 129, 142):
