@@ -224,6 +224,12 @@ class RareActor(Actor):
         self._unsubscribe(self.end, channel)
         return None
 
+    def do_list_clients(self) -> None:
+        """Sends CLIENT LIST."""
+        if self.simulation.straight:
+            return self.do_strings()  # without a proxy there is no CLIENT
+        return self._say([b"CLIENT", b"LIST"], lambda reply: isinstance(reply, bytes) and b"addr=" in reply)
+
     def do_leave_within(self) -> None:
         """Leaves while it sends a large command."""
         self._say([b"SET", self._key(b"within"), b"W" * 300_000], equals(OK))

@@ -74,6 +74,7 @@ PAUSES = ("pause", "pause_for_long")
 RARE = (
     *("much_behind_blocked", "read_very_slowly", "close_slowly", "come_early", "come_in_a_hurry", "change_tenant"),
     *("nested_messages", "leave_within", "large_news", "read_scripts_slowly", "large", "info", "scripts"),
+    "list_clients",
 )
 RARE_FAULTS = tuple(faults.FAULTS)
 #: Limits that the seed may make extreme, unless the options name others. The simulation's own
