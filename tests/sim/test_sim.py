@@ -7,7 +7,6 @@ from __future__ import annotations
 import gc
 import unittest
 import weakref
-from dataclasses import replace
 from unittest import mock
 
 import redisproxy.probes
@@ -187,7 +186,13 @@ class SimulationTests(unittest.TestCase):
 
     def test_a_client_that_leaves_before_the_reply_to_its_hello_harms_no_other(self) -> None:
         before = tuple(name for name in sim.RARE if name != "list_clients")
-        options = replace(sim.options_of(41065), newer=sim.NEWER + before)
+        options = sim.Options(
+            limits=sim.ALL_LIMITS,
+            newer=sim.NEWER + before,
+            faults=sim.FAULTS,
+            newer_faults=sim.NEWER_FAULTS + sim.RARE_FAULTS,
+            memory=sim.options_of(41065).memory,
+        )
         self.assertEqual(wrong(41065, options), [])
 
     def test_nothing_is_wrong_in_rare_branches(self) -> None:
