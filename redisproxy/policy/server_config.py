@@ -47,8 +47,8 @@ def named(words: Iterable[bytes]) -> list[bytes]:
             raise PatternError
         pattern = parse(word.lower())
         for name in NAMES:
-            if matches(pattern, name):
-                found.setdefault(name, name)
+            if name not in found and matches(pattern, name):
+                found[name] = name
     return list(found.values())
 
 

@@ -9,7 +9,7 @@ tenant's own sessions are ever compared with a filter. Source: networking.c of R
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from .. import messages
@@ -47,7 +47,7 @@ class ClientFilter:
     ids: set[int] | None = None
     address: bytes | None = None
     local: bytes | None = None
-    types: tuple[bool | None, ...] = ()
+    types: set[bool | None] = field(default_factory=set)
     age: int = 0
     skip_me: bool = False
 
@@ -70,7 +70,7 @@ class ClientFilter:
             None if ids is None else set(ids),
             None if address is None else address.encode("latin-1"),
             None if local is None else local.encode("latin-1"),
-            tuple(dumped["types"]),
+            set(dumped["types"]),
             dumped["age"],
             dumped["skip_me"],
         )
@@ -82,7 +82,7 @@ class ClientFilter:
             (self.ids is not None and connection.id not in self.ids)
             or (self.address is not None and endpoint(connection.peer) != self.address)
             or (self.local is not None and endpoint(connection.local) != self.local)
-            or (self.types and any(is_subscriber(session) is not each for each in self.types))
+            or (self.types and self.types != {is_subscriber(session)})
             or connection.age < self.age
             or (self.skip_me and connection.id == asks)
         )
@@ -118,7 +118,7 @@ def parse(words: Sequence[bytes], user: bytes, kills: bool) -> ClientFilter:
         elif name == b"type":
             if value.lower() not in _TYPES:
                 raise FilterError(messages.CLIENT_TYPE.reply(type=value))
-            found.types += (_TYPES[value.lower()],)
+            found.types.add(_TYPES[value.lower()])
         elif name == b"maxage":
             if not _is_number(value):
                 raise FilterError(messages.MAXAGE.reply())

@@ -6,15 +6,14 @@ Owns the form in which Redis gets these commands, and the parts of its answers t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .. import bounds
 from ..resp.framing import encode
 from ..resp.value import Answer
 from . import pubsub as names
-from .handler import Need, allow_patterns, bulk, forbid_subcommand, query, syntax_error, wrong_number
+from .handler import Need, allow_patterns, bulk, forbid_subcommand, in_turns, query, syntax_error, wrong_number
 from .pending import CONFIRMATIONS, ReplyBatch
 
 if TYPE_CHECKING:
@@ -33,16 +32,31 @@ def subscribe(session: Session, words: list[bytes]) -> None:
     name = words[0].upper()
     kind = name.removesuffix(b"SUBSCRIBE")  # none, P or S
     subscriptions = _subscriptions(session)
+    work = subscriptions.joining(session.tenant, kind, words[1:])
+    in_turns(session, _or_error(work), partial(_subscribe, session, subscriptions, name))
+
+
+def _or_error(
+    work: names.Work,
+) -> Generator[int, None, names.SubscriptionChange | names.ForeignChannelError | names.TooManyError]:
+    """Does the work, and returns its error instead of raising it."""
     try:
-        update = subscriptions.joining(session.tenant, kind, words[1:])
-    except names.ForeignChannelError as error:
-        return session.forbid(name, error.reply)
-    except names.TooManyError as error:
-        session.work.use(bounds.WORK_WORDS * len(words))  # each may have been inspected
-        return session.refuse(error.reply)
-    if kind == b"P":
-        if update.events:  # to find these takes as long as several words
-            session.work.use(2 * bounds.WORK_WORDS * len(update.events))
+        return (yield from work)
+    except (names.ForeignChannelError, names.TooManyError) as error:
+        return error
+
+
+def _subscribe(
+    session: Session,
+    subscriptions: names.Subscriptions,
+    name: bytes,
+    update: names.SubscriptionChange | names.ForeignChannelError | names.TooManyError,
+) -> None:
+    if isinstance(update, names.ForeignChannelError):
+        return session.forbid(name, update.reply)
+    if isinstance(update, names.TooManyError):
+        return session.refuse(update.reply)
+    if update.kind == b"P":
         patterns = [*update.channels, *update.hidden]
         return allow_patterns(session, patterns, lambda _: _send(session, subscriptions, name, update))
     return _send(session, subscriptions, name, update)

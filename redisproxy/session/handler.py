@@ -6,11 +6,11 @@ Owns the types that `commands.HANDLERS` consists of.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from .. import messages
+from .. import bounds, messages, probes
 from ..policy import unknown as texts
 from ..resp.framing import encode
 from ..resp.value import Answer
@@ -145,6 +145,40 @@ def allow_patterns(session: Session, patterns: list[bytes], then: Callable[[None
     session.backend.allow_patterns(session.tenant, patterns, step)
     if step.waits:
         session.route.order.begin(session)
+
+
+def in_turns(session: Session, work: Generator[int, None, Result], then: Callable[[Result], None]) -> None:
+    """Does work in parts, as much in one turn as the tenant's budget allows.
+
+    work: gives the units of each part. then: called with its result.
+    """
+    while True:
+        try:
+            units = next(work)
+        except StopIteration as result:
+            return then(result.value)
+        session.work.use(bounds.WORK_WORDS * (units - 1))
+        if session.work.units <= 0:
+            break
+    probes.reached("a command goes on in another turn")
+    step: Step[None] = session.suspend(Until.TURN, lambda _: in_turns(session, work, then))
+    turn, budget = _Turn(step), session.work
+    step.cancel = lambda: budget.leave(turn)
+    budget.wait(turn)
+    return session.route.order.begin(session)
+
+
+class _Turn:
+    """A command that waits for its tenant's next turn. Implements `tenants.work.Worker`."""
+
+    __slots__ = ("_step",)
+
+    def __init__(self, step: Step[None]) -> None:
+        self._step = step
+
+    def work_on(self) -> None:
+        """See `tenants.work.Worker`."""
+        self._step.finish(None)
 
 
 def allow_tracking(session: Session, then: Callable[[None], None]) -> None:

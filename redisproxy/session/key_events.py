@@ -57,9 +57,9 @@ def key_events(tenant: Tenant, pattern: bytes, taken: Container[bytes]) -> KeyEv
     for beginning in tenant.keyspace_channels:
         rests, overlap = ends(pattern, beginning)
         earlier: tuple[re.Pattern[bytes], ...] = ()
-        for rest in rests:
+        for number, rest in enumerate(rests, 1):
             found[_spelling(beginning, rest, pattern, taken)] = earlier
-            if overlap:
+            if overlap and number < len(rests):
                 earlier += (_expression(beginning, rest),)
     return found
 

@@ -183,7 +183,8 @@ class PendingReplies:
         # Pieces of messages in the current read so far.
         self._message_pieces = 0
         self._abandoned = False
-        #: whether messages may come, and the last ones were small (SMALL_MESSAGE_BYTES)
+        #: whether confirmations come, or messages may, and the last ones were small
+        #: (SMALL_MESSAGE_BYTES)
         self.small_messages = False
 
     @property
@@ -335,8 +336,10 @@ class PendingReplies:
             excess, batch.count = batch.count - 1, 1
             if batch.subscription is not None:
                 batch.subscription[0].cancelled(excess)
-        elif batch.subscription is not None and batch.count <= batch.subscription[1].hidden_count:
-            piece = b""  # of a pattern that the client does not know
+        elif batch.subscription is not None:
+            self.small_messages = True  # until the last confirmation
+            if batch.count <= batch.subscription[1].hidden_count:
+                piece = b""  # of a pattern that the client does not know
         if whole and isinstance(batch, RewrittenReply):
             piece = batch.rewrite(whole)
         self._settle(batch, piece, ended)

@@ -8,7 +8,7 @@ the database index.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import bounds, messages
@@ -48,9 +48,15 @@ def own_name(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
     other pattern is safe behind the literal prefix. It may match such notifications, too: see
     `key_events`.
     """
-    if kind != b"S" and channel.startswith(tenant.keyspace_channels):
-        return channel
-    return tenant.channel_prefix + channel
+    return own_names(tenant, kind, (channel,))[0]
+
+
+def own_names(tenant: Tenant, kind: bytes, channels: Sequence[bytes]) -> list[bytes]:
+    """Returns `own_name` of each. A command may name 30,000: they are named in one turn."""
+    prefix, events = tenant.channel_prefix, tenant.keyspace_channels
+    if kind == b"S":
+        return [prefix + channel for channel in channels]
+    return [channel if channel.startswith(events) else prefix + channel for channel in channels]
 
 
 def own_channel(tenant: Tenant, channel: bytes) -> bytes:
@@ -86,6 +92,10 @@ class SubscriptionChange(NamedTuple):
     def hidden(self) -> list[bytes]:
         """What Redis gets besides, in one list."""
         return [pattern for events in self.events.values() for pattern in events]
+
+
+#: Finds a change in parts, each of which gives units of work: see `Subscriptions.joining`.
+Work = Generator[int, None, SubscriptionChange]
 
 
 class Subscriptions:
@@ -126,27 +136,31 @@ class Subscriptions:
         channels, patterns, sharded = (len(self._expected[kind]) for kind in KINDS)
         return channels, patterns, sharded
 
-    def joining(self, tenant: Tenant, kind: bytes, names: Sequence[bytes]) -> SubscriptionChange:
+    def joining(self, tenant: Tenant, kind: bytes, names: Sequence[bytes]) -> Work:
         """Returns the change that a (P|S)SUBSCRIBE asks for. names: as the client knows them.
 
-        Raises ForeignChannelError or TooManyError.
+        Gives units of work that it has done, after each of its parts. Raises ForeignChannelError or
+        TooManyError.
         """
-        channels = [own_name(tenant, kind, name) for name in names]
-        events = self._events_of(tenant, dict(zip(channels, names, strict=True))) if kind == b"P" else {}
+        channels = own_names(tenant, kind, names)
+        events: Mapping[bytes, KeyEvents] = {}
+        if kind == b"P":
+            events = yield from self._events_of(tenant, dict(zip(channels, names, strict=True)))
         if kind != b"S":
             for channel, name in zip(channels, names, strict=True):
                 if name.startswith(BEGINNINGS) and channel != name and channel not in events:
                     raise ForeignChannelError(tenant)
         return self._with_room(SubscriptionChange(kind, True, channels, events))
 
-    def _events_of(self, tenant: Tenant, patterns: Mapping[bytes, bytes]) -> dict[bytes, KeyEvents]:
+    def _events_of(self, tenant: Tenant, patterns: Mapping[bytes, bytes]) -> Generator[int, None, dict[bytes, KeyEvents]]:
         """Returns the patterns for notifications, for patterns of the client that match any.
 
-        patterns: the client's, by their names in Redis. Raises TooManyError.
+        patterns: the client's, by their names in Redis. Gives units of work. Raises TooManyError.
         """
         wide = {pattern: name for pattern, name in patterns.items() if pattern != name and may_match(name)}
         too_many = TooManyError(messages.TOO_MANY_KEY_EVENT_PATTERNS.reply(count=bounds.KEY_EVENT_PATTERNS))
         if len(self._events.keys() | wide.keys()) > bounds.KEY_EVENT_PATTERNS:
+            yield len(wide) // 8
             raise too_many
         found: dict[bytes, KeyEvents] = {}
         taken = set(self._shown) if wide else set()
@@ -155,6 +169,9 @@ class Subscriptions:
                 events = self._events.get(pattern) or key_events(tenant, name, taken)
             except NoSpellingError:
                 raise too_many from None
+            # An expression takes far longer to make than all else.
+            expressions = max(map(len, events.values()), default=0)
+            yield 2 + expressions * len(name) // 2
             if events:
                 found[pattern] = events
                 taken.update(events)
@@ -166,7 +183,7 @@ class Subscriptions:
         Without names: all of the kind. Another tenant's channels are ones that the session is not
         subscribed to.
         """
-        channels = [own_name(tenant, kind, name) for name in names] or sorted(self._expected[kind])
+        channels = own_names(tenant, kind, names) or sorted(self._expected[kind])
         if kind != b"P" or not self._events:
             return SubscriptionChange(kind, False, channels)
         return SubscriptionChange(

@@ -245,11 +245,11 @@ class Session:
     def stateful(self) -> bool:
         """Whether the session needs its dedicated connection because of the state there.
 
-        The state is an open MULTI, watched keys, subscriptions or tracking. A control query counts
-        as well: PSUBSCRIBE acquires its connection before it waits for one.
+        The state is an open MULTI, watched keys, subscriptions or tracking. A control query, or a
+        turn, counts as well: PSUBSCRIBE acquires its connection before it waits for one.
         """
         step = self.step
-        within = step is not None and step.until is Until.QUERY
+        within = step is not None and step.until in (Until.QUERY, Until.TURN)
         return self.multi or self.watching or bool(self.subscriptions or self.tracking) or within
 
     # Events of the client's connection.

@@ -80,6 +80,7 @@ class Until(Enum):
     HELLO = "hello"  #: Redis's answer to a HELLO. Source: ReplyQueue
     #: the connection for scripts takes commands. Source: ScriptPool.wait_until_free
     SCRIPTS = "scripts"
+    TURN = "turn"  #: its tenant's next turn of the proxy's work. Source: `tenants.work`
     SESSIONS = "sessions"  #: a visit of the tenant's sessions. Source: Accounts.visit
 
 

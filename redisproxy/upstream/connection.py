@@ -25,7 +25,7 @@ from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import printable, shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
-from ..session.pending import PendingReplies, ReplyBatch
+from ..session.pending import CONFIRMATIONS, PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
 from .hold import is_away, is_lasting
@@ -346,6 +346,8 @@ class RedisConnection(RespReceiver):
             if TYPE_CHECKING:
                 assert self._pending is not None, "it is lent to the session"
             self._pending.batches.append(batch)
+            if batch.kind == CONFIRMATIONS and not self._narrow:
+                self._read_narrowly(True)
         if self.order is not None and self.order.unflushed:
             self.order.flush()
         self.write(data)

@@ -15,6 +15,7 @@ from redisproxy.session.ports import Unavailable
 from redisproxy.session.route import DEDICATED, LEGAL, MULTIPLEXED, NONE, RouteState
 from redisproxy.session.state import BugError, Gate, Phase, Step, Until
 from redisproxy.tenants.model import Snapshot
+from redisproxy.tenants.work import WorkQueue
 
 from ..support.conversations import Conversation, RecordingUpstream, SharedConversation, logged_in, logged_in_multiplexed
 
@@ -139,6 +140,9 @@ class StepTests(unittest.TestCase):
         if until is Until.SESSIONS:
             return logged_in().command(b"CLIENT", b"LIST")
         conversation = logged_in()
+        if until is Until.TURN:
+            conversation.session.work = WorkQueue(lambda: 0.0, lambda call: None).of("blue")
+            return conversation.command(b"PSUBSCRIBE", *(b"*%d" % number for number in range(bounds.WORK_BUDGET)))
         conversation.login_delay = 1.0
         return conversation.command(b"AUTH", b"wrong")
 

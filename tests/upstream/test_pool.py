@@ -88,6 +88,27 @@ class NarrowTests(unittest.SynchronousTestCase):
         self.assertEqual(transport.bufferSize, bounds.READ_BYTES)
         self.assertEqual(b"".join(subscriber.heard).count(small), 62)
 
+    def test_many_confirmations_are_read_a_few_at_a_time(self) -> None:
+        """One read of 256 KiB had 6,500 of them, and kept everybody else waiting for 27 ms."""
+        upstream = RedisConnection(
+            BackendAddress("redis"), SimpleNamespace(release=lambda upstream, clean: upstream.detach())
+        )
+        transport = StringTransport(hostAddress=UNIXAddress(None))
+        upstream.makeConnection(transport)
+        subscriber = Subscriber()
+        upstream.carry(subscriber, lambda full: None)
+        upstream.send(b"", ReplyBatch(Heard(), 1))
+        upstream.dataReceived(b"$70000\r\n%b\r\n" % bytes(70_000))
+        self.assertEqual(transport.bufferSize, bounds.WIDE_READ_BYTES)
+        left = SubscriptionChange(b"", False, ())
+        upstream.send(b"", ReplyBatch(subscriber, 100, CONFIRMATIONS, subscription=(subscriber, left)))
+        self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
+        for _ in range(99):
+            upstream.dataReceived(b"*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n")
+            self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
+        upstream.dataReceived(b"*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n")
+        self.assertEqual(transport.bufferSize, bounds.READ_BYTES)
+
     def test_who_uses_it_next_has_no_part_in_that(self) -> None:
         upstream = RedisConnection(
             BackendAddress("redis"), SimpleNamespace(release=lambda upstream, clean: upstream.detach())
