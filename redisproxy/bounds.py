@@ -274,6 +274,9 @@ WORK_WORDS = 16
 WORK_SLICE: Annotated[int, 1] = 16
 #: The same for a session that is not logged in.
 UNAUTHENTICATED_WORK_SLICE: Annotated[int, 1] = 4
+#: Commands that a client sends, at most, until it is logged in, if it means to. One that has sent
+#: more comes last.
+LOG_IN_COMMANDS: Annotated[int, 0] = 10
 #: Time in which sessions that had to wait are served, in one turn of the reactor. Others wait that
 #: long for their own work.
 WORK_TURN_SECONDS = 0.002

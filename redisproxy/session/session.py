@@ -601,7 +601,7 @@ class Session:
         while not self.gates:
             if self.work.units <= 0 and (scanner.buffered or self._kept is not None) and not scanner.within:
                 self.close_gate(Gate.WORK)
-                return self.work.wait(self)
+                return self.work.wait(self, self.commands <= bounds.LOG_IN_COMMANDS)
             if route.state is MULTIPLEXED:
                 upstream, pool = route.upstream, route.pool
                 if TYPE_CHECKING:

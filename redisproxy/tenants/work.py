@@ -6,7 +6,8 @@ sense, as one run of them costs as little as one inspected command. In each turn
 sessions of a tenant may use WORK_BUDGET units together, however many they are. Then they wait. A
 turn of the queue serves one session after the other, one tenant after the other, for
 WORK_TURN_SECONDS, and the reactor serves everybody else before the next one. All clients without a
-password count as one tenant. They come last, but one of them has its turn each time.
+password count as one tenant. They come last, but have a share of each turn, and of them those that
+have sent little come first: who logs in does not wait for who only sends.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Budget:
         if self.units <= bounds.WORK_BUDGET // 2:
             self._queue.add(self)
 
-    def wait(self, worker: Worker) -> None:
-        """Adds a session to the queue."""
+    def wait(self, worker: Worker, new: bool = False) -> None:
+        """Adds a session to the queue. new: its client has sent little so far."""
         self.waiting[worker] = None
         self._queue.add(self)
 
@@ -58,11 +59,38 @@ class Budget:
 
         units: how many it has. Returns how many it has used.
         """
-        worker = next(iter(self.waiting))
-        del self.waiting[worker]
+        worker = self._next()
+        self.leave(worker)
         self.units = units
         worker.work_on()
         return units - self.units
+
+    def _next(self) -> Worker:
+        """The session whose turn comes next."""
+        return next(iter(self.waiting))
+
+
+class _Nobody(Budget):
+    """The work of all clients without a password."""
+
+    __slots__ = ("_newcomers",)
+
+    def __init__(self, queue: WorkQueue) -> None:
+        super().__init__(queue)
+        # Those of `waiting` that are new: they may be about to log in.
+        self._newcomers: dict[Worker, None] = {}
+
+    def wait(self, worker: Worker, new: bool = False) -> None:
+        if new:
+            self._newcomers[worker] = None
+        super().wait(worker)
+
+    def leave(self, worker: Worker) -> None:
+        self._newcomers.pop(worker, None)
+        super().leave(worker)
+
+    def _next(self) -> Worker:
+        return next(iter(self._newcomers or self.waiting))
 
 
 class WorkQueue:
@@ -74,8 +102,8 @@ class WorkQueue:
     def __init__(self, seconds: Callable[[], float], call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._seconds = seconds
         self._call_soon = call_soon
-        self._nobody = Budget(self)
-        self._budgets = {NOBODY: self._nobody}
+        self._nobody = _Nobody(self)
+        self._budgets: dict[str, Budget] = {NOBODY: self._nobody}
         # Budgets of which little is left, or for which sessions wait: the next one first.
         self._low: dict[Budget, None] = {}
         self._scheduled = False
@@ -119,6 +147,8 @@ class WorkQueue:
             if budget.waiting:
                 waiting.append(budget)
         nobody = self._nobody
+        units = max(units, bounds.WORK_TURN_UNITS // 4)
+        end = max(end, self._seconds() + bounds.WORK_TURN_SECONDS / 4)
         while nobody.waiting:
             units -= nobody.serve(bounds.UNAUTHENTICATED_WORK_SLICE)
             if units <= 0 or self._seconds() >= end:
