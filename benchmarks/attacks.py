@@ -90,6 +90,26 @@ ATTACKS = {
     "words-unsubscribe": Attack("UNSUBSCRIBE of 28,000 channels", (("UNSUBSCRIBE", *["c"] * 28_000),)),
     "words-numsub": Attack("PUBSUB NUMSUB of 28,000 channels", (("PUBSUB", "NUMSUB", *["c"] * 28_000),)),
     "words-xread": Attack("XREAD of 14,000 streams", (("XREAD", "STREAMS", *["s"] * 14_000, *["0"] * 14_000),)),
+    "channels-100": Attack(
+        "SUBSCRIBE to 1,000 channels, UNSUBSCRIBE, 100 connections",
+        (("SUBSCRIBE", *map(str, range(1_000))), ("UNSUBSCRIBE",)),
+        100,
+    ),
+    "channels-reset": Attack(
+        "SUBSCRIBE to 9,999 channels, RESET, AUTH",
+        (("SUBSCRIBE", *map(str, range(9_999))), ("RESET",), ("AUTH", "{password}")),
+    ),
+    "key-events": Attack(
+        "PSUBSCRIBE to 400 patterns of key events, RESET, AUTH",
+        (("PSUBSCRIBE", *(f"__key*{number}" for number in range(400))), ("RESET",), ("AUTH", "{password}")),
+    ),
+    "key-events-long": Attack(
+        "the same of 300 long patterns that match in several ways",
+        (("PSUBSCRIBE", *("*_?_?_?*_?_?e*" * 14 + str(n) for n in range(300))), ("RESET",), ("AUTH", "{password}")),
+    ),
+    "words-types": Attack("CLIENT LIST of 14,000 types", (("CLIENT", "LIST", *("TYPE", "normal") * 14_000),)),
+    "words-ids": Attack("CLIENT LIST of 28,000 ids", (("CLIENT", "LIST", "ID", *["1"] * 28_000),)),
+    "config": Attack("CONFIG GET of 256 patterns, 20 connections", (("CONFIG", "GET", *["*"] * 256),), 20),
     "log-ins": Attack(
         "log-ins on 50 connections, again and again", (("AUTH", "{password}"),), 50, log_in=False, reconnect=True
     ),
