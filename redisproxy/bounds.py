@@ -310,7 +310,7 @@ HALF_CLOSED_BLOCKING_SECONDS = 0.05
 #: Time for the pending replies of a revoked session, before it gives up its connections to Redis.
 REVOKED_SECONDS = 10.0
 #: Clients that are closed in one turn of the reactor because their credentials were revoked.
-REVOKED_PER_TURN: Annotated[int, 1] = 200
+REVOKED_PER_TURN: Annotated[int, 1] = 25
 #: Time between two checks of the wall clock. After the clock was set, a credential may expire this
 #: late.
 WALL_CLOCK_CHECK_SECONDS = 1.0
