@@ -89,6 +89,12 @@ class FilterTests(unittest.TestCase):
             self.assertEqual(caught.exception.reply, error + b"\r\n", words)
         self.assertRaises(FilterError, parse, [b"ID", b"x"], b"blue", kills=False)
 
+    def test_a_filter_is_no_larger_than_what_it_means(self) -> None:
+        """14,000 types were compared with each session, and made a new tuple for each of them."""
+        found = parse([b"TYPE", b"normal", b"TYPE", b"pubsub"] * 1000, b"blue", kills=False)
+        self.assertEqual(found.types, {False, True})
+        self.assertEqual(ClientFilter.load(json.loads(json.dumps(found.dump()))), found)
+
 
 class ListTests(ConversationCase):
     def listed(self, conversation: Conversation, *words: bytes) -> bytes:

@@ -21,6 +21,10 @@ from . import simulation as sim
 ROOT = Path(__file__).parents[2]
 #: Rare branches that no simulation reaches. By name: why, and the test that reaches it instead.
 OUTSIDE = {
+    "a command goes on in another turn": (
+        "no client of the simulation subscribes to patterns that match key events in several ways",
+        "tests.session.test_key_events.HeardTests.test_many_of_them_are_found_in_several_turns",
+    ),
     "multiplexed connection opened after it was given up": (
         "work that the end of an attempt lets go on has to fail in the same call, and connecting does not",
         "tests.upstream.test_multiplexed.OpeningTests"
