@@ -118,6 +118,9 @@ BLOCKED_CHECK_SECONDS = 0.1
 CLIENT_NAME_BYTES = 4096
 #: The answer to one CLIENT LIST. A line has some 330 bytes, and up to 12 KiB with long names.
 CLIENT_LIST_BYTES = 8 * 1024 * 1024
+#: Different ids in the filter of one CLIENT LIST or CLIENT KILL. Each tenant's visits wait for each
+#: other, and the filters of those that wait use memory.
+CLIENT_FILTER_IDS = 1000
 #: Sessions that a CLIENT LIST or a CLIENT KILL visits in one turn of the reactor.
 VISITED_PER_TURN: Annotated[int, 1] = 100
 #: The longest pause of a tenant after such a visit of its sessions, which kept the proxy busy.

@@ -1452,6 +1452,11 @@ CLIENT_LIST_TOO_LARGE = ClientError(
     "ERR the answer has more than {most} bytes: ask for fewer clients, with a filter",
     "The namespace has tens of thousands of connections, or gives them very long names.",
 )
+CLIENT_FILTER_TOO_LARGE = ClientError(
+    "error-client-filter-too-large",
+    "ERR the filter ID takes at most {most} different ids here",
+    "A CLIENT LIST or a CLIENT KILL names more connections than that.",
+)
 MULTI_INSIDE = ClientError(
     "error-inside-multi",
     "ERR {command} inside MULTI is not allowed",

@@ -2,8 +2,8 @@
 
 Owns whose turn it is. A tenant may have thousands of sessions, and ask again and again. So each
 turn of the reactor visits a few, one command of a tenant at a time, and after it the tenant's next
-one waits nine times as long as it took: a tenth of the processor at most. With several processes,
-the other ones do the same for their sessions.
+one waits nine times as long as it took, its answer included: a tenth of the processor at most. With
+several processes, the other ones do the same for their sessions.
 """
 
 from __future__ import annotations
@@ -46,14 +46,19 @@ class _Asking(Protocol):
 
 
 class _OtherProcess:
-    """Another process waits for a visit. Implements `_Asking`."""
+    """Another process waits for a visit, for WORKER_ANSWER_SECONDS. Implements `_Asking`."""
 
-    waits = True
-
-    def __init__(self) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._until = clock.seconds() + bounds.WORKER_ANSWER_SECONDS
         self.done: defer.Deferred[ClientVisit] = defer.Deferred()
         self.finish = self.done.callback
         self.fail = self.done.errback
+
+    @property
+    def waits(self) -> bool:
+        """See `_Asking`. The sessions there may ask again, so the queue here must not grow."""
+        return self._clock.seconds() < self._until
 
 
 class _Visit:
@@ -87,8 +92,10 @@ class OwnSessions:
         self._add(tenant, _Visit(visit, step if self.elsewhere is None else _Everywhere(self, tenant, step)))
 
     def visit_here(self, tenant: Tenant, visit: ClientVisit) -> defer.Deferred[ClientVisit]:
-        """Fires when the visit has seen all of the tenant's sessions in this process."""
-        asking = _OtherProcess()
+        """Fires when the visit has seen all of the tenant's sessions in this process; never, if
+        nobody waits any more when its turn comes.
+        """
+        asking = _OtherProcess(self._clock)
         self._add(tenant, _Visit(visit, asking))
         return asking.done
 
@@ -133,11 +140,12 @@ class OwnSessions:
             visits.popleft()
             self._clock.callLater(0, self._go_on, tenant)
             return
-        one.took += self._clock.seconds() - began
         if over:
             visits.popleft()
+            one.asking.finish(one.visit)  # which takes longer than the visit, if the answer is large
+        one.took += self._clock.seconds() - began
+        if over:
             self._clock.callLater(min(one.took * PAUSE_FACTOR, bounds.VISIT_PAUSE_SECONDS), self._go_on, tenant)
-            one.asking.finish(one.visit)
         else:
             probes.reached("a tenant's sessions are visited in several turns")
             self._clock.callLater(0, self._go_on, tenant)

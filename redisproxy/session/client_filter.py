@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from .. import messages
+from .. import bounds, messages
 from .client_line import endpoint, is_subscriber
 from .errors import SYNTAX
 
@@ -25,6 +25,8 @@ _TYPES = {b"normal": False, b"pubsub": True, b"master": None, b"primary": None, 
 _SWITCH = {b"yes": True, b"no": False}
 #: Digits of a number. Longer ones are more than a signed number of 64 bits.
 _DIGITS = 18
+#: Bytes. No address that `client_line.endpoint` returns is longer.
+_LONGEST_ADDRESS = 128
 
 
 class FilterError(Exception):
@@ -108,10 +110,12 @@ def parse(words: Sequence[bytes], user: bytes, kills: bool) -> ClientFilter:
             while pos < len(words) and words[pos].isdigit():
                 found.ids.add(_id(words[pos], kills))
                 pos += 1
+            if len(found.ids) > bounds.CLIENT_FILTER_IDS:
+                raise FilterError(messages.CLIENT_FILTER_TOO_LARGE.reply(most=bounds.CLIENT_FILTER_IDS))
         elif name == b"addr":
-            found.address = value
+            found.address = address(value)
         elif name == b"laddr":
-            found.local = value
+            found.local = address(value)
         elif name == b"user":
             if value != user:
                 raise FilterError(messages.NO_SUCH_USER.reply(user=value))
@@ -130,6 +134,11 @@ def parse(words: Sequence[bytes], user: bytes, kills: bool) -> ClientFilter:
         else:
             raise FilterError(SYNTAX)
     return found
+
+
+def address(word: bytes) -> bytes:
+    """Returns the address in a filter; empty if it is longer than any, as it would be kept."""
+    return word if len(word) <= _LONGEST_ADDRESS else b""
 
 
 def _id(word: bytes, kills: bool) -> int:

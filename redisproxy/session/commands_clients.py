@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import bounds, messages
-from .client_filter import ClientFilter, FilterError, parse
+from .client_filter import ClientFilter, FilterError, address, parse
 from .client_visit import ClientVisit
 from .errors import OK, SYNTAX
 from .handler import verbatim, wrong_number
@@ -45,7 +45,8 @@ def kill(session: Session, words: list[bytes]) -> None:
         return session.refuse(SYNTAX) if session.policy.before_7 else wrong_number(session, words)
     try:
         old = len(words) == 3
-        wanted = ClientFilter(address=words[2]) if old else parse(words[2:], session.tenant.namespace.encode(), kills=True)
+        user = session.tenant.namespace.encode()
+        wanted = ClientFilter(address=address(words[2])) if old else parse(words[2:], user, kills=True)
     except FilterError as error:
         return session.refuse(error.reply)
 

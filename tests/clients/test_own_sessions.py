@@ -47,10 +47,17 @@ class Waiting:
     def __init__(self) -> None:
         self.result: object = None
         self.error: Exception | None = None
+        self._takes: tuple[task.Clock, float] | None = None
         self.step: Step = Step(self, Until.SESSIONS, lambda _: None)
+
+    def answer_takes(self, clock: task.Clock, seconds: float) -> None:
+        self._takes = clock, seconds
 
     def step_finished(self, step: Step, result: object) -> None:
         self.result = result
+        if self._takes is not None:
+            clock, seconds = self._takes
+            clock.rightNow += seconds
 
     def bug(self, error: Exception) -> None:
         self.error = error
@@ -117,6 +124,18 @@ class OwnSessionsTests(unittest.TestCase):
         self.clock.advance(bounds.VISIT_PAUSE_SECONDS)
         self.assertEqual((long[0].seen, next_one[0].seen), ([1, 2], [1, 2]))
 
+    def test_the_answer_counts(self) -> None:
+        """An answer of 8 MiB takes longer than the visit: it is joined, or sent as JSON."""
+        self.members[BLUE] = [account(1)]
+        first, second = self.ask(takes=0.01), self.ask()
+        first[1].answer_takes(self.clock, 0.02)
+        self.clock.advance(0)
+        self.assertIs(first[1].result, first[0])
+        self.clock.advance(0.03 * PAUSE_FACTOR - 0.001)
+        self.assertEqual(second[0].seen, [])
+        self.clock.advance(0.002)
+        self.assertEqual(second[0].seen, [1])
+
     def test_one_whose_session_has_ended_does_not_begin(self) -> None:
         self.members[BLUE] = [account(1)]
         first, second = self.ask(), self.ask()
@@ -161,6 +180,17 @@ class OwnSessionsTests(unittest.TestCase):
         answered.callback(None)
         self.assertIs(waiting.result, visit)
         self.assertEqual(len(asked), 1, "what another process asks is not passed on")
+
+    def test_another_process_that_waits_no_more_keeps_nobody_waiting(self) -> None:
+        self.members[BLUE] = [account(1)]
+        self.ask(takes=2.0)
+        foreign = Visit(self.clock)
+        done = self.own.visit_here(BLUE, foreign)
+        self.clock.advance(0)
+        self.clock.rightNow += bounds.WORKER_ANSWER_SECONDS
+        own, waiting = self.ask()
+        self.clock.turn()
+        self.assertEqual((foreign.seen, done.called, own.seen, waiting.result), ([], False, [1], own))
 
     def test_a_bug_while_other_processes_are_asked(self) -> None:
         self.own.elsewhere = lambda tenant, visit: defer.fail(ValueError("bug"))

@@ -95,6 +95,20 @@ class FilterTests(unittest.TestCase):
         self.assertEqual(found.types, {False, True})
         self.assertEqual(ClientFilter.load(json.loads(json.dumps(found.dump()))), found)
 
+    def test_a_filter_that_waits_is_small(self) -> None:
+        """A tenant has thousands of sessions, whose filters wait for each other's visits."""
+        most = bounds.CLIENT_FILTER_IDS
+        self.assertEqual(len(parse([b"ID", *(b"%d" % number for number in range(1, most + 1)), b"1"], b"", True).ids), most)
+        for words in ([b"ID", *(b"%d" % number for number in range(1, most + 2))], [b"ID", b"%d"] * (most + 1)):
+            words = [word.replace(b"%d", b"%d" % number) for number, word in enumerate(words, 1)]
+            with self.assertRaises(FilterError) as caught:
+                parse(words, b"", kills=False)
+            self.assertEqual(caught.exception.reply, b"-ERR the filter ID takes at most 1000 different ids here\r\n")
+        self.assertEqual(parse([b"TYPE", b"normal", b"TYPE", b"master"] * 500, b"", kills=False).types, {False, None})
+        self.assertEqual(self.names(b"ADDR %b" % (b"x" * 200)), [])
+        for name in (b"ADDR", b"LADDR"):
+            self.assertLess(len(json.dumps(parse([name, b"x" * 100_000], b"", kills=True).dump())), 500)
+
 
 class ListTests(ConversationCase):
     def listed(self, conversation: Conversation, *words: bytes) -> bytes:
