@@ -34,10 +34,10 @@ _ALONE = Need.LOGIN | Need.NO_MULTI | Need.DEDICATED
 
 #: Handlers by name. An inspected command that is not here is a container, or may block.
 HANDLERS = {
-    b"ACL": Handler(standing.acl, (2, -1), _LOGIN | _UNSUBSCRIBED),
+    b"ACL": Handler(standing.acl, (2, -1), _LOGIN, standing.needs),
     b"AUTH": Handler(connection.auth, (2, -1), _UNSUBSCRIBED, connection.auth_needs),
     b"CLIENT": Handler(connection.client, (2, -1), _LOGIN, connection.client_needs),
-    b"CLUSTER": Handler(standing.cluster, (2, -1), _LOGIN | _UNSUBSCRIBED),
+    b"CLUSTER": Handler(standing.cluster, (2, -1), _LOGIN, standing.needs),
     b"CONFIG": Handler(server.config, (2, -1), _LOGIN, server.config_needs),
     b"COPY": Handler(data.copy, (3, -1), _LOGIN | _UNSUBSCRIBED),
     b"DISCARD": Handler(data.exec_or_discard),
@@ -50,7 +50,7 @@ HANDLERS = {
     b"HELLO": Handler(connection.hello, (1, -1), _UNSUBSCRIBED, connection.hello_needs),
     b"HOST:": Handler(connection.cross_protocol, needs=0),
     b"INFO": Handler(server.info, (1, -1), _LOGIN | _UNSUBSCRIBED, server.info_needs),
-    b"MODULE": Handler(standing.module, (2, -1), _LOGIN | _UNSUBSCRIBED),
+    b"MODULE": Handler(standing.module, (2, -1), _LOGIN, standing.needs),
     b"MULTI": Handler(data.multi, (1, 1), _LOGIN | _UNSUBSCRIBED),
     b"POST": Handler(connection.cross_protocol, needs=0),
     b"PSUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),

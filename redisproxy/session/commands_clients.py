@@ -81,6 +81,8 @@ def redirection(session: Session, words: list[bytes]) -> None:
     return wrong_number(session, words) if len(words) != 2 else session.answer(b":-1\r\n")
 
 
+#: Their smallest and largest numbers of words, CLIENT included; -1: no limit.
+WORDS = {b"GETREDIR": (2, 2), b"KILL": (3, -1), b"LIST": (2, -1), b"TRACKINGINFO": (2, 2)}
 #: By name. The policy says which of them the server has, and the operator has not refused.
 SUBCOMMANDS: dict[bytes, Callable[[Session, list[bytes]], None]] = {
     b"GETREDIR": redirection,

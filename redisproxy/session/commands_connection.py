@@ -189,7 +189,9 @@ def client_needs(session: Session, words: list[bytes]) -> int:
     """See `handler.Handler`."""
     subcommand = words[1].upper()
     if tracking.handles(session, subcommand) or b"CLIENT|" + subcommand in session.policy.answered:
-        return Need.UNSUBSCRIBED
+        least, most = clients.WORDS.get(subcommand) or tracking.WORDS[subcommand]
+        malformed = len(words) < least or 0 <= most < len(words)
+        return 0 if malformed and not session.policy.before_7 else Need.UNSUBSCRIBED
     if _client_error(session, words) is not None:
         # Redis 7 checks the subcommand first.
         return Need.UNSUBSCRIBED if session.policy.before_7 else 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import messages
 from ..resp.value import Answer
-from .handler import bulk, forbid_subcommand, query, wrong_number
+from .handler import Need, bulk, forbid_subcommand, query, wrong_number
 
 if TYPE_CHECKING:
     from .session import Session
@@ -24,14 +24,21 @@ def role(session: Session, words: list[bytes]) -> None:
     session.answer(_ROLE)
 
 
+def needs(session: Session, words: list[bytes]) -> int:
+    """See `handler.Handler`. Of ACL, CLUSTER and MODULE: Redis 7 checks the subcommand first."""
+    unknown = words[1].upper() not in session.policy.known.get(words[0].upper(), ())
+    malformed = len(words) != 2 and b"|".join(words[:2]).upper() in (b"ACL|WHOAMI", b"MODULE|LIST")
+    return 0 if (unknown or malformed) and not session.policy.before_7 else Need.UNSUBSCRIBED
+
+
 def acl(session: Session, words: list[bytes]) -> None:
     """ACL WHOAMI: the namespace, as in CLIENT INFO. All other subcommands are refused."""
     if not _answers(session, words, b"ACL|WHOAMI"):
         return forbid_subcommand(session, words)
-    if session.multi:
-        return session.refuse(messages.MULTI_INSIDE.reply(command=b"ACL"))
     if len(words) != 2:
         return wrong_number(session, words)
+    if session.multi:
+        return session.refuse(messages.MULTI_INSIDE.reply(command=b"ACL"))
     return session.answer(bulk(session.tenant.namespace.encode()))
 
 
@@ -42,10 +49,10 @@ def module(session: Session, words: list[bytes]) -> None:
     """
     if not _answers(session, words, b"MODULE|LIST"):
         return forbid_subcommand(session, words)
-    if session.multi:
-        return session.refuse(messages.MULTI_INSIDE.reply(command=b"MODULE"))
     if len(words) != 2:
         return wrong_number(session, words)
+    if session.multi:
+        return session.refuse(messages.MULTI_INSIDE.reply(command=b"MODULE"))
 
     def then(answers: list[Answer]) -> None:
         session.answer(modules_reply(answers[0], session.protocol, session.policy.before_7))
@@ -74,7 +81,7 @@ def modules_reply(answer: Answer, protocol: int, before_7: bool) -> bytes:
 
 def cluster(session: Session, words: list[bytes]) -> None:
     """CLUSTER: refused in the words by which clients know that a server is no cluster."""
-    if words[1].upper() in session.policy.known.get(b"CLUSTER", ()):
+    if session.policy.before_7 or words[1].upper() in session.policy.known.get(b"CLUSTER", ()):
         session.forbid(b"cluster|" + words[1], messages.NO_CLUSTER.reply())
     else:
         forbid_subcommand(session, words)

@@ -57,6 +57,8 @@ _OPEN, _DRAINING = Phase.OPEN, Phase.DRAINING
 _FOR_REPLIES = (Until.DRAINED, Until.HELLO)
 
 _PING = encode([b"PING"])
+#: In place of that while tracking is on: any other command would end a CLIENT CACHING YES.
+_NO_COMMAND = encode([b"CLIENT", b"GETREDIR"])
 #: The id of the connection to Redis in an answer to HELLO.
 _ID = re.compile(rb"\$2\r\nid\r\n:[0-9]+")
 
@@ -690,7 +692,7 @@ class Session:
         fence = None if needless else self.route.order.fence(self, always)
         if fence is not None and dedicated is not None:
             dedicated.expect(fence)
-            data = _PING + data
+            data = (_NO_COMMAND if self.tracking else _PING) + data
         self.expect(data, batch)
 
     def expect_hello(self, words: list[bytes], protocol: int) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 #: Subcommands of CLIENT, with their smallest and largest number of words, CLIENT included.
-_SUBCOMMANDS = {b"CACHING": (3, 3), b"GETREDIR": (2, 2), b"TRACKING": (3, 7), b"TRACKINGINFO": (2, 2)}
+WORDS = {b"CACHING": (3, 3), b"GETREDIR": (2, 2), b"TRACKING": (3, 7), b"TRACKINGINFO": (2, 2)}
 #: Those that only say what the state is. While tracking is off, `commands_connection` answers.
 _ASKING = (b"GETREDIR", b"TRACKINGINFO")
 _OPTIONS = frozenset((b"OPTIN", b"OPTOUT", b"NOLOOP"))
@@ -74,7 +74,7 @@ class Tracking:
 
 def handles(session: Session, subcommand: bytes) -> bool:
     """Returns whether `client` runs this subcommand of CLIENT."""
-    return subcommand in _SUBCOMMANDS and (subcommand not in _ASKING or bool(session.tracking))
+    return subcommand in WORDS and (subcommand not in _ASKING or bool(session.tracking))
 
 
 def client(session: Session, words: list[bytes]) -> None:
@@ -84,7 +84,7 @@ def client(session: Session, words: list[bytes]) -> None:
         return forbid_subcommand(session, words)
     if session.multi:
         return session.forbid(b"client|" + words[1])
-    least, most = _SUBCOMMANDS[subcommand]
+    least, most = WORDS[subcommand]
     if not least <= len(words) <= most:
         return wrong_number(session, words)
     if subcommand == b"TRACKING":

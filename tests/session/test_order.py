@@ -12,6 +12,7 @@ from redisproxy.resp.framing import encode
 from redisproxy.session.order import UNORDERED, Order
 from redisproxy.session.ports import Unavailable
 from redisproxy.session.state import Step
+from redisproxy.session.tracking import Tracking
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.order import TenantOrder
 
@@ -519,6 +520,13 @@ class FenceTests(OrderCase):
         self.assertSent(("b", "GET b"))
         self.assertEqual(self.a.hears(), b"+OK\r\n")
         self.assertOver()
+
+    def test_a_client_caching_yes_stays_in_force(self) -> None:
+        """Redis forgets it after any command but CLIENT: the client would cache what goes stale."""
+        self.a.session.tracking = Tracking(self.a.session.replies)
+        self.a.session.tracking.ask(True)
+        self.a.says("XREAD BLOCK 0 STREAMS st $")
+        self.assertSent(("a", "CLIENT GETREDIR; XREAD BLOCK 0 STREAMS st $"))
 
     def test_not_for_what_may_come_later(self) -> None:
         self.a.says("XREAD BLOCK 0 STREAMS st 0")
