@@ -135,7 +135,8 @@ class FidelityTests(unittest.TestCase):
         self.start(binary)
         # Redis 6 finds a wrong subcommand when it runs the command, the proxy at once.
         excluded = re.compile(
-            NOT_IN_MULTI.pattern + rb"|.* NOSUCH|(ACL|MODULE|CLUSTER) |PUBSUB HELP x|MEMORY USAGE$|CONFIG GET$" * (binary is redis_6)
+            NOT_IN_MULTI.pattern
+            + rb"|.* NOSUCH|(ACL|MODULE|CLUSTER) |PUBSUB HELP x|MEMORY USAGE$|CONFIG GET$" * (binary is redis_6)
         )
         for protocol in (2, 3):
             passed = (words for words in commands(COMMANDS) if not excluded.match(b" ".join(words)))
