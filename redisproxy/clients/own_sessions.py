@@ -3,14 +3,14 @@
 Owns whose turn it is. A tenant may have thousands of sessions, and ask again and again. So each
 turn of the reactor visits a few, one command of a tenant at a time, and after it the tenant's next
 one waits nine times as long as it took, its answer included: a tenth of the processor at most. With
-several processes, the other ones do the same for their sessions.
+several processes, the other ones then do the same for their sessions, as much again.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
@@ -73,6 +73,16 @@ class _Visit:
         self.took = 0.0
 
 
+class _Queue(NamedTuple):
+    """A queue of visits of one tenant's sessions. own: for sessions of this process.
+
+    Those for other processes have another queue, because two processes may wait for each other.
+    """
+
+    tenant: Tenant
+    own: bool
+
+
 class OwnSessions:
     """The visits of all tenants. members: the accounts of each tenant's clients, if it has any."""
 
@@ -83,72 +93,71 @@ class OwnSessions:
         self._members = members
         #: has a visit see the sessions of all other processes; None: there are none
         self.elsewhere: Callable[[Tenant, ClientVisit], defer.Deferred[None]] | None = None
-        # The visits of each tenant, in the order in which they were asked for. An empty one: the
-        # tenant's next visit waits.
-        self._visits: dict[Tenant, deque[_Visit]] = {}
+        # The visits of each queue, in the order in which they were asked for. An empty one: the
+        # queue's next visit waits.
+        self._visits: dict[_Queue, deque[_Visit]] = {}
 
     def visit(self, tenant: Tenant, visit: ClientVisit, step: Step[ClientVisit]) -> None:
         """See `session.ports.Accounts`."""
-        self._add(tenant, _Visit(visit, step if self.elsewhere is None else _Everywhere(self, tenant, step)))
+        self._add(_Queue(tenant, True), _Visit(visit, step))
 
     def visit_here(self, tenant: Tenant, visit: ClientVisit) -> defer.Deferred[ClientVisit]:
         """Fires when the visit has seen all of the tenant's sessions in this process; never, if
         nobody waits any more when its turn comes.
         """
         asking = _OtherProcess(self._clock)
-        self._add(tenant, _Visit(visit, asking))
+        self._add(_Queue(tenant, False), _Visit(visit, asking))
         return asking.done
 
-    def _add(self, tenant: Tenant, visit: _Visit) -> None:
-        visits = self._visits.get(tenant)
+    def _add(self, queue: _Queue, visit: _Visit) -> None:
+        visits = self._visits.get(queue)
         if visits is None:
-            visits = self._visits[tenant] = deque()
-            self._clock.callLater(0, self._go_on, tenant)
+            visits = self._visits[queue] = deque()
+            self._clock.callLater(0, self._go_on, queue)
         visits.append(visit)
 
-    def go_elsewhere(self, tenant: Tenant, visit: ClientVisit, step: Step[ClientVisit]) -> None:
-        """Finishes the Step when the visit has seen the sessions of the other processes, too.
-
-        The tenant's next visit in this process does not wait for that: the other process may wait
-        for this one in the same way.
-        """
-        if self.elsewhere is None or not step.waits:
-            return
-        going = self.elsewhere(tenant, visit)
-        going.addCallback(lambda _: step.finish(visit))
-        going.addErrback(self._bug, step)
-
-    def _bug(self, failure: Failure, step: Step[ClientVisit]) -> None:
-        error = failure.value
-        if not isinstance(error, Exception) or not step.fail(error):
-            log_bug(self._log, "visiting sessions of other processes", failure)
-
-    def _go_on(self, tenant: Tenant) -> None:
+    def _go_on(self, queue: _Queue) -> None:
         """Visits some more sessions of the tenant."""
-        visits = self._visits[tenant]
+        visits = self._visits[queue]
         while visits and not visits[0].asking.waits:
             visits.popleft()  # the session has ended
         if not visits:
-            del self._visits[tenant]
+            del self._visits[queue]
             return
         one = visits[0]
         began = self._clock.seconds()
         try:
-            over = self._visit_some(tenant, one)
+            over = self._visit_some(queue.tenant, one)
         except Exception as error:
             one.asking.fail(error)
             visits.popleft()
-            self._clock.callLater(0, self._go_on, tenant)
+            self._clock.callLater(0, self._go_on, queue)
             return
-        if over:
-            visits.popleft()
-            one.asking.finish(one.visit)  # which takes longer than the visit, if the answer is large
         one.took += self._clock.seconds() - began
-        if over:
-            self._clock.callLater(min(one.took * PAUSE_FACTOR, bounds.VISIT_PAUSE_SECONDS), self._go_on, tenant)
-        else:
+        if not over:
             probes.reached("a tenant's sessions are visited in several turns")
-            self._clock.callLater(0, self._go_on, tenant)
+            self._clock.callLater(0, self._go_on, queue)
+            return
+        visits.popleft()
+        if queue.own and self.elsewhere is not None and one.asking.waits:
+            # The next one waits for that, too: each keeps lines of up to CLIENT_LIST_BYTES.
+            going = self.elsewhere(queue.tenant, one.visit)
+            going.addCallbacks(lambda _: self._finish(queue, one), self._bug, errbackArgs=(queue, one))
+        else:
+            self._finish(queue, one)
+
+    def _finish(self, queue: _Queue, one: _Visit) -> None:
+        """Finishes a visit. The queue's next one waits after it."""
+        began = self._clock.seconds()
+        one.asking.finish(one.visit)  # which takes longer than the visit, if the answer is large
+        took = one.took + self._clock.seconds() - began
+        self._clock.callLater(min(took * PAUSE_FACTOR, bounds.VISIT_PAUSE_SECONDS), self._go_on, queue)
+
+    def _bug(self, failure: Failure, queue: _Queue, one: _Visit) -> None:
+        error = failure.value
+        if not isinstance(error, Exception) or not one.asking.fail(error):
+            log_bug(self._log, "visiting sessions of other processes", failure)
+        self._clock.callLater(0, self._go_on, queue)
 
     def _visit_some(self, tenant: Tenant, one: _Visit) -> bool:
         """Returns whether it has visited the last one."""
@@ -162,22 +171,3 @@ class OwnSessions:
             if session is not None and session.ending.phase is not Phase.CLOSED:
                 one.visit.see(session)
         return False
-
-
-class _Everywhere:
-    """A session waits for a visit of all processes. Implements `_Asking`."""
-
-    def __init__(self, own: OwnSessions, tenant: Tenant, step: Step[ClientVisit]) -> None:
-        self._own = own
-        self._tenant = tenant
-        self._step = step
-        self.fail = step.fail
-
-    @property
-    def waits(self) -> bool:
-        """See `_Asking`."""
-        return self._step.waits
-
-    def finish(self, result: ClientVisit) -> None:
-        """Goes on with the other processes."""
-        self._own.go_elsewhere(self._tenant, result, self._step)

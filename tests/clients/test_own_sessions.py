@@ -183,14 +183,42 @@ class OwnSessionsTests(unittest.TestCase):
 
     def test_another_process_that_waits_no_more_keeps_nobody_waiting(self) -> None:
         self.members[BLUE] = [account(1)]
-        self.ask(takes=2.0)
-        foreign = Visit(self.clock)
-        done = self.own.visit_here(BLUE, foreign)
+        first, given_up, last = Visit(self.clock, takes=2.0), Visit(self.clock), Visit(self.clock)
+        self.own.visit_here(BLUE, first)
+        done = self.own.visit_here(BLUE, given_up)
         self.clock.advance(0)
         self.clock.rightNow += bounds.WORKER_ANSWER_SECONDS
-        own, waiting = self.ask()
+        self.own.visit_here(BLUE, last)
         self.clock.turn()
-        self.assertEqual((foreign.seen, done.called, own.seen, waiting.result), ([], False, [1], own))
+        self.assertEqual((first.seen, given_up.seen, done.called, last.seen), ([1], [], False, [1]))
+
+    def test_the_next_one_begins_when_the_other_processes_have_answered(self) -> None:
+        """Each keeps its lines meanwhile, up to 8 MiB."""
+        self.members[BLUE] = [account(1)]
+        asked: list[defer.Deferred] = []
+
+        def elsewhere(_: Tenant, __: ClientVisit) -> defer.Deferred:
+            asked.append(defer.Deferred())
+            return asked[-1]
+
+        self.own.elsewhere = elsewhere
+        first, second, third = self.ask(), self.ask(), self.ask()
+        self.clock.advance(1)
+        self.assertEqual((first[0].seen, second[0].seen, len(asked)), ([1], [], 1))
+        first[1].step.abandon()
+        self.clock.advance(1)
+        self.assertEqual((second[0].seen, len(asked)), ([], 1))
+        asked[0].callback(None)
+        self.clock.pump([0] * 2)
+        self.assertEqual((second[0].seen, third[0].seen, len(asked)), ([1], [], 2))
+        asked[1].errback(ValueError("bug"))
+        self.clock.pump([0] * 2)
+        self.assertIsInstance(second[1].error, ValueError)
+        self.assertEqual((third[0].seen, len(asked)), ([1], 3))
+        asked[2].callback(None)
+        self.assertIs(third[1].result, third[0])
+        self.clock.pump([0] * 2)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_bug_while_other_processes_are_asked(self) -> None:
         self.own.elsewhere = lambda tenant, visit: defer.fail(ValueError("bug"))
