@@ -107,6 +107,7 @@ ATTACKS = {
         "the same of 300 long patterns that match in several ways",
         (("PSUBSCRIBE", *("*_?_?_?*_?_?e*" * 14 + str(n) for n in range(300))), ("RESET",), ("AUTH", "{password}")),
     ),
+    "words-parts": Attack("100 connections with commands of 20,000 words", (("CLIENT", "NOSUCH", *["c"] * 20_000),), 100),
     "words-types": Attack("CLIENT LIST of 14,000 types", (("CLIENT", "LIST", *("TYPE", "normal") * 14_000),)),
     "words-ids": Attack("CLIENT LIST of 28,000 ids", (("CLIENT", "LIST", "ID", *["1"] * 28_000),)),
     "config": Attack("CONFIG GET of 256 patterns, 20 connections", (("CONFIG", "GET", *["*"] * 256),), 20),

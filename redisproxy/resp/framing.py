@@ -261,6 +261,13 @@ class RequestScanner:
         return self._arguments_left
 
     @property
+    def collected(self) -> int:
+        """Arguments of the current command that were collected so far, if it is to be inspected and
+        its rest has not come yet.
+        """
+        return len(self._taken)
+
+    @property
     def forwarding(self) -> bool:
         """Whether a command was passed on in part, and its rest has not come yet."""
         return self._mode == FORWARD and bool(self._arguments_left or self._bulk_left)

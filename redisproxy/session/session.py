@@ -75,6 +75,7 @@ class Session:
     __slots__ = (
         "_advancing",
         "_client_library",
+        "_collected",
         "_gathers",
         "_kept",
         "_later",
@@ -151,6 +152,8 @@ class Session:
         #: bytes received while the client is not logged in
         self.sent_unauthenticated = 0
         self._advancing = False
+        # Words of a command that is inspected, and is not whole yet, that were counted as work.
+        self._collected = 0
         # Whether the client gets the answers to several commands in one write.
         self._gathers = False
 
@@ -601,7 +604,7 @@ class Session:
         route, ending = self.route, self.ending
         again = False
         while not self.gates:
-            if self.work.units <= 0 and (scanner.buffered or self._kept is not None) and not scanner.within:
+            if self.work.units <= 0 and (scanner.buffered or self._kept is not None) and not scanner.forwarding:
                 self.close_gate(Gate.WORK)
                 return self.work.wait(self, self.commands <= bounds.LOG_IN_COMMANDS)
             if route.state is MULTIPLEXED:
@@ -618,6 +621,10 @@ class Session:
             except ProtocolError as error:
                 return self._malformed(error)
             if found is None:
+                if scanner.collected > self._collected:
+                    # To collect them is a part of the work, and a client may never send the rest.
+                    self.work.use(scanner.collected - self._collected)
+                    self._collected = scanner.collected
                 if self.kept:
                     if self._take_kept():
                         continue
@@ -643,6 +650,7 @@ class Session:
                 commands_scripts.forward(self, what, count)
             else:
                 self.commands += 1
+                self._collected = 0
                 self.work.use(len(what) if isinstance(what, list) else 1)
                 if again and scanner.buffered and not self._gathers:
                     self._gathers = True

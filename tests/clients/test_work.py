@@ -60,7 +60,11 @@ class WorkTests(SynchronousTestCase):
         return client.transport.value().count(b"\r\n")
 
     def turn(self) -> None:
-        self.clock.advance(0)
+        """Makes one turn of the reactor. `Clock.advance` would make all that follow as well."""
+        for call in [call for call in self.clock.calls if call.getTime() <= self.clock.seconds()]:
+            self.clock.calls.remove(call)
+            call.called = 1
+            call.func(*call.args, **call.kw)
 
     def turns_until(self, client: ClientProtocol, answers: int) -> int:
         for turns in range(1000):
@@ -100,6 +104,27 @@ class WorkTests(SynchronousTestCase):
         client = self.connect(BLUE)
         client.dataReceived(encode([b"NOSUCH"] + [b"x"] * (bounds.WORK_WORDS * bounds.WORK_BUDGET)) * 10)
         self.assertEqual(self.answers(client), 1)
+
+    def test_to_collect_a_long_command_is_work(self) -> None:
+        """Many clients send a command of many words each, in parts."""
+        clients = [self.connect(BLUE) for _ in range(20)]
+        whole = encode([b"NOSUCH"] + [b"x"] * 10 * bounds.WORK_WORDS * bounds.WORK_BUDGET)
+        half = len(whole) // 2
+        for client in clients:
+            client.dataReceived(whole[:half])
+        collected = [client for client in clients if client.session.scanner.collected]
+        self.assertEqual(collected, clients[:1])
+        other = self.connect(GREEN)
+        other.dataReceived(b"NOSUCH\r\n")
+        self.assertEqual(self.answers(other), 1)
+        self.turn()
+        collected = [client for client in clients if client.session.scanner.collected]
+        self.assertEqual(collected, clients[:2], "one of these is more than a turn's units")
+        for client in clients:
+            client.dataReceived(whole[half:])
+        for client in clients:
+            self.turns_until(client, 1)
+        self.assertEqual([self.answers(client) for client in clients], [1] * 20)
 
     def test_sessions_of_one_tenant_take_turns(self) -> None:
         first, second = self.connect(BLUE), self.connect(BLUE)
