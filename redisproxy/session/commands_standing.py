@@ -33,12 +33,8 @@ def needs(session: Session, words: list[bytes]) -> int:
 
 def acl(session: Session, words: list[bytes]) -> None:
     """ACL WHOAMI: the namespace, as in CLIENT INFO. All other subcommands are refused."""
-    if not _answers(session, words, b"ACL|WHOAMI"):
-        return forbid_subcommand(session, words)
-    if len(words) != 2:
-        return wrong_number(session, words)
-    if session.multi:
-        return session.refuse(messages.MULTI_INSIDE.reply(command=b"ACL"))
+    if _refused(session, words, b"ACL|WHOAMI"):
+        return None
     return session.answer(bulk(session.tenant.namespace.encode()))
 
 
@@ -47,12 +43,8 @@ def module(session: Session, words: list[bytes]) -> None:
 
     All other subcommands are refused.
     """
-    if not _answers(session, words, b"MODULE|LIST"):
-        return forbid_subcommand(session, words)
-    if len(words) != 2:
-        return wrong_number(session, words)
-    if session.multi:
-        return session.refuse(messages.MULTI_INSIDE.reply(command=b"MODULE"))
+    if _refused(session, words, b"MODULE|LIST"):
+        return None
 
     def then(answers: list[Answer]) -> None:
         session.answer(modules_reply(answers[0], session.protocol, session.policy.before_7))
@@ -85,6 +77,19 @@ def cluster(session: Session, words: list[bytes]) -> None:
         session.forbid(b"cluster|" + words[1], messages.NO_CLUSTER.reply())
     else:
         forbid_subcommand(session, words)
+
+
+def _refused(session: Session, words: list[bytes], name: bytes) -> bool:
+    """Refuses all but this subcommand, which has no arguments. Returns whether it did."""
+    if not _answers(session, words, name):
+        forbid_subcommand(session, words)
+    elif len(words) != 2:
+        wrong_number(session, words)
+    elif session.multi:
+        session.refuse(messages.MULTI_INSIDE.reply(command=name.partition(b"|")[0]))
+    else:
+        return False
+    return True
 
 
 def _answers(session: Session, words: list[bytes], name: bytes) -> bool:
