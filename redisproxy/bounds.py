@@ -205,8 +205,8 @@ SAMPLED_CONNECTIONS: Annotated[int, 1] = 20
 #: Connections, once a second, whose next commands are timed for their tenant. Each costs a PING.
 TIMED_CONNECTIONS: Annotated[int, 1] = 100
 
-# Commands of the proxy itself to Redis: upstream/client.py, control.py, queries.py, acl_users.py,
-# sentinel.py.
+# Commands of the proxy itself to Redis: upstream/client.py, control.py, nets.py, queries.py,
+# acl_users.py, sentinel.py.
 
 #: One reply, such as CLIENT LIST of 100,000 connections. A larger one is discarded while it comes,
 #: and its command fails.
@@ -225,6 +225,11 @@ QUERY_REPLY_BYTES = 1024 * 1024
 QUERY_SECONDS = 10.0
 #: The longest pause of a tenant after a slow control query, which kept Redis busy.
 QUERY_PAUSE_SECONDS: Annotated[float, 0.01] = 2.0
+#: Time between two questions for Redis's own limits, which an operator may set while it runs.
+NETS_SECONDS = 60.0
+#: A limit of unread replies below this is reached by sessions that share a connection to Redis, and
+#: that only read slowly.
+LOW_OUTPUT_LIMIT_BYTES = 256 * 1024 * 1024
 #: Time without a control query until the connection for control queries is closed.
 QUERY_IDLE_SECONDS: Annotated[float, 0.1] = 30.0
 #: Different patterns of one tenant that Redis is asked to allow. They add up until the proxy

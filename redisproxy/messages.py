@@ -655,7 +655,27 @@ OUTPUT_LIMIT = Reason(
     "redis-output-limit",
     "{address} closes a connection with {size} bytes of unread replies (client-output-buffer-limit normal). A "
     "multiplexed connection has the replies of many sessions, which Redis adds up, and all of them would be closed",
-    "Set client-output-buffer-limit normal 0 0 0, which is Redis's default, or --connections dedicated.",
+    "Set a limit of 256 MiB or more, or --connections dedicated.",
+    "redis.md#its-settings",
+)
+NO_OUTPUT_LIMIT = Notice(
+    "redis-no-output-limit",
+    "{address} keeps any number of bytes for clients that do not read: neither maxmemory-clients nor "
+    "client-output-buffer-limit normal has a value",
+    "Set maxmemory-clients 25% from Redis 7 on, or client-output-buffer-limit normal 1gb 256mb 60.",
+    "redis.md#its-settings",
+)
+NO_MAXMEMORY = Notice(
+    "redis-no-maxmemory",
+    "{address} has no maxmemory: one tenant can fill the machine's memory, and then the kernel ends Redis",
+    "Set maxmemory and maxmemory-policy.",
+    "redis.md#its-settings",
+)
+LOW_MAXCLIENTS = Notice(
+    "redis-low-maxclients",
+    "{address} takes {clients} connections (maxclients), and each replica of the proxy may need more than {needed}",
+    "Raise maxclients above the number in sizing.md.",
+    "sizing.md#connections-to-redis",
 )
 
 # Sentinels.

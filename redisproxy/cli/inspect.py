@@ -28,6 +28,7 @@ from ..tenants.allocation import Room, must_be_read
 from ..tenants.documents import TEMPORARY_PREFIX, FullRead, Problem, ReadFailure, SecretDocument
 from ..tenants.model import BackendAddress, Credential, Snapshot
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
+from ..upstream.nets import connections_needed, missing
 
 _P = ParamSpec("_P")
 _Answer = TypeVar("_Answer")
@@ -279,9 +280,9 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
         found.warnings.append(f"{summary} {again.remedy or messages.FIX_WHAT_IS_NAMED}")
     if server.replica:
         problem(messages.REDIS_IS_REPLICA(address=address))
-    if view.inquiry.output_limit and settings.connections == "multiplexed":
-        limited = messages.OUTPUT_LIMIT(address=address, size=f"{view.inquiry.output_limit:,}")
-        found.warnings.append(f"{limited}. {limited.remedy}")
+    needed_connections = connections_needed(settings.per_process(), len(found.snapshot.tenants))
+    for text in missing(view.inquiry.limits, address, settings.connections == "multiplexed", needed_connections):
+        found.warnings.append(f"{text}. {text.remedy}")
     view.scripts = settings.policy(server).runs_scripts
     layer = settings.acl != "off" and server.acl
     if settings.acl == "require" and not layer:

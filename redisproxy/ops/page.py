@@ -204,6 +204,7 @@ def _overview(content: PageContent) -> Tag:
             layers.get(redis["isolation_layers"], ""),
             "warn" if redis["isolation_layers"] == 1 else "",
         ),
+        *(_card("Limits of Redis", "missing", notice, "warn", wide=True) for notice in redis["notices"]),
         _card(
             "Credentials",
             "not read yet" if age is None else f"{span(age)} old",

@@ -219,6 +219,7 @@ class RedisState(TypedDict):
     unanswered: seconds that a PING of the proxy has waited for its answer; 0 if none waits.
     fault: why Redis cannot be used; empty if it can be, or if the reason is unknown.
     fault_code: of the fault, in `messages`; empty if there is none.
+    notices: what should be known about its own limits, and what to do.
     """
 
     connected: bool
@@ -230,6 +231,7 @@ class RedisState(TypedDict):
     unanswered: float
     fault: str
     fault_code: str
+    notices: list[str]
 
 
 class CertificateState(TypedDict):

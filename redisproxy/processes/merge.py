@@ -23,6 +23,7 @@ _NOTHING: RedisState = {
     "unanswered": 0.0,
     "fault": "",
     "fault_code": "",
+    "notices": [],
 }
 
 

@@ -34,6 +34,7 @@ from .endpoint import endpoint_for
 from .failover import MasterService
 from .health import Answers, Health
 from .latency import Sampler
+from .nets import NetsService, connections_needed, missing
 from .pool import ConnectionPool
 from .queries import ControlQueries
 from .session_backend import SessionBackend
@@ -109,6 +110,8 @@ class Backend(service.MultiService):
         )
         #: whether Redis answers
         self.health = Health(reactor, self.control)
+        #: Redis's own limits
+        self.nets = NetsService(reactor, self.control)
         #: which server is the master
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master
@@ -127,7 +130,7 @@ class Backend(service.MultiService):
         #: how long Redis takes with each tenant's commands, in seconds, by namespace
         self.tenant_latency: dict[str, Histogram] = {}
         sampler = Sampler(reactor, lambda: self.pool.multiplexed, self.latency.observe, self._observe_tenant)
-        for part in (self.pool, self.control, self.master, self.health, sampler):
+        for part in (self.pool, self.control, self.master, self.health, self.nets, sampler):
             part.setServiceParent(self)
         # When this process was ready last, in the reactor's seconds; None: it never was.
         self._ready_at: float | None = None
@@ -240,7 +243,16 @@ class Backend(service.MultiService):
             "unanswered": self.health.unanswered,
             "fault": fault or "",
             "fault_code": "" if fault is None else fault.code,
+            "notices": [f"{text}. {text.remedy}" for text in self._notices()],
         }
+
+    def _notices(self) -> list[messages.Text]:
+        """What should be known about Redis's own limits."""
+        address, settings = self.master.address, self._settings
+        if address is None or settings.embedded:
+            return []
+        needed_connections = connections_needed(settings, len(self._tenants))
+        return missing(self.nets.nets, address.shown, settings.connections == "multiplexed", needed_connections)
 
     @property
     def _fault(self) -> messages.Text | None:
@@ -317,6 +329,7 @@ class Backend(service.MultiService):
             self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy, address.password))
             self._renewing.addErrback(bug(self._log, "updating the rights of the ACL users", defer.CancelledError))
         self.master.on_server(server)
+        self.nets.look_now()
         self.databases_reported(server.databases)
 
     def _use_policy(self, policy: Policy, everywhere: bool) -> None:

@@ -17,10 +17,12 @@ from .. import messages
 from ..net.reactor import IConnectingReactor
 from ..policy import probing
 from ..policy.probing import Server
-from ..resp import info, value
+from ..resp import info
 from ..tenants.model import BackendAddress
+from . import nets
 from .client import Connection, ControlError, ReplyError, ask_once
 from .endpoint import CaFileError, endpoint_for, why
+from .nets import Nets
 from .probe import Memory, Probe, Rights
 from .sentinel import Answer, NotYet, Sentinel, ask_all, latest
 
@@ -53,8 +55,7 @@ class Inquiry:
 
     address: where; state: what the operator has to know of it, or empty; again: what it repeatedly
     did not answer, and why, or empty; keys: how many keys each database holds, for those that hold
-    any; output_limit: bytes of unread replies at which Redis closes a connection, 0 if there is no
-    such limit, or Redis does not say.
+    any; limits: Redis's own.
     """
 
     address: str
@@ -62,7 +63,7 @@ class Inquiry:
     state: messages.Text | None
     again: messages.Text | None
     keys: Mapping[int, int]
-    output_limit: int = 0
+    limits: Nets = Nets()
 
 
 async def ask_sentinels(
@@ -123,8 +124,7 @@ async def inquire(
                 raise InquiryError(messages.REDIS_IS(address=address.shown, state=probe.state))
             raise InquiryError(messages.REDIS_REPORTS_NOTHING(address=address.shown, reason=again))
         keys = info.keys(await connection.ask("INFO", "keyspace"))
-        [limits] = await connection.ask_all([("CONFIG", "GET", "client-output-buffer-limit")])
-        return Inquiry(address.shown, probe.server, probe.state, again, keys, _output_limit(limits))
+        return Inquiry(address.shown, probe.server, probe.state, again, keys, await nets.ask(connection))
 
     try:
         return await ask_once(reactor, address, endpoint_for(reactor, address, timeout, ca_file), timeout, asking)
@@ -140,16 +140,3 @@ async def inquire(
     except Exception as error:
         # Any error of a resolver, a socket or a TLS handshake.
         raise InquiryError(messages.REDIS_NOT_CONNECTED(address=address.shown, reason=why(error))) from None
-
-
-def _output_limit(answer: value.Answer | value.ErrorReply) -> int:
-    """The smaller limit of unread replies for normal clients in a CONFIG GET's answer; 0: none.
-
-    answer: the setting's name, and then each class with its two limits and seconds.
-    """
-    limits = answer[1] if isinstance(answer, list) and len(answer) == 2 else b""
-    words = limits.split() if isinstance(limits, bytes) else []
-    if b"normal" not in words:
-        return 0
-    at = words.index(b"normal")
-    return min((int(word) for word in words[at + 1 : at + 3] if word.isdigit() and int(word)), default=0)

@@ -40,6 +40,10 @@ from ..support.waiting import LIMIT, until
 NOW = 1_767_225_600.0  # 2026-01-01
 
 
+#: Limits of Redis without which the operator is warned.
+LIMITS = ("maxmemory 1gb", "client-output-buffer-limit normal 1gb 256mb 60")
+
+
 class FindingsCase(unittest.TestCase):
     def operator(self, *documents: dict, **more: object) -> Operator:
         manifests = Manifests(documents)
@@ -50,7 +54,7 @@ class FindingsCase(unittest.TestCase):
         return Operator(reactor, settings, source_of(settings))
 
     def redis(self, binary: object = valkey, *settings: str, **more: str) -> RedisServer:
-        server = RedisServer(binary, *settings, **more).start()
+        server = RedisServer(binary, *LIMITS, *settings, **more).start()
         self.addCleanup(server.stop)
         return server
 
@@ -184,8 +188,26 @@ class RedisTests(FindingsCase):
         found = await inspect.check(self.operator(*source))
         self.assertEqual(self.problems(found), [])
         [warning] = found.warnings
-        self.assertRegex(warning, "closes a connection with 4,194,304 bytes of unread replies .* normal 0 0 0")
+        self.assertRegex(warning, "closes a connection with 4,194,304 bytes of unread replies .* 256 MiB or more")
         self.assertEqual((await inspect.check(self.operator(*source, connections="dedicated"))).warnings, [])
+
+    async def test_limits_that_redis_does_not_have(self) -> None:
+        server = self.redis(valkey, "maxmemory 0", "client-output-buffer-limit normal 0 0 0", "maxclients 60")
+        source = (master(server.url), *(namespace(f"team-{number}") for number in range(2)))
+        no_memory, no_output, few = (await inspect.check(self.operator(*source, **{"base-workers": "60"}))).warnings
+        self.assertRegex(no_memory, "has no maxmemory: .* Set maxmemory and")
+        self.assertRegex(no_output, "keeps any number of bytes .* Set maxmemory-clients 25%")
+        self.assertRegex(few, r"takes 60 connections \(maxclients\), and each replica of the proxy may need more than 62")
+        # Each is over when it is set, and Redis need not be started again.
+        redis = server.client()
+        redis.config_set("maxmemory", "1gb")
+        redis.config_set("maxmemory-clients", "25%")
+        redis.config_set("maxclients", "1000")
+        self.assertEqual((await inspect.check(self.operator(*source))).warnings, [])
+
+    async def test_limits_that_redis_does_not_tell(self) -> None:
+        server = self.redis(valkey, "maxmemory 0", 'rename-command CONFIG ""')
+        self.assertEqual((await inspect.check(self.operator(master(server.url), namespace("team-new")))).warnings, [])
 
     async def test_a_server_without_acls(self) -> None:
         server = self.redis(redis_5, "bind 127.0.0.1")  # it knows no "-::1"
@@ -351,6 +373,8 @@ class SentinelTests(FindingsCase):
         group = Sentinels(password="sentinel-pw").start()
         self.addCleanup(group.stop)
         group.until_replicated()
+        for setting in LIMITS:
+            group.servers[0].client().config_set(*setting.split(" ", 1))
         documents = [*tenant("team-blue", 3, "pw-blue")]
         secrets = {"sentinel_password": "sentinel-pw"}
         found = await inspect.check(self.operator(master(group.url, **secrets), *documents))

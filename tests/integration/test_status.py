@@ -88,6 +88,10 @@ class StatusTests(unittest.TestCase):
             metrics(port)["redisproxy_commands_total", frozenset({("namespace", "team-blue"), ("family", "plain")})], 500
         )
 
+    def test_limits_that_redis_does_not_have(self) -> None:
+        port = self.start("--processes", "2")
+        until(lambda: "has no maxmemory" in ask(port, "/")[2], "the page warns")
+
     def test_of_several_processes_it_is_the_sum(self) -> None:
         port = self.start("--processes", "2")
         until(lambda: ask(port, "/readyz")[0] == 200, "ready")

@@ -74,6 +74,13 @@ class PageCase(unittest.SynchronousTestCase):
 
 
 class PageTests(PageCase):
+    def test_limits_that_redis_does_not_have(self) -> None:
+        found = stats()
+        self.assertNotIn("Limits of Redis", self.render(found))
+        found["state"]["redis"]["notices"] = [f"redis://h:1 has no {EVIL}. Set it."]
+        self.assertIn("missing", self.card("Limits of Redis", found))
+        self.assertNotIn(EVIL, self.render(found))
+
     def test_what_others_wrote_is_text(self) -> None:
         found = stats(**{EVIL: tenant_stats(refused_names={EVIL: 3}, refused={EVIL: 3}, wrong=1, turned_away=1)})
         found["counts"]["refused_names"] = {EVIL: 3}

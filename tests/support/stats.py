@@ -90,6 +90,7 @@ def stats(**tenants: dict) -> Stats:
                 "version": "Redis 7.0.15",
                 "databases": 16,
                 "isolation_layers": 2,
+                "notices": [],
                 "answers": "up",
                 "unanswered": 0.0,
                 "fault": "",
