@@ -113,15 +113,15 @@ class NetsService(service.Service):
             self._asking.cancel()
 
     def look_now(self) -> None:
-        """Redis is another one, perhaps."""
-        if self._loop.running:
-            self._look()
-
-    def _look(self) -> None:
-        if self._asking is None and self._control.connected:
+        """Redis is another one, perhaps. Waits for the connection."""
+        if self._asking is None and self._loop.running:
             self._asking = defer.Deferred.fromCoroutine(self._ask())
             self._asking.addErrback(bug(self._log, "asking Redis for its limits", defer.CancelledError))
             self._asking.addBoth(self._asked)
+
+    def _look(self) -> None:
+        if self._control.connected:
+            self.look_now()
 
     async def _ask(self) -> None:
         try:
