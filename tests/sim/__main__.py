@@ -108,8 +108,14 @@ def run(given: argparse.Namespace) -> int:
     for seed in range(int(first), int(end)) if end else count(int(first)):
         if given.seconds and time.process_time() - began > given.seconds:
             break
-        simulation = sim.Simulation(seed, options(seed, given))
-        found = simulation.run()
+        try:
+            simulation = sim.Simulation(seed, options(seed, given))
+            found = simulation.run()
+        except KeyboardInterrupt:
+            break  # reports what is known
+        except Exception:
+            print(f"seed {seed}:", flush=True)
+            raise
         runs += 1
         if runs % 20 == 0:
             gc.collect()  # the objects of a simulation refer to each other in circles

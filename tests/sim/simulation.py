@@ -189,6 +189,9 @@ class Simulation:
         self._counted: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         # Until when errors of a tenant are allowed, and under None those of all tenants.
         self._forgiven: dict[str | None, float] = defaultdict(float)
+        # Tenants that are paused; and until when closes because of a pause are allowed, by tenant.
+        self._paused: set[str] = set()
+        self._was_paused: dict[str | None, float] = defaultdict(float)
         self._tenants = {"blue": Tenant("blue", 3), "green": Tenant("green", 5)}
         self._backend = BackendAddress(host="redis", port=6379, password=_MASTER)
         #: whether sessions share connections to Redis
@@ -277,8 +280,6 @@ class Simulation:
         self._proxied.policy_changed = self._factory.use
         self._holder.startService()
         self._proxied.startService()
-        self._paused: set[str] = set()
-        self._was_paused: dict[str | None, float] = defaultdict(float)
         self._use_directory()
         self._factory.startFactory()
 
