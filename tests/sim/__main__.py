@@ -25,6 +25,10 @@ OUTSIDE = {
         "no client of the simulation subscribes to patterns that match key events in several ways",
         "tests.session.test_key_events.HeardTests.test_many_of_them_are_found_in_several_turns",
     ),
+    "page of a list is too large, and is read in smaller ones": (
+        "the API of Kubernetes is not simulated",
+        "tests.sources.test_large_secrets.SizeTests.test_a_page_that_is_too_large_is_read_in_smaller_ones",
+    ),
     "multiplexed connection opened after it was given up": (
         "work that the end of an attempt lets go on has to fail in the same call, and connecting does not",
         "tests.upstream.test_multiplexed.OpeningTests"

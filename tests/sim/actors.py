@@ -86,6 +86,8 @@ class Actor:
         self.end: Socket | None = None
         #: when bytes last came or went, in the world's seconds
         self.progress = self.world.now
+        #: when it connected last
+        self.opened = self.world.now
         #: whether it has done all its steps
         self.done = False
         self.expected: deque[Expected] = deque()
@@ -96,6 +98,10 @@ class Actor:
         # WRONG_PASSWORDS.
         self._wrong_passwords = 0
         self._was_answered = False
+        # The command of the last reply on its connection; and what was pending when its tenant was
+        # paused, if a blocked command was.
+        self._answered_last: Expected | None = None
+        self._pending_at_pause: list[Expected] = []
         self._protocol = 2
         self._subscribed: set[bytes] = set()
         self._heard: dict[bytes, int] = {}
@@ -136,7 +142,7 @@ class Actor:
             return
         self.end = self.simulation.connect(self)
         self.end.changed = self._changed
-        self.progress = self.world.now
+        self.opened = self.progress = self.world.now
         self._incoming.clear()
         self._outgoing.clear()
         self._subscribed.clear()
@@ -146,6 +152,7 @@ class Actor:
         self._wrong_passwords = self._rate = 0
         self._protocol = 2
         self._was_answered = False
+        self._answered_last, self._pending_at_pause = None, []
         self._clean = True
         self._before_log_in()
         self._log_in()
@@ -235,10 +242,23 @@ class Actor:
             if short and not self._was_answered and self.expected[0].name == b"AUTH":  # a HELLO may be in flight
                 kind = "closed-log-in"
             elif not (short or self._subscribed) and self._clean and self.simulation.multiplexed:
-                kind = "closed-idle"
-            self.simulation.wrong(kind, f"{self} was {how}, {short} replies short: {names}", self.tenant, self._learnt)
+                kind = "given-up" if self._was_given_up else "closed-idle"
+            text = f"{self} was {how}, {short} replies short: {names}"
+            self.simulation.wrong(kind, text, self.tenant, self._learnt, self.opened)
         self._forget()
         self.world.after(self.rng.uniform(0, 0.5), self.open)
+
+    def tenant_paused(self) -> None:
+        """Called when its tenant is paused."""
+        pending = list(self.expected)
+        self._pending_at_pause = pending if any(each.name == b"BLPOP" for each in pending) else []
+
+    @property
+    def _was_given_up(self) -> bool:
+        """Whether a pause may have ended its connection for a blocked command, though that was
+        answered before Redis gave it up: nothing was answered that it sent since.
+        """
+        return any(each is self._answered_last for each in self._pending_at_pause)
 
     def _reads_late(self) -> None:
         """From now on it may learn late that it was closed: perhaps it was before already."""
@@ -301,7 +321,7 @@ class Actor:
             self.world.after(self.rng.uniform(0, 0.3), self._step, self.end)
 
     def _take(self, reply: object) -> None:
-        due = self.expected.popleft()
+        due = self._answered_last = self.expected.popleft()
         self._was_answered = True
         replaced = isinstance(reply, Error) and reply.startswith(_REPLACED)
         away = isinstance(reply, Error) and reply.startswith(_AWAY) and not self.simulation.straight

@@ -57,6 +57,15 @@ def fail_over(simulation: Simulation) -> None:
     simulation.world.after(seconds, simulation.reactor.callLater, 0, promoted)
 
 
+def _leave_multiplexed(simulation: Simulation) -> None:
+    """Closes all connections but the multiplexed ones."""
+    left = [upstream.connection.transport.socket.peer for upstream in simulation.multiplexed_connections()]
+    for connection in list(simulation.redis.connections.values()):
+        if connection.end not in left:
+            connection.leave()
+            connection.end.close()
+
+
 def fill_for_long(simulation: Simulation) -> None:
     """Redis takes no further clients, for longer than the proxy holds what was not sent, while a
     client does not read. Only multiplexed connections are left.
@@ -65,13 +74,22 @@ def fill_for_long(simulation: Simulation) -> None:
     def fill(_: Session) -> None:
         simulation.forgive(None, 20)
         simulation.redis.fill(20)
-        left = [upstream.connection.transport.socket.peer for upstream in simulation.multiplexed_connections()]
-        for connection in list(simulation.redis.connections.values()):
-            if connection.end not in left:
-                connection.leave()
-                connection.end.close()
+        _leave_multiplexed(simulation)
 
     _at_worst(simulation, lambda session: session.replies.slow and session.route.state is MULTIPLEXED, fill)
+
+
+def keep_busy(simulation: Simulation) -> None:
+    """A script takes long, so that Redis prepares no connection, while a client does not read. Only
+    multiplexed connections are left.
+    """
+
+    def run(_: Session) -> None:
+        simulation.forgive(None, 0)
+        _leave_multiplexed(simulation)
+        simulation.redis.keep_busy(5)
+
+    _at_worst(simulation, lambda session: session.replies.slow and session.route.state is MULTIPLEXED, run)
 
 
 def stand_still(simulation: Simulation) -> None:
@@ -147,6 +165,6 @@ FAULTS: dict[str, Callable[[Simulation], None]] = {
     fault.__name__: fault
     for fault in (
         *(cut_reply, cut_command, fail_over, fill_for_long, stand_still, kick),
-        *(rotate_late, rotate_within_a_message, replace_while_waiting, hand_over_queued),
+        *(rotate_late, rotate_within_a_message, replace_while_waiting, hand_over_queued, keep_busy),
     )
 }

@@ -73,7 +73,8 @@ class RareActor(Actor):
             self.world.after(self.rng.uniform(0.5, 15), self._ask_more, self.end, self.steps)
 
     def _ask_more(self, end: Socket, steps: int) -> None:
-        if end is self.end and self.expected and steps == self.steps:
+        # Nothing behind a QUIT is answered.
+        if end is self.end and self.expected and steps == self.steps and not self._closing:
             self._get(self._key(b"nothing"))
 
     def do_read_scripts_slowly(self) -> None:

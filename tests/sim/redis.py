@@ -46,8 +46,8 @@ class Redis:
         self.listens = True
         #: since when Redis does not answer everything at once; None: it does
         self.unwell_since: float | None = None
-        #: from when to when it was so last
-        self.was_unwell = (0.0, 0.0)
+        #: from when to when it was so before, the latest last
+        self.unwell_periods: list[tuple[float, float]] = []
         #: called when a connection is cut: see `cut_one`
         self.cut: Callable[[], object] = lambda: None
         # Until when it loads its data, and until when it has too many clients.
@@ -60,8 +60,8 @@ class Redis:
         self._changed: dict[tuple[int, bytes], int] = {}
         self._changes = 0
         self._stalled: Event | None = None
-        # The connection whose script runs, and since when.
-        self._runs_script: tuple[SimulatedConnection, float] | None = None
+        # The connection whose script runs, and since when. None: nobody's here.
+        self._runs_script: tuple[SimulatedConnection | None, float] | None = None
         self._ready: deque[SimulatedConnection] = deque()
 
     # Faults.
@@ -92,10 +92,17 @@ class Redis:
             self.world.after(BUSY_AFTER, self._run_ready)
         self.world.after(seconds, self._script_ended, connection, reply)
 
-    def _script_ended(self, connection: SimulatedConnection, reply: bytes) -> None:
+    def keep_busy(self, seconds: float) -> None:
+        """Runs somebody else's script for so many seconds more. It takes too long already."""
+        if self._runs_script is None:
+            self._runs_script = None, self.world.now - BUSY_AFTER
+            self.world.after(seconds, self._script_ended)
+
+    def _script_ended(self, connection: SimulatedConnection | None = None, reply: bytes = b"") -> None:
         self._runs_script = None
-        connection.say(reply)
-        self.wait(connection)
+        if connection is not None:
+            connection.say(reply)
+            self.wait(connection)
         self._run_ready()
 
     @property
@@ -153,10 +160,16 @@ class Redis:
         """Notes whether it is well."""
         if self.listens and not (self._stalled is not None or self.loading or self.full):
             if self.unwell_since is not None:
-                self.was_unwell = self.unwell_since, self.world.now
+                self.unwell_periods.append((self.unwell_since, self.world.now))
             self.unwell_since = None
         elif self.unwell_since is None:
             self.unwell_since = self.world.now
+
+    def seconds_well(self, since: float) -> float:
+        """Returns for how many seconds it was well since then."""
+        now = self.world.now
+        periods = [*self.unwell_periods, (now if self.unwell_since is None else self.unwell_since, now)]
+        return now - since - sum(max(0.0, until - max(began, since)) for began, until in periods)
 
     def cut_one(self) -> None:
         """Has one connection end within what it sends next, after any number of bytes."""

@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import TypeVar
 from unittest import mock
 
@@ -76,7 +77,9 @@ RARE = (
     *("nested_messages", "leave_within", "large_news", "read_scripts_slowly", "large", "info", "scripts"),
     "list_clients",
 )
-RARE_FAULTS = tuple(faults.FAULTS)
+RARE_FAULTS = tuple(name for name in faults.FAULTS if name != "keep_busy")
+#: The same where scripts may be slow.
+SLOW_RARE_FAULTS = ("keep_busy",)
 #: Limits that the seed may make extreme, unless the options name others. The simulation's own
 #: generator draws them in this order. So adding or removing one changes what each kept seed does.
 KEPT_LIMITS = (
@@ -357,18 +360,20 @@ class Simulation:
         self._counted[counter][0] += surely
         self._counted[counter][1] += perhaps
 
-    def wrong(self, kind: str, text: str, tenant: str | None, since: float | None = None) -> None:
+    def wrong(self, kind: str, text: str, tenant: str | None, since: float | None = None, opened: float = inf) -> None:
         """Reports something that must not happen, unless a fault of Redis or a change of the
-        tenant's credential allows it now. since: or allowed it then, or later.
+        tenant's credential allows it now.
+
+        since: or allowed it then, or later; opened: when the client connected.
         """
         since = self.world.now if since is None else since
         of_redis = kind in ("closed", "replaced", "half-reply", "message-lost", "stuck")
-        of_credentials = of_redis or kind in ("refused", "closed-idle", "closed-log-in")
-        if self.options.memory is not None and kind in ("closed", "closed-idle", "half-reply"):
+        of_credentials = of_redis or kind in ("refused", "closed-idle", "given-up", "closed-log-in")
+        if self.options.memory is not None and kind in ("closed", "closed-idle", "given-up", "half-reply"):
             return
-        if kind == "closed-log-in" and self._was_away_for_long():
+        if kind == "closed-log-in" and self._was_away_for_long(opened):
             return
-        if of_redis and since < self._was_paused[tenant]:
+        if (of_redis or kind == "given-up") and since < self._was_paused[tenant]:
             return
         if (of_redis and since < self._forgiven[None]) or (of_credentials and since < self._forgiven[tenant]):
             return
@@ -376,12 +381,19 @@ class Simulation:
         if len(self.found) >= 50:
             self.world.over = True
 
-    def _was_away_for_long(self) -> bool:
-        """Whether the time to hold what was not sent is over, or was a moment ago."""
-        since, until = self.redis.was_unwell
+    def _was_away_for_long(self, opened: float) -> bool:
+        """Whether the time to hold what was not sent is over, or was a moment ago.
+
+        opened: when the client connected. All that time may be over for its log-in alone: Redis was
+        well for a moment meanwhile, but others that waited came first.
+        """
+        now = self.world.now
+        since, until = self.redis.unwell_periods[-1] if self.redis.unwell_periods else (0.0, 0.0)
         if self.redis.unwell_since is not None:
-            since, until = self.redis.unwell_since, self.world.now
-        return until - since >= HOLD - 1 and self.world.now - until < 1
+            since, until = self.redis.unwell_since, now
+        if until - since >= HOLD - 1 and now - until < 1:
+            return True
+        return now - opened >= HOLD and self.redis.seconds_well(opened) < 1
 
     # Faults.
 
@@ -511,6 +523,9 @@ class Simulation:
             self._was_paused[tenant] = self.world.now + REVOCATION
         else:
             self.forgive(tenant, seconds)
+        for actor in self.actors:
+            if actor.tenant == tenant:
+                actor.tenant_paused()
         self._paused.add(tenant)
         self._use_directory()
         self.world.after(seconds, self._resume, tenant)
@@ -691,10 +706,15 @@ def options_of(seed: int) -> Options:
     newer: tuple[str, ...] = (*SCRIPTS, "scripts") * 3 if slow else NEWER
     if slow and rare:  # not "leave_blocked", whose times are too short for slow scripts
         newer += tuple(name for name in NEWER if name != "leave_blocked")
+    newer_faults: tuple[str, ...] = NEWER_FAULTS + PAUSES
+    if rare:
+        newer_faults += RARE_FAULTS
+    if slow and rare:
+        newer_faults += SLOW_RARE_FAULTS
     return Options(
         limits=ALL_LIMITS,
         newer=newer + RARE if rare else newer,
         faults=FAULTS if seed % 2 else (),
-        newer_faults=(*NEWER_FAULTS, *PAUSES, *(RARE_FAULTS if rare else ())) if seed % 2 else (),
+        newer_faults=newer_faults if seed % 2 else (),
         memory=400_000 if (slow or rare) and seed % 3 == 0 else None,
     )

@@ -10,6 +10,9 @@ import weakref
 from unittest import mock
 
 import redisproxy.probes
+from redisproxy import messages
+from redisproxy.session.session import Session
+from redisproxy.upstream.hold import HeldWork
 
 from . import simulation as sim
 from .__main__ import FLOODS, OUTSIDE, probes
@@ -85,6 +88,40 @@ class SimulationTests(unittest.TestCase):
             self.assertEqual(wrong(seed, sim.Options(newer=sim.NEWER, newer_faults=("pause",) * 3)), [])
             self.assertEqual(wrong(seed, sim.Options(newer=sim.NEWER, faults=("restart",), newer_faults=sim.PAUSES)), [])
 
+    def test_a_blocked_client_is_closed_by_a_pause_though_it_was_answered(self) -> None:
+        """Redis answered its BLPOP at that moment. So the client saw an idle connection end."""
+        for seed in (300367, 300727, 400773):
+            self.assertEqual(wrong(seed, sim.options_of(seed)), [])
+
+    def test_a_pause_that_closes_an_idle_client_is_found(self) -> None:
+        """Nothing above forgives that."""
+
+        def close(session: Session) -> bool:
+            return session.credential is not None and not session.ended and session.ending.pause()
+
+        with mock.patch.object(Session, "pause", close):
+            found = sim.Simulation(11, sim.Options(newer=sim.NEWER, newer_faults=("pause",))).run()
+        self.assertEqual({wrong.kind for wrong in found}, {"closed-idle"})
+
+    def test_a_log_in_waits_no_longer_though_redis_was_back_for_a_moment(self) -> None:
+        """Redis answered others for half a second of its 15 seconds."""
+        self.assertEqual(wrong(300573, sim.options_of(300573)), [])
+
+    def test_a_log_in_that_is_held_for_less_is_found(self) -> None:
+        remaining = HeldWork._remaining
+
+        def less(held: HeldWork, problem: messages.MessageError, since: float) -> float:
+            return remaining(held, problem, since) - 8
+
+        options = sim.Options(faults=("restart", "abandon", "stall"), newer_faults=sim.NEWER_FAULTS)
+        with mock.patch.object(HeldWork, "_remaining", less):
+            found = sim.Simulation(3, options).run()
+        self.assertEqual({wrong.kind for wrong in found}, {"closed-log-in"})
+
+    def test_nothing_is_expected_behind_a_quit(self) -> None:
+        """A client that had read slowly asked for more behind its QUIT."""
+        self.assertEqual(wrong(400645, sim.options_of(400645)), [])
+
     def test_a_message_within_a_reply_is_no_part_of_it(self) -> None:
         """In RESP3 a subscriber gets EXEC's reply and its own message within, unlike in version
         0.1.
@@ -151,6 +188,14 @@ class SimulationTests(unittest.TestCase):
             self.assertEqual(wrong(seed, options), [])
 
     def test_a_client_that_writes_first_goes_on_without_a_connection_of_its_own(self) -> None:
+        """A script takes long, so that Redis prepares none."""
+        newer = ("write_first", "slow_scripts") * 3
+        for seed in (10, 30, 31):
+            simulation = sim.Simulation(seed, sim.Options(newer=newer, newer_faults=("keep_busy",), limits=sim.ALL_LIMITS))
+            self.assertEqual(simulation.run(), [])
+            self.assertIn("no connection for a client that does not read", simulation.reached)
+
+    def test_a_client_that_writes_first_is_closed_when_the_hold_is_over(self) -> None:
         """Redis has too many clients, for longer than what was not sent is held."""
         for seed in (13, 16, 25):
             options = sim.Options(newer=("write_first",) * 4, newer_faults=("fill_for_long",), limits=sim.ALL_LIMITS)
