@@ -125,6 +125,16 @@ CLIENT_FILTER_IDS = 1000
 VISITED_PER_TURN: Annotated[int, 1] = 100
 #: The longest pause of a tenant after such a visit of its sessions, which kept the proxy busy.
 VISIT_PAUSE_SECONDS: Annotated[float, 0.01] = 2.0
+#: `--command-max-keys`: keys of one WATCH, or of one command that blocks. Redis looks for each of
+#: them in a list of all. It takes 1 to 10 ms for so many.
+COMMAND_KEYS = 1000
+#: How often one key may be named in a command that goes through the values of all its keys.
+KEY_REPEATED = 16
+#: `--command-max-count`: elements of a random choice that may repeat elements. It takes 20 ms.
+COMMAND_COUNT = 100_000
+#: `--tenant-transaction-bytes`: sent since MULTI, by all sessions of a tenant in one process. Redis
+#: keeps it until EXEC. Tiny arguments take it several times as much.
+TRANSACTION_BYTES = 64 * 1024 * 1024
 #: All patterns of one CONFIG GET. Matching takes time, and no setting has a longer name.
 CONFIG_PATTERN_BYTES = 256
 #: Channels, patterns and sharded channels of one session, together.

@@ -1526,6 +1526,43 @@ ARGUMENTS_TOO_LARGE = ClientError(
     "ERR the arguments of '{command}' are larger than {most} bytes",
     "The proxy has to read the arguments of this command. Send less in one command.",
 )
+_MANY_KEYS = "Send several commands with fewer keys each. Scripts have no such limit."
+TOO_MANY_KEYS = ClientError(
+    "error-too-many-keys",
+    "ERR '{command}' names {found} keys: at most {most} are allowed in one command",
+    _MANY_KEYS,
+    "tenants.md#commands-that-cost",
+)
+KEY_REPEATED = ClientError(
+    "error-key-repeated",
+    "ERR '{command}' names one key {found} times: at most {most} times are allowed in one command",
+    "Name each key once: Redis goes through its value each time.",
+    "tenants.md#commands-that-cost",
+)
+TOO_MANY_WATCHED = ClientError(
+    "error-too-many-watched",
+    "ERR this connection would watch {found} keys: at most {most} are allowed until EXEC, DISCARD or UNWATCH",
+    "Watch fewer keys: one key that changes with the others is enough.",
+    "tenants.md#commands-that-cost",
+)
+COUNT_TOO_LARGE = ClientError(
+    "error-count-too-large",
+    "ERR the count of '{command}' is {found}: at least -{most} is allowed, or a positive number",
+    "Send several commands with smaller counts. A positive count names no element twice, and has no limit.",
+    "tenants.md#commands-that-cost",
+)
+LOLWUT_FORM = ClientError(
+    "error-lolwut",
+    "NOPERM 'lolwut' takes no arguments here, or VERSION and a number: a large picture keeps Redis busy",
+    "Ask for the usual picture.",
+    "tenants.md#commands-that-cost",
+)
+TRANSACTION_TOO_LARGE = ClientError(
+    "error-transaction-too-large",
+    "ERR the open transactions of this namespace have more than {most} bytes: DISCARD this one, and use smaller ones",
+    "Redis keeps all of a transaction in memory until EXEC, which fails now. Divide it.",
+    "tenants.md#commands-that-cost",
+)
 NO_TLS_HERE = ClientError(
     "error-no-tls",
     "ERR Protocol error: there is no TLS at this port",

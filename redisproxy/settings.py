@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from . import bounds
 from .ops.logs import FORMATS, LEVELS
+from .policy.costs import CommandLimits
 from .policy.policy import Policy, closed, parse_names
 from .policy.probing import USUAL, Server, policy_for
 from .tenants.enrolment import Enrolment
@@ -65,11 +66,24 @@ _UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 def _memory(text: str) -> int:
     """Bytes, in the form of a Kubernetes quantity, such as ``512Mi``. 0 stands for none."""
-    match = re.fullmatch(r"([0-9]{1,15})(Ki|Mi|Gi|)", text, re.ASCII)
-    size = int(match[1]) * _UNITS[match[2]] if match else -1
+    size = _bytes(text)
     if size and size < bounds.LEAST_MEMORY_BYTES:
         raise _Invalid(f"a number of bytes, such as 512Mi, from {bounds.LEAST_MEMORY_BYTES >> 20}Mi on; or 0")
     return size
+
+
+def _size(text: str) -> int:
+    """Bytes, likewise. 0 stands for no limit."""
+    size = _bytes(text)
+    if size < 0:
+        raise _Invalid("a number of bytes, such as 64Mi; or 0")
+    return size
+
+
+def _bytes(text: str) -> int:
+    """The bytes of a Kubernetes quantity. -1 if the text is none."""
+    match = re.fullmatch(r"([0-9]{1,15})(Ki|Mi|Gi|)", text, re.ASCII)
+    return int(match[1]) * _UNITS[match[2]] if match else -1
 
 
 def _kubernetes_port(text: str) -> int:
@@ -389,6 +403,31 @@ class Settings:
         "NAMES",
         "Commands that tenants may not use: `NAME` or `NAME|SUBCOMMAND`, with commas between.",
     )
+    command_max_keys: int = _setting(
+        "REDISPROXY_COMMAND_MAX_KEYS",
+        _whole(0, 1_000_000),
+        bounds.COMMAND_KEYS,
+        "N",
+        "Number of keys that a command may name if it blocks (`BLPOP`, `XREAD`, …) or goes through the values of all its "
+        f"keys (`SUNION`, `PFCOUNT`, …), and that a connection may `WATCH`. Of the second kind, one key at most "
+        f"{bounds.KEY_REPEATED} times. 0: no limit. Scripts are not limited.",
+    )
+    command_max_count: int = _setting(
+        "REDISPROXY_COMMAND_MAX_COUNT",
+        _whole(0, 1_000_000_000),
+        bounds.COMMAND_COUNT,
+        "N",
+        "Number of elements that a command may choose if it may choose an element again: with a negative count, "
+        "`SRANDMEMBER`, `HRANDFIELD` and `ZRANDMEMBER` take time for any number. 0: no limit. Scripts are not limited.",
+    )
+    tenant_transaction_bytes: int = _setting(
+        "REDISPROXY_TENANT_TRANSACTION_BYTES",
+        _size,
+        bounds.TRANSACTION_BYTES,
+        "SIZE",
+        "Bytes, such as `64Mi`, that all open transactions of a tenant may have together: what its clients have sent "
+        "since `MULTI`, in each process of the proxy. Redis keeps them in memory until `EXEC`. 0: no limit.",
+    )
     tenant_max_connections: int = _setting(
         "REDISPROXY_TENANT_MAX_CONNECTIONS",
         _whole(0, bounds.TENANT_CONNECTIONS),
@@ -462,9 +501,16 @@ class Settings:
         """
         return Enrolment(self.redis_secret, self.master, backend, self.tenant_limits)
 
+    @property
+    def command_limits(self) -> CommandLimits:
+        """What one command of a tenant may cost."""
+        return CommandLimits(self.command_max_keys, self.command_max_count, self.tenant_transaction_bytes)
+
     def policy(self, server: Server = USUAL) -> Policy:
         """The policy: what tenants may do on a server."""
-        return policy_for(server, self.acl != "off", allow=self.allow_commands, deny=self.deny_commands)
+        return policy_for(
+            server, self.acl != "off", allow=self.allow_commands, deny=self.deny_commands, limits=self.command_limits
+        )
 
     def per_process(self) -> Settings:
         """The settings of one process: its part of the numbers that are for all processes, rounded
@@ -557,4 +603,6 @@ def default_text(setting: Field[Any]) -> str:
         return f"{value:g} s"
     if isinstance(value, tuple):
         return " ".join(value)
+    if setting.metadata["parse"] is _size and isinstance(value, int):
+        return f"{value // _UNITS['Mi']}Mi"
     return str(value) if value or value == 0 else ""

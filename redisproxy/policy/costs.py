@@ -11,8 +11,13 @@ Times in the reasons: Redis 7.0 on a common machine. Read their order of magnitu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Flag
 from typing import NamedTuple
+
+from .. import bounds
+from ..resp.framing import INSPECT_ABOVE
+from .builtin import FACTS
 
 
 class Bound(Flag):
@@ -26,12 +31,12 @@ class Bound(Flag):
     ONCE = 2
     #: the tenant's window: its arguments do not bound it, so few of them are under way at once
     WINDOW = 4
-    #: the number of keys, which the session checks
+    #: the number of keys, and how often one of them is repeated; the session checks both
     KEYS = 8
-    #: a count among its arguments, which the session checks
+    #: a negative count among its arguments, which the session checks
     COUNT = 16
-    #: the policy: tenants may not use it unless the operator allows it
-    REFUSED = 32
+    #: the form of its arguments, which the session checks
+    FORM = 32
 
 
 class Cost(NamedTuple):
@@ -53,7 +58,7 @@ _TABLE: tuple[tuple[Bound, str, str], ...] = (
         """
         BITFIELD BITFIELD_RO DEL EXISTS GEOADD GEOHASH GEOPOS HDEL HEXPIRE HEXPIREAT HEXPIRETIME HGETDEL HGETEX HMGET HMSET
         HPERSIST HPEXPIRE HPEXPIREAT HPEXPIRETIME HPTTL HSET HSETEX HTTL LPUSH LPUSHX MGET MSET MSETEX
-        MSETNX PFADD RPUSH RPUSHX SADD SCRIPT|EXISTS SMISMEMBER SREM TOUCH UNLINK VADD VREM XACK XACKDEL
+        MSETNX PFADD RPUSH RPUSHX SADD SCRIPT|EXISTS SMISMEMBER SREM TOUCH UNLINK VREM XACK XACKDEL
         XCLAIM XDEL XDELEX ZADD ZMSCORE ZREM
         """,
     ),
@@ -63,6 +68,7 @@ _TABLE: tuple[tuple[Bound, str, str], ...] = (
         "PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE",
     ),
     (_SIZE, "N is the length of the script's text.", "SCRIPT|LOAD"),
+    (_SIZE, "N is the number of its arguments, which are not used.", "COMMAND|GETKEYS COMMAND|GETKEYSANDFLAGS"),
     (_SIZE, "M is the length of an argument. Where it goes is a matter of memory, not of time.", "SETRANGE"),
     (
         _ONCE,
@@ -100,7 +106,7 @@ _TABLE: tuple[tuple[Bound, str, str], ...] = (
         "It goes through a whole value, or a part of it that its arguments do not bound.",
         """
         BITCOUNT BITPOS COPY DUMP HGETALL HKEYS HVALS LCS LINDEX LINSERT LPOS LRANGE LREM LSET MEMORY|USAGE
-        SMEMBERS SORT SORT_RO XINFO|CONSUMERS XINFO|GROUPS XINFO|STREAM XPENDING XRANGE XREVRANGE ZRANGE
+        SMEMBERS XINFO|CONSUMERS XINFO|GROUPS XINFO|STREAM XPENDING XRANGE XREVRANGE ZRANGE
         ZRANGEBYLEX ZRANGEBYSCORE ZRANGESTORE ZREVRANGE ZREVRANGEBYLEX ZREVRANGEBYSCORE
         """,
     ),
@@ -115,7 +121,7 @@ _TABLE: tuple[tuple[Bound, str, str], ...] = (
         "COUNT is a wish for how far it goes, up to the whole. More than the rest is never done, so COUNT needs no limit.",
         "CLUSTERSCAN HSCAN SCAN SSCAN XAUTOCLAIM ZSCAN",
     ),
-    (_WINDOW, "It compares with as many elements as EF and COUNT say, up to the whole.", "VSIM"),
+    (_WINDOW, "It compares with as many elements as EF and COUNT say, up to the whole.", "VADD VSIM"),
     (
         _WINDOW | _KEYS,
         "It goes through whole values, and through the same one again for each time that a key is repeated.",
@@ -125,8 +131,13 @@ _TABLE: tuple[tuple[Bound, str, str], ...] = (
         """,
     ),
     (
+        _WINDOW | _KEYS,
+        "It sorts a whole value, and looks up each pattern after GET, which counts as a key, for each element.",
+        "SORT SORT_RO",
+    ),
+    (
         _WINDOW | _COUNT,
-        "A negative count is not bounded by the value: the same element is returned again and again, 0.2 us each.",
+        "A negative count is not bounded by the value: elements are repeated, 0.2 us each. Other counts go through it once.",
         "HRANDFIELD SRANDMEMBER VRANDMEMBER ZRANDMEMBER",
     ),
     (
@@ -141,8 +152,8 @@ _TABLE: tuple[tuple[Bound, str, str], ...] = (
     ),
     (_KEYS, "Each key is compared with all that the client watches already: 7 s for 27,000 keys.", "WATCH"),
     (
-        Bound.REFUSED,
-        "It draws a picture whose size its arguments say: 0.1 s. Nobody needs it.",
+        Bound.FORM,
+        "It draws a picture, whose size may be said: 0.2 s. Tenants may not say it.",
         "LOLWUT",
     ),
 )
@@ -156,3 +167,41 @@ COSTS: Mapping[bytes, Cost] = {
 #: Commands whose time is not bounded by their arguments. The session inspects some of them for
 #: other reasons; XREAD and XREADGROUP may also block, and then take no time.
 WINDOWED: frozenset[bytes] = frozenset(name for name, cost in COSTS.items() if Bound.WINDOW in cost.bound)
+_KNOWN = frozenset(name.upper().encode() for _, names in FACTS for name in names.split())
+
+
+def windowed(name: bytes) -> bool:
+    """Whether a command's time is not bounded by its arguments.
+
+    A command that this module does not know, as of a module of Redis, counts as such. name: upper
+    case, ``NAME`` or ``CONTAINER|SUBCOMMAND``.
+    """
+    return name in WINDOWED or name not in _KNOWN
+
+
+@dataclass(frozen=True)
+class CommandLimits:
+    """What the operator allows one command to cost. 0: no limit.
+
+    keys: of commands with Bound.KEYS, and of all that a connection watches; count: the largest
+    magnitude of a negative count; transaction: bytes in a tenant's open transactions, together.
+    """
+
+    keys: int = bounds.COMMAND_KEYS
+    count: int = bounds.COMMAND_COUNT
+    transaction: int = bounds.TRANSACTION_BYTES
+
+
+def verdict(name: bytes, limits: CommandLimits) -> int | None:
+    """The verdict of `resp.framing` for a plain command of which the session checks some forms.
+
+    None: it need not check any form. name: upper case.
+    """
+    bound = COSTS[name].bound if name in COSTS else Bound.NONE
+    if Bound.FORM in bound:
+        return INSPECT_ABOVE
+    if Bound.COUNT in bound and limits.count:
+        return INSPECT_ABOVE + 1
+    if Bound.KEYS in bound and limits.keys:
+        return INSPECT_ABOVE + min(bounds.KEY_REPEATED, limits.keys)
+    return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from .. import messages
 from ..resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE, SCRIPT
+from .costs import CommandLimits, verdict
 from .facts import Command
 from .server_config import NAMES
 
@@ -110,6 +111,9 @@ BLOCKING = _names("WAIT WAITAOF")
 #: The session rewrites the first argument of these. The second one is streamed if it is large.
 HEADED = _names("PUBLISH SPUBLISH")
 
+#: The limits of an operator who sets none.
+DEFAULT_LIMITS = CommandLimits()
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -143,6 +147,8 @@ class Policy:
     #: whether the tenant's ACL user may SELECT its own index, which scripts do. Outside scripts the
     #: session answers SELECT.
     selects: bool = False
+    #: what one command may cost
+    limits: CommandLimits = DEFAULT_LIMITS
 
     def known_name(self, name: str) -> str:
         """The name by which the server knows a command, such as ``CONFIG|SET``. The number of
@@ -168,6 +174,7 @@ def make_policy(
     before_7: bool = False,
     sealed: bool = True,
     select_rule: bool = True,
+    limits: CommandLimits = DEFAULT_LIMITS,
 ) -> Policy:
     """The policy for a server.
 
@@ -177,7 +184,7 @@ def make_policy(
     sealed: whether one user's scripts cannot change what another user's scripts do. allow, deny:
     names from the operator, upper case, ``NAME`` or ``NAME|SUBCOMMAND``. deny wins over allow, and
     NEVER over both. before_7: see `Policy`. select_rule: whether ACL rules can allow SELECT of one
-    index.
+    index. limits: what one command may cost.
     """
     runs_scripts = scripts and (sealed or bool(allow & CALLS))
     if scripts and not databases:
@@ -231,6 +238,8 @@ def make_policy(
                     table[name] = INSPECT_KNOWN
                 elif name in CALLS:
                     table[name] = SCRIPT
+                elif (inspects := verdict(name, limits)) is not None:
+                    table[name] = inspects
             continue
         allowed = [subcommand for subcommand in command.subcommands if may(subcommand, command)]
         whole = len(allowed) == len(command.subcommands)
@@ -272,6 +281,7 @@ def make_policy(
         before_7=before_7,
         runs_scripts=runs_scripts,
         selects=runs_scripts and select_rule and b"SELECT" not in deny,
+        limits=limits,
     )
 
 

@@ -19,8 +19,9 @@ from ..printable import shown_error
 from ..resp.info import fields as fields
 from ..resp.value import ErrorReply
 from .acl import PREFIX
+from .costs import CommandLimits
 from .facts import Command, builtin, parse, without
-from .policy import Policy, make_policy
+from .policy import DEFAULT_LIMITS, Policy, make_policy
 
 #: The user that the probe creates, to find out whether the proxy can create ACL users. Nobody can
 #: log in as this user, and it is deleted at once.
@@ -274,11 +275,13 @@ def rights_words(names: Iterable[bytes]) -> tuple[bytes | str, ...]:
     return ("ACL", "SETUSER", PROBE_USER, "off", "resetchannels", "-@all", *(b"+" + name.lower() for name in names))
 
 
-def policy_for(server: Server, acl: bool, *, allow: frozenset[bytes], deny: frozenset[bytes]) -> Policy:
+def policy_for(
+    server: Server, acl: bool, *, allow: frozenset[bytes], deny: frozenset[bytes], limits: CommandLimits = DEFAULT_LIMITS
+) -> Policy:
     """The policy for tenants on a server.
 
-    acl: whether their connections log in as ACL users if the server has these; allow, deny: see
-    `policy.make_policy`.
+    acl: whether their connections log in as ACL users if the server has these; allow, deny, limits:
+    see `policy.make_policy`.
     """
     return make_policy(
         server.commands,
@@ -289,6 +292,7 @@ def policy_for(server: Server, acl: bool, *, allow: frozenset[bytes], deny: froz
         before_7=server.before_7,
         sealed=bool(server.sealed),
         select_rule=server.select_rule,
+        limits=limits,
     )
 
 

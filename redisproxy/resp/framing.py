@@ -38,6 +38,9 @@ INSPECT_TEXT = 4
 #: the same, but if the first argument is in RequestScanner.known
 INSPECT_KNOWN = 5
 SCRIPT = 6  #: plain, but may take long: pass its bytes on, apart from commands of FORWARD
+#: plus a number of arguments: as INSPECT if the command has more than these, else as FORWARD. It is
+#: the largest verdict.
+INSPECT_ABOVE = 16
 
 # The kinds of what RequestScanner.next() returns.
 # RUN and SCRIPTS are also the verdicts for their commands.
@@ -261,6 +264,11 @@ class RequestScanner:
         return self._arguments_left
 
     @property
+    def argument_left(self) -> int:
+        """Bytes of the current argument that are announced, and were not passed on yet."""
+        return self._bulk_left
+
+    @property
     def collected(self) -> int:
         """Arguments of the current command that were collected so far, if it is to be inspected and
         its rest has not come yet.
@@ -389,7 +397,9 @@ class RequestScanner:
                     # `is not` costs least, and small numbers are the same objects. Were they not,
                     # the branch would still do what is right.
                     if mode is not kind:
-                        if mode >= INSPECT_TEXT:
+                        if mode >= INSPECT_ABOVE:
+                            mode = INSPECT if remaining > mode - INSPECT_ABOVE else FORWARD
+                        elif mode >= INSPECT_TEXT:
                             mode, wanted = self._by_first(mode, buffer, begin, after, remaining, end)
                             if mode < 0:
                                 if not count:
@@ -462,7 +472,9 @@ class RequestScanner:
                     self._pos = after
                     return found, count, scripts
                 mode = self.table.get(name, self.default)
-                if mode >= INSPECT_TEXT:
+                if mode >= INSPECT_ABOVE:
+                    mode = INSPECT if remaining > mode - INSPECT_ABOVE else FORWARD
+                elif mode >= INSPECT_TEXT:
                     mode, wanted = self._by_first(mode, buffer, begin, after, remaining, end)
                 if mode == SCRIPT:
                     scripts = True
@@ -699,7 +711,9 @@ class RequestScanner:
             return None
         name = arguments[0]
         mode = self.table.get(name.upper(), self.default)
-        if mode >= INSPECT_TEXT and (mode == SCRIPT or len(arguments) == 1 or not self._is_inspected(mode, arguments[1])):
+        if mode >= INSPECT_ABOVE:
+            mode = INSPECT if len(arguments) - 1 > mode - INSPECT_ABOVE else FORWARD
+        elif mode >= INSPECT_TEXT and (mode == SCRIPT or len(arguments) == 1 or not self._is_inspected(mode, arguments[1])):
             return SCRIPTS, encode(arguments), 1
         if mode >= INSPECT:
             return COMMAND, arguments, 1

@@ -21,6 +21,7 @@ from . import commands_pubsub as channels
 from . import commands_scripts as scripts
 from . import commands_server as server
 from . import commands_standing as standing
+from . import costs
 from .errors import LONG_NAME, NOAUTH
 from .handler import Handler, Need, arity_error, full_name, refuse_as, unknown
 from .route import DEDICATED
@@ -69,6 +70,7 @@ HANDLERS = {
     b"UNSUBSCRIBE": Handler(channels.unsubscribe, (1, -1), _ALONE),
     b"UNWATCH": Handler(data.unwatch),
     b"WATCH": Handler(data.watch, (2, -1), _LOGIN | _DEDICATED | _UNSUBSCRIBED),
+    **dict.fromkeys(costs.PLAIN, Handler(data.pass_on)),
 }
 #: A command that may wait for other sessions' commands. Those must not wait behind it.
 BLOCKING = Handler(data.block, also=data.block_needs)
@@ -130,6 +132,8 @@ def dispatch(session: Session, words: list[bytes]) -> None:
     least, most = handler.arity
     if len(words) < least or 0 <= most < len(words):
         return arity_error(session, words)
+    if name in costs.CHECKS and (error := costs.CHECKS[name](session, words)):
+        return session.refuse(error)
     needs = handler.needs
     if handler.also is not None:
         needs |= handler.also(session, words)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .. import messages, probes
 from ..resp.framing import INSPECT_FIRST, encode
 from . import commands_scripts as scripts
+from . import costs
 from .handler import Need, send_as
 from .pending import ReplyBatch
 from .route import DEDICATED
@@ -26,6 +27,11 @@ _READERS = frozenset((b"XREAD", b"XREADGROUP"))
 _WAITERS = frozenset((b"WAIT", b"WAITAOF"))
 _UNHEARD = b"\0redisproxy"
 _DIGITS = re.compile(rb"[0-9]")
+
+
+def pass_on(session: Session, words: list[bytes]) -> None:
+    """Sends a command that only had to be checked."""
+    session.pass_on(words)
 
 
 def block(session: Session, words: list[bytes]) -> None:
@@ -85,6 +91,8 @@ def multi(session: Session, words: list[bytes]) -> None:
 
 def _open_multi(session: Session, words: list[bytes]) -> None:
     session.multi = True
+    if session.transaction is None:
+        session.transaction = session.backend.transactions(session.tenant).begin()
     session.pass_on(words)
 
 
@@ -95,11 +103,14 @@ def exec_or_discard(session: Session, words: list[bytes]) -> None:
     """
     if session.multi and (words[0].upper() == b"EXEC" or len(words) == 1):
         session.multi = session.watching = False
+        session.end_transaction()
     session.pass_on(words)
 
 
 def watch(session: Session, words: list[bytes]) -> None:
     """WATCH. Inside MULTI it is an error, and watches nothing."""
+    if not session.multi:
+        costs.watches(session, words)
     session.watching = session.watching or not session.multi
     session.pass_on(words)
 

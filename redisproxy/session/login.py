@@ -115,6 +115,7 @@ def log_out(session: Session) -> None:
     session.credential = None
     session.protocol = 2
     session.multi = session.watching = False
+    session.end_transaction()
     session.subscriptions = session.tracking = None
     session.name = b""
     session.scanner.limits = UNAUTHENTICATED
@@ -211,6 +212,7 @@ class Login:
             session.replies.message(session.subscriptions.ended(), True)
         session.protocol = protocol
         session.multi = session.watching = False
+        session.end_transaction()
         session.subscriptions = None
         session.scanner.limits = AUTHENTICATED
         session.scanner.known = session.scripts.known

@@ -24,6 +24,7 @@ from .pending import ReplyBatch
 from .pubsub import SubscriptionChange
 from .scripts import Scripts
 from .state import Step
+from .transactions import Transactions
 
 if TYPE_CHECKING:
     from .client_visit import ClientVisit
@@ -359,6 +360,9 @@ class Backend(Protocol):
 
         Finishes the Step with an Answer for each command, or with an Unavailable.
         """
+
+    def transactions(self, tenant: Tenant) -> Transactions:
+        """Returns the tenant's open transactions, the same object for all of its sessions."""
 
     def scripts(self, tenant: Tenant) -> Scripts:
         """Returns the tenant's scripts that publish, the same object for all of its sessions."""

@@ -34,7 +34,8 @@ from ..resp.framing import (
 from ..tenants.memory import Usage
 from ..tenants.model import Credential, Tenant
 from ..tenants.work import UNLIMITED, Budget
-from . import commands, commands_scripts
+from . import commands, commands_scripts, transactions
+from .costs import Watched
 from .ending import Ending
 from .errors import SPOILER
 from .login import Login
@@ -47,6 +48,7 @@ from .route import DEDICATED, MULTIPLEXED, NONE, Route
 from .scripts import Scripts, publishes
 from .state import BugError, Gate, Phase, Step, Until, names
 from .tracking import Tracking
+from .transactions import Transaction
 
 #: The first byte of a TLS handshake. No command begins with it. Without an error reply, both sides
 #: would wait for each other.
@@ -101,7 +103,9 @@ class Session:
         "streaming",
         "subscriptions",
         "tracking",
+        "transaction",
         "usage",
+        "watched",
         "watching",
         "work",
     )
@@ -138,6 +142,10 @@ class Session:
         # subscriptions. The first command about channels makes the Subscriptions.
         self.multi = False
         self.watching = False
+        #: what was sent since MULTI; None before the first, and behind EXEC
+        self.transaction: Transaction | None = None
+        #: the keys of the last WATCH, and of those before it; see `costs`
+        self.watched: Watched | None = None
         self.subscriptions: Subscriptions | None = None
         #: client-side caching; None before the first CLIENT TRACKING
         self.tracking: Tracking | None = None
@@ -346,11 +354,18 @@ class Session:
         """Stops reading commands while the tenant is over its rate. throttled: False: goes on."""
         (self.close_gate if throttled else self.open_gate)(Gate.RATE)
 
+    def end_transaction(self) -> None:
+        """Redis keeps no open transaction for the session any more."""
+        if self.transaction is not None:
+            self.transaction.end()
+            self.transaction = None
+
     def forget(self) -> None:
         """Drops references between the parts, after the client's connection is gone.
 
         Without this, only the garbage collector would free the parts, as they hold each other.
         """
+        self.end_transaction()
         self.replies.forget()
         self.ending.forget()
         del self.connection, self.accounts
@@ -632,7 +647,9 @@ class Session:
                     ending.drained(True)
                 return None
             kind, what, count = found
-            if kind == RUN:
+            if self.multi and not transactions.takes(self, kind, what, count):
+                self._collected = 0
+            elif kind == RUN:
                 if TYPE_CHECKING:
                     assert isinstance(what, bytes)
                 self.commands += count

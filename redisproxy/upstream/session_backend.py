@@ -26,6 +26,7 @@ from ..session.order import Order
 from ..session.ports import Dedicated, Unavailable
 from ..session.scripts import Scripts
 from ..session.state import Step
+from ..session.transactions import Transactions
 from ..tenants.model import Tenant
 from .acl_users import AclUsers
 from .client import ControlError
@@ -64,11 +65,20 @@ class SessionBackend:
         self.busy_error = busy_error
         self.policy: Policy = make_policy(builtin(), scripts=False)
         self._scripts: dict[Tenant, Scripts] = {}
+        self._transactions: dict[Tenant, Transactions] = {}
 
     def keep_only(self, tenants: Collection[Tenant]) -> None:
-        """Forgets the scripts of all other tenants."""
-        for tenant in self._scripts.keys() - tenants:
-            del self._scripts[tenant]
+        """Forgets the scripts and the open transactions of all other tenants."""
+        for kept in (self._scripts, self._transactions):
+            for tenant in kept.keys() - tenants:
+                del kept[tenant]
+
+    def transactions(self, tenant: Tenant) -> Transactions:
+        """See `session.ports.Backend`."""
+        found = self._transactions.get(tenant)
+        if found is None:
+            found = self._transactions[tenant] = Transactions()
+        return found
 
     def scripts(self, tenant: Tenant) -> Scripts:
         """See `session.ports.Backend`."""

@@ -20,6 +20,7 @@ from redisproxy.session.ports import Unavailable
 from redisproxy.session.scripts import Scripts
 from redisproxy.session.session import Session
 from redisproxy.session.state import Step
+from redisproxy.session.transactions import Transactions
 from redisproxy.tenants.memory import FREE, Memory
 from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot, Tenant, TenantFullError, digest
 
@@ -148,6 +149,7 @@ class Conversation:
         #: Seconds until a wrong password is answered.
         self.login_delay = 0.0
         self.known_scripts: dict[Tenant, Scripts] = {}
+        self.open_transactions: dict[Tenant, Transactions] = {}
         self.session = Session(self, self, self)
 
     # The client's connection.
@@ -235,6 +237,9 @@ class Conversation:
         assert self.session.credential is not None and tenant == self.session.credential.tenant
         self.questions.append(commands)
         self.step = step
+
+    def transactions(self, tenant: Tenant) -> Transactions:
+        return self.open_transactions.setdefault(tenant, Transactions())
 
     def scripts(self, tenant: Tenant) -> Scripts:
         return self.known_scripts.setdefault(tenant, Scripts(tenant.channel_prefix))
