@@ -133,7 +133,7 @@ KEY_REPEATED = 16
 #: `--command-max-count`: elements of a random choice that may repeat elements. It takes 20 ms.
 COMMAND_COUNT = 100_000
 #: `--tenant-transaction-bytes`: sent since MULTI, by all sessions of a tenant in one process. Redis
-#: keeps it until EXEC. Tiny arguments take it several times as much.
+#: keeps it until EXEC. Tiny arguments take it up to six times as much.
 TRANSACTION_BYTES = 64 * 1024 * 1024
 #: All patterns of one CONFIG GET. Matching takes time, and no setting has a longer name.
 CONFIG_PATTERN_BYTES = 256

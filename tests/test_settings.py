@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 from dataclasses import fields
 
+from redisproxy.policy.costs import CommandLimits
 from redisproxy.settings import Settings, SettingsError, described, misspelt, option_name
 from redisproxy.tap import Options
 
@@ -61,6 +62,19 @@ class ReadTests(unittest.TestCase):
             with self.assertRaisesRegex(SettingsError, "MAX_WORKERS is .*; it takes a whole number from 1 to 1000000"):
                 self.read(MAX_WORKERS=text)
         self.assertEqual(self.read(WORKER_IDLE_TIMEOUT_SEC="1.5").worker_idle_timeout, 1.5)
+
+    def test_limits_of_commands(self) -> None:
+        self.assertEqual(self.read().command_limits, CommandLimits(1000, 100_000, 64 << 20))
+        for text, size in (("0", 0), ("1000", 1000), ("5Ki", 5120), ("2Gi", 2 << 30)):
+            settings = self.read(REDISPROXY_TENANT_TRANSACTION_BYTES=text)
+            self.assertEqual(settings.policy().limits.transaction, size)
+        for text in ("", "-1", "64M", "1.5Mi", "64 Mi"):
+            with self.assertRaisesRegex(
+                SettingsError, "^REDISPROXY_TENANT_TRANSACTION_BYTES is .*; it takes a number of bytes, such as 64Mi; or 0$"
+            ):
+                self.read(REDISPROXY_TENANT_TRANSACTION_BYTES=text)
+        limits = self.read(REDISPROXY_COMMAND_MAX_KEYS="0", REDISPROXY_COMMAND_MAX_COUNT="7").policy().limits
+        self.assertEqual((limits.keys, limits.count), (0, 7))
 
     def test_networks(self) -> None:
         for text, expected in (

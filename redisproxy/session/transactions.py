@@ -84,6 +84,7 @@ def takes(session: Session, kind: int, what: bytes | list[bytes], count: int) ->
         return True
     probes.reached("open transactions of a tenant reach their limit")
     if kind in (STREAM, HEADED):
+        session.streaming = False
         session.scanner.skip()
     _refuse(session, transaction, count)
     return False

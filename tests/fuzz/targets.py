@@ -20,6 +20,7 @@ from redisproxy.resp.framing import (
     FORWARD,
     HEADED,
     INSPECT,
+    INSPECT_ABOVE,
     INSPECT_FIRST,
     INSPECT_KNOWN,
     INSPECT_TEXT,
@@ -59,6 +60,7 @@ TABLE = {
     b"KNOWN": INSPECT_KNOWN,
     b"GET": FORWARD,
     b"CALL": SCRIPT,
+    b"ABOVE": INSPECT_ABOVE + 1,
 }
 
 

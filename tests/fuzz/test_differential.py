@@ -18,6 +18,7 @@ from redisproxy.resp.framing import (
     FORWARD,
     HEADED,
     INSPECT,
+    INSPECT_ABOVE,
     INSPECT_FIRST,
     INSPECT_KNOWN,
     INSPECT_TEXT,
@@ -32,9 +33,9 @@ from tests.attacks.corpus import FRAMING
 from tests.support.raw import RawClient
 from tests.support.servers import RedisServer, valkey
 
-#: One name is passed on, one is inspected, and one by its first argument. All must be understood
-#: alike.
-TABLE = {b"SET": INSPECT, b"PUBLISH": INSPECT_FIRST, b"EVAL": INSPECT_TEXT, b"EVALSHA": INSPECT_KNOWN}
+#: One name is passed on, one is inspected, one by its first argument, and one by the number of its
+#: arguments. All must be understood alike.
+TABLE = {b"SET": INSPECT, b"GET": INSPECT_ABOVE, b"PUBLISH": INSPECT_FIRST, b"EVAL": INSPECT_TEXT, b"EVALSHA": INSPECT_KNOWN}
 #: Bytes in an inline command that have no meaning in RESP, or that a parser may take for a space or
 #: for an end.
 _ODD = [

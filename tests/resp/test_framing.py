@@ -16,6 +16,7 @@ from redisproxy.resp.framing import (
     FORWARD,
     HEADED,
     INSPECT,
+    INSPECT_ABOVE,
     INSPECT_FIRST,
     INSPECT_KNOWN,
     INSPECT_TEXT,
@@ -42,6 +43,8 @@ TABLE = {
     b"TEXT": INSPECT_TEXT,
     b"KNOWN": INSPECT_KNOWN,
     b"CALL": SCRIPT,
+    b"ABOVE": INSPECT_ABOVE + 2,
+    b"FAR": INSPECT_ABOVE + 1000,
 }
 
 
@@ -311,6 +314,33 @@ class RequestScannerTests(ScanCase):
             scanning.feed(data[: -len(end) - 12])
             self.assertIsNone(scanning.transaction())
             self.assertEqual(scanning.next(), (RUN, get, 1))
+
+    def test_a_command_is_inspected_above_a_number_of_arguments(self) -> None:
+        get, call = encode([b"GET", b"a"]), encode([b"CALL", b"f"])
+        for plain in ([b"ABOVE"], [b"above", b"a"], [b"ABOVE", b"a", b""], [b"FAR", *[b"x"] * 1000]):
+            data = encode(plain)
+            self.assertScans(get + data + get, ["forward", get + data + get, 3])
+            self.assertScans(call + data + call, ["scripts", call, 1], ["forward", data, 1], ["scripts", call, 1])
+            inline = b" ".join(plain[:-1] if not plain[-1] else plain) + b"\r\n"
+            self.assertScans(inline, ["forward", encode(inline.split()), 1])
+        for words in ([b"ABOVE", b"a", b"b", b"c"], [b"Above", *[b"x"] * 100], [b"FAR", *[b"x"] * 1001]):
+            data = get + encode(words) + get
+            self.assertScans(data, ["forward", get, 1], ("command", words), ["forward", get, 1])
+            self.assertScans(b" ".join(words) + b"\r\n", ("command", words))
+
+    def test_one_that_is_not_inspected_is_streamed_if_it_is_large(self) -> None:
+        get, large = encode([b"GET", b"a"]), encode([b"ABOVE", b"x" * 100_000])
+        self.assertEqual(scan([get + large + get]), [["forward", get, 1], ["stream", large, 1], ["forward", get, 1]])
+        inspected = encode([b"ABOVE", b"x" * 100_000, b"a", b"b"])
+        self.assertEqual(scan([inspected]), [("command", [b"ABOVE", b"x" * 100_000, b"a", b"b"])])
+
+    def test_one_that_is_inspected_leaves_no_whole_transaction(self) -> None:
+        end = encode([b"EXEC"])
+        for words, whole in (([b"ABOVE", b"a", b"b"], True), ([b"ABOVE", b"a", b"b", b"c"], False)):
+            scanning = scanner()
+            data = encode(words) + end
+            scanning.feed(data)
+            self.assertEqual(scanning.transaction(), (data, 2, False) if whole else None)
 
     def test_a_headed_command(self) -> None:
         """A small headed command is handed over whole; if the last of three arguments is large, it

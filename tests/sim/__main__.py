@@ -34,6 +34,10 @@ OUTSIDE = {
         "tests.upstream.test_multiplexed.OpeningTests"
         ".test_one_that_is_opened_when_its_attempt_has_just_been_given_up_is_dropped",
     ),
+    "open transactions of a tenant reach their limit": (
+        "no client of the simulation sends 64 MiB",
+        "tests.session.test_costs.TransactionTests.test_up_to_the_limit_it_is_sent_and_not_beyond",
+    ),
 }
 #: The commands of the floods, one for each run.
 FLOODS = (
