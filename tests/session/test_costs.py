@@ -314,7 +314,7 @@ class TransactionTests(ConversationCase):
         other.gets(), other.hears()
         other.client(COMMAND).redis(QUEUED)
         self.assertHears(other, QUEUED)
-        # What is free again does not mend a transaction that has lost a command.
+        # What is free again does not fix a transaction that has lost a command.
         first.command(b"EXEC").redis(b"*0\r\n")
         second.client(COMMAND)
         self.assertHears(second, ERROR)
