@@ -187,6 +187,17 @@ MULTIPLEXED_CONNECTIONS: Annotated[int, 2] = 4
 #: Time between two checks whether the connection for a tenant's scripts has replied. After one to
 #: two times as long without a reply, it takes no more scripts: they use connections of their own.
 SCRIPT_CHECK_SECONDS: Annotated[float, 0.001] = 0.05
+#: Time between the first look at a script that keeps Redis busy, and its end: by then it is known
+#: what Redis has answered to others. Also the time for Redis's error to reach the script's session.
+SCRIPT_GRACE_SECONDS = 0.1
+#: After a tenant's script was ended, its scripts are refused for so many times as long as it may
+#: run; twice as long after each further one.
+SCRIPT_PAUSE_FACTOR = 10
+#: The longest time for which a tenant's scripts are refused. Also the time without another such
+#: script until the tenant's former ones are forgotten.
+SCRIPT_PAUSE_SECONDS = 3600.0
+#: Namespaces that one line names whose script it may be.
+SCRIPT_SUSPECTS = 5
 #: Acquisitions of connections at the same time, by all tenants together. With more, each would take
 #: too long.
 ACQUIRING: Annotated[int, 2] = 256

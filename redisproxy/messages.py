@@ -594,6 +594,24 @@ REDIS_BUSY = Reason(
     REDIS_REMEDIES["BUSY"],
     runbook="RedisHung",
 )
+_UNENDED = (
+    "Wait until the script ends. Or do what loses data: SHUTDOWN NOSAVE ends Redis without a save, and a failover makes a "
+    "replica the master. Afterwards deny the tenant scripts: the annotation redisproxy/scripts."
+)
+SCRIPT_UNKILLABLE = Reason(
+    "redis-script-unkillable",
+    "Redis is busy with a script of {namespaces}, and cannot end it, because the script has written",
+    _UNENDED,
+    "runbooks/RedisProxyRedisHung.md",
+    runbook="RedisHung",
+)
+SCRIPT_KILL_REFUSED = Reason(
+    "redis-script-not-ended",
+    "Redis is busy with a script of {namespaces}, and refuses to end it: {error}",
+    "Give the master's user the rights to SCRIPT KILL and FUNCTION KILL. Now end the script as an administrator of Redis.",
+    "runbooks/RedisProxyRedisHung.md",
+    runbook="RedisHung",
+)
 REDIS_IS_SENTINEL = Reason(
     "redis-is-sentinel",
     "is a sentinel: to let the proxy ask it for the master, write redis+sentinel://HOST:PORT/MASTER-NAME",
@@ -828,6 +846,12 @@ WRONG_PASSWORDS = Problem(
     "passwords.",
     runbook="WrongPasswords",
 )
+SCRIPTS_ENDED = Problem(
+    "problem-scripts-ended",
+    "{count:,} of its scripts ran for too long in the last {time}, and were ended: nobody was served meanwhile",
+    "Its author has to make its scripts shorter. Or refuse its scripts: the annotation redisproxy/scripts: deny.",
+    runbook="ScriptsEnded",
+)
 TENANT_FULL = Problem(
     "problem-tenant-full",
     "it reached {limit}: {count:,} log-ins were refused in the last {time}",
@@ -905,6 +929,22 @@ REDIS_NOT_WELL = LogLine(
     example="Redis has not answered a PING …",
 )
 REDIS_WELL_AGAIN = LogLine("redis-fault-over", "Redis answers as usual again")
+SCRIPT_ENDED = LogLine(
+    "tenant-script-ended",
+    "ended a script of {namespace}: it ran for more than {seconds:g} s, and Redis served nobody else; scripts of "
+    "{namespace} are refused for {pause:g} s",
+    "Its author has to make the script shorter. To let scripts run for longer: --script-seconds. To refuse the tenant's "
+    "scripts: the annotation redisproxy/scripts.",
+    "operate.md#scripts",
+    level="warn",
+)
+SCRIPT_ENDED_OF = LogLine(
+    "redis-script-ended",
+    "ended a script: it ran for more than {seconds:g} s, and Redis served nobody else; it was of one of: {namespaces}",
+    SCRIPT_ENDED.remedy,
+    "operate.md#scripts",
+    level="warn",
+)
 ONE_LAYER = LogLine(
     "redis-one-isolation-layer",
     "one isolation layer, the proxy's policy: Redis does not enforce the tenants' limits, and scripts are refused",
@@ -1397,6 +1437,19 @@ FORBIDDEN = ClientError(
     "NOPERM the command '{command}' is not available here: it reaches beyond the tenant's own database",
     "tenants.md says what to use instead. The operator can open some commands.",
     "security.md#what-is-refused",
+)
+SCRIPTS_DENIED = ClientError(
+    "error-scripts-denied",
+    "NOPERM scripts and functions are not available to this namespace",
+    "The operator denies them: by the annotation redisproxy/scripts of the namespace, or by --tenant-scripts.",
+    "operate.md#scripts",
+)
+SCRIPTS_PAUSED = ClientError(
+    "error-scripts-paused",
+    "BUSY a script of this namespace ran for more than {seconds:g} s and was ended: scripts are refused for a while",
+    "Make the script shorter: Redis serves nobody while it runs. The log of the proxy says for how long scripts are "
+    "refused.",
+    "operate.md#scripts",
 )
 TRACKING_CLOSED = ClientError(
     "error-tracking",

@@ -452,6 +452,23 @@ class Settings:
         "Bytes that each tenant may send and receive in a second, in sum. The proxy slows down a tenant that exceeds this. "
         "0: no limit. The annotation `redisproxy/bytes-per-second` of a namespace wins.",
     )
+    tenant_scripts: str = _setting(
+        "REDISPROXY_TENANT_SCRIPTS",
+        _one_of("allow", "deny"),
+        "allow",
+        "allow|deny",
+        "Whether tenants may run scripts and functions. A tenant with scripts can stop Redis on purpose. The annotation "
+        "`redisproxy/scripts` of a namespace wins.",
+    )
+    script_seconds: float = _setting(
+        "REDISPROXY_SCRIPT_SECONDS",
+        _seconds(0, 86400),
+        5.0,
+        "SECONDS",
+        "Seconds that a tenant's script or function may run. While Redis answers `-BUSY`, the proxy then ends it, and "
+        "refuses the tenant's scripts for a while. Redis takes no such order before its own `busy-reply-threshold` (5 s). "
+        "0: never.",
+    )
     status: str = _setting(
         "REDISPROXY_STATUS",
         _endpoint,
@@ -493,7 +510,12 @@ class Settings:
         """The limits of a tenant whose namespace has no annotation. They are for all processes
         together.
         """
-        return Limits(self.tenant_max_connections, self.tenant_commands_per_second, self.tenant_bytes_per_second)
+        return Limits(
+            self.tenant_max_connections,
+            self.tenant_commands_per_second,
+            self.tenant_bytes_per_second,
+            deny_scripts=self.tenant_scripts == "deny",
+        )
 
     def enrolment(self, backend: BackendAddress | None = None) -> Enrolment:
         """The rules that make tenants of namespaces. backend: the address of Redis, which replaces

@@ -95,7 +95,7 @@ class TableTests(unittest.TestCase):
     def test_errors_begin_with_their_kind(self) -> None:
         for message in NAMES.values():
             if isinstance(message, ClientError):
-                self.assertRegex(message.text, "^(ERR|NOAUTH|NOPERM|NOPROTO|WRONGPASS) ")
+                self.assertRegex(message.text, "^(BUSY|ERR|NOAUTH|NOPERM|NOPROTO|WRONGPASS) ")
 
     def test_punctuation(self) -> None:
         for name, message in NAMES.items():

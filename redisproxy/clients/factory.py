@@ -7,7 +7,7 @@ Snapshot, a new policy, the drain. `connection` owns a single connection.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Collection, Iterator, Set
 from dataclasses import dataclass
 
 from twisted.internet import task
@@ -228,6 +228,13 @@ class ClientFactory(Factory):
         self.backend.policy = policy
         for client in list(self.clients):
             client.session.policy_changed(dedicated=everywhere and client.has_acl_user)
+
+    def scripts_changed(self, tenants: Collection[Tenant]) -> None:
+        """Whether these tenants may run scripts has changed: the backend knows already."""
+        for client in list(self.clients):
+            credential = client.session.credential
+            if credential is not None and credential.tenant in tenants:
+                client.session.scripts_changed()
 
     def _changed(self, snapshot: Snapshot) -> None:
         self.counts.keep(snapshot.namespaces)

@@ -154,6 +154,7 @@ class Recent:
     series: of each tenant of which samples are kept, by namespace.
     total: of all tenants together.
     logins: by outcome.
+    scripts_ended: scripts that ran for too long, by namespace, if there were any.
     """
 
     seconds: float = 0.0
@@ -161,6 +162,7 @@ class Recent:
     series: Mapping[str, Series] = field(default_factory=dict)
     total: Series = field(default_factory=lambda: Series([0] * _BUCKETS, 0))
     logins: Mapping[str, int] = field(default_factory=dict)
+    scripts_ended: Mapping[str, int] = field(default_factory=dict)
 
 
 #: Commands and bytes of each tenant so far, by namespace.
@@ -181,6 +183,8 @@ class History:
         self._looks: deque[tuple[float, _Done]] = deque(maxlen=2)
         # Log-ins at each sample.
         self._logins: deque[tuple[float, dict[str, int]]] = deque(maxlen=SAMPLES + 1)
+        # Scripts that were ended, at each sample.
+        self._ended: deque[dict[str, int]] = deque(maxlen=SAMPLES + 1)
         self._series: dict[str, Series] = {}
         self._total: Series | None = None
 
@@ -200,6 +204,7 @@ class History:
             self._total.add(total.commands, total.bytes, latency, 0)
         self._looks.append((now, done))
         self._logins.append((now, dict(counts["logins"])))
+        self._ended.append(_scripts_ended(counts))
 
     def _add_tenants(self, tenants: Mapping[str, TenantStats], rates: Mapping[str, Rate], before: _Done) -> None:
         kept: dict[str, Series] = {}
@@ -241,7 +246,16 @@ class History:
             self._series,
             self._total,
             {outcome: max(0, count - logins.get(outcome, 0)) for outcome, count in counts["logins"].items()},
+            {
+                name: count - self._ended[0].get(name, 0)
+                for name, count in _scripts_ended(counts).items()
+                if count > self._ended[0].get(name, 0)
+            },
         )
+
+
+def _scripts_ended(counts: Counts) -> dict[str, int]:
+    return {name: count for name, one in counts["tenants"].items() if (count := one["scripts_ended"])}
 
 
 def _rates(seconds: float, done: _Done, before: _Done) -> dict[str, Rate]:

@@ -117,7 +117,7 @@ _COMMANDS_BY_TENANT: tuple[tuple[str, Literal["commands", "refused"], str], ...]
     ("commands", "commands", "Commands that clients sent, including refused ones."),
     ("commands_refused", "refused", "Commands that the tenant may not use."),
 )
-_Number = Literal["received", "replied", "turned_away", "wrong", "held", "throttled", "memory"]
+_Number = Literal["received", "replied", "turned_away", "wrong", "scripts_ended", "held", "throttled", "memory"]
 #: Kind of metric, metric, key of `TenantStats`, text.
 _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
     (CounterMetricFamily, "client_received_bytes", "received", "Bytes that clients sent."),
@@ -129,6 +129,12 @@ _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
         "Log-ins refused because the tenant had too many connections.",
     ),
     (CounterMetricFamily, "tenant_wrong_passwords", "wrong", "Log-ins with the tenant's name and a wrong password."),
+    (
+        CounterMetricFamily,
+        "tenant_scripts_ended",
+        "scripts_ended",
+        "Scripts that the proxy ended because they ran for too long.",
+    ),
     (
         GaugeMetricFamily,
         "tenant_throttled_connections",

@@ -63,7 +63,7 @@ def open_problems(stats: Stats, recent: Recent) -> list[OpenProblem]:
     found = [*_unready(state), *_of_workers(state), *_of_sessions(stats), *_of_redis(state, recent), *_of_watch(state)]
     for certificate in state["tls"]["certificates"]:
         found += _of_certificate(certificate, stats["time"])
-    found += [*_of_log_ins(stats, recent)]
+    found += [*_of_tenants(stats, recent)]
     for problem in state["snapshot"]["problems"]:
         remedy = MESSAGES[problem["code"]].remedy or FIX_WHAT_IS_NAMED
         found.append(OpenProblem(problem["namespace"], problem["secret"], problem["reason"], remedy, "RedisProxyProblems"))
@@ -160,7 +160,7 @@ def ends_soon(certificate: CertificateState, now: float) -> bool:
     return certificate["expires"] - now < SOON * (certificate["expires"] - certificate["begins"])
 
 
-def _of_log_ins(stats: Stats, recent: Recent) -> Iterator[OpenProblem]:
+def _of_tenants(stats: Stats, recent: Recent) -> Iterator[OpenProblem]:
     wrong = recent.logins.get("wrong", 0)
     time = span(recent.seconds)
     if wrong > GUESSES * max(recent.seconds, INTERVAL * SAMPLES):
@@ -171,6 +171,9 @@ def _of_log_ins(stats: Stats, recent: Recent) -> Iterator[OpenProblem]:
         most = tenants[namespace]["limits"].get("max_connections", 0)
         limit = f"its limit of {most:,} connections" if most else "its limit of connections"
         yield _of(namespace, messages.TENANT_FULL(limit=limit, count=refused, time=time), "full")
+    for namespace, count in sorted(recent.scripts_ended.items(), key=lambda each: (-each[1], each[0])):
+        if namespace in tenants:
+            yield _of(namespace, messages.SCRIPTS_ENDED(count=count, time=time), "scripts")
 
 
 class Sightings:

@@ -79,6 +79,7 @@ class TenantStats(TypedDict):
     replied: bytes from Redis.
     turned_away: log-ins that were refused because the tenant had as many connections as it may.
     wrong: log-ins with a wrong password that named the tenant.
+    scripts_ended: scripts that were ended because they ran for too long.
     held: connections that are not read now, because the tenant exceeded a rate.
     throttled: seconds in which there were such connections.
     memory: bytes that its sessions use, see `tenants.memory`.
@@ -93,6 +94,7 @@ class TenantStats(TypedDict):
     replied: int
     turned_away: int
     wrong: int
+    scripts_ended: int
     held: int
     throttled: float
     memory: int
@@ -110,6 +112,7 @@ def no_tenant_stats() -> TenantStats:
         "replied": 0,
         "turned_away": 0,
         "wrong": 0,
+        "scripts_ended": 0,
         "held": 0,
         "throttled": 0.0,
         "memory": 0,

@@ -8,7 +8,7 @@ the tenant's upstream connections gets the right to the same commands: the secon
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .. import messages
 from ..resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE, SCRIPT
@@ -93,6 +93,8 @@ SHA_SCRIPTS = _names("EVALSHA EVALSHA_RO")
 UNKNOWN = "unknown"
 #: Commands that run a script or a function.
 CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
+#: All commands about scripts and functions, with all their subcommands.
+_SCRIPTING = CALLS | _names("FUNCTION SCRIPT")
 
 #: The session answers these, or sends Redis something else for them. See `session.commands`.
 ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET ROLE SELECT")
@@ -149,6 +151,40 @@ class Policy:
     selects: bool = False
     #: what one command may cost
     limits: CommandLimits = DEFAULT_LIMITS
+    #: the whole error reply to commands about scripts, for a tenant that may run none; empty if it
+    #: may, or if the policy refuses them to all tenants
+    script_error: bytes = b""
+    #: that of all other tenants; None: it is this one
+    usual: Policy | None = field(default=None, compare=False, repr=False)
+    # By error: what `without_scripts` has returned.
+    _variants: dict[bytes, Policy] = field(default_factory=dict, compare=False, repr=False)
+
+    def without_scripts(self, error: bytes) -> Policy:
+        """The same policy, for a tenant that may run no scripts.
+
+        error: the whole error reply to commands about scripts; empty: the tenant may run them.
+        """
+        usual = self.usual or self
+        if not error:
+            return usual
+        found = usual._variants.get(error)
+        if found is None:
+            scripting = _SCRIPTING & usual.table.keys()
+            found = usual._variants[error] = replace(
+                usual,
+                table=usual.table | _spellings(dict.fromkeys(scripting, REFUSE)),
+                forwarded=tuple(name for name in usual.forwarded if _container(name.upper().encode()) not in scripting),
+                runs_scripts=False,
+                selects=False,
+                script_error=error,
+                usual=usual,
+            )
+        return found
+
+    def refusal(self, name: bytes) -> bytes:
+        """The error reply to a refused command. name: as the client spelt it."""
+        scripting = bool(self.script_error) and _container(name.upper()) in _SCRIPTING
+        return self.script_error if scripting else refusal(name)
 
     def known_name(self, name: str) -> str:
         """The name by which the server knows a command, such as ``CONFIG|SET``. The number of
@@ -283,6 +319,11 @@ def make_policy(
         selects=runs_scripts and select_rule and b"SELECT" not in deny,
         limits=limits,
     )
+
+
+def _container(name: bytes) -> bytes:
+    """The name of a subcommand's container; that of any other command as it is."""
+    return name.partition(b"|")[0]
 
 
 def _subcommand(command: Command) -> bytes:

@@ -90,10 +90,12 @@ class Reports:
 
     def redis(self) -> RedisState:
         """Returns Redis's state as a worker with a connection sees it, or as the first worker sees
-        it.
+        it. If a worker knows whose script cannot be ended, as that one sees it.
         """
         states = [report["redis"] for report in self._latest.values()]
-        return next((state for state in states if state["connected"]), states[0] if states else _NOTHING)
+        connected = [state for state in states if state["connected"]]
+        knows = (state for state in connected if state["fault_code"] == messages.SCRIPT_UNKILLABLE.code)
+        return next(knows, connected[0] if connected else states[0] if states else _NOTHING)
 
     def unready_workers(self) -> dict[str, tuple[str, str]]:
         """Why those that are not ready are not, by number: a text, and a code of `messages`."""

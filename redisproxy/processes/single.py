@@ -68,6 +68,7 @@ class Serving(service.MultiService):
             memory=settings.memory or memory_limit() // settings.processes,
         )
         self.backend.policy_changed = self.clients.use
+        self.backend.scripts.rights.changed = self.clients.scripts_changed
         self.on_snapshot = self.snapshot.listeners
         self.on_snapshot.append(self._settle)
         for part in (self.backend, self.snapshot, access_log):
@@ -129,6 +130,7 @@ class Serving(service.MultiService):
                 "replied": counts.replied.get(namespace, 0),
                 "turned_away": counted.turned_away,
                 "wrong": counted.wrong,
+                "scripts_ended": counted.scripts_ended,
                 **self.tenant_limits.stats(namespace),
                 "memory": self.clients.memory.of(namespace),
                 "latency": latency[namespace].samples() if namespace in latency else {"counts": {}, "sum": 0.0},

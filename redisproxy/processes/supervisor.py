@@ -74,6 +74,7 @@ class Workers(service.Service):
         self.handlers: dict[str, WorkerHandler] = {
             "databases": self._take_databases,
             "visit": self._visit_others,
+            "script-ended": self._tell_others,
         }
         self._processes: dict[int, WorkerProcess | None] = dict.fromkeys(range(1, processes + 1))
         self._memory = shared_memory(processes)
@@ -165,6 +166,12 @@ class Workers(service.Service):
         """Passes a visit on to all other workers. results: of each; see `ClientVisit.result`."""
         asked = self.ask("visit", only=lambda other: other.serves and other is not process, **message.fields)
         return asked.addCallback(lambda answers: {"results": [answer.fields for _, answer in answers]})
+
+    def _tell_others(self, process: WorkerProcess, message: Message) -> None:
+        """Passes a message on to all other workers."""
+        for other in self._running():
+            if other.serves and other is not process:
+                other.channel.send(message.kind, **message.fields)
 
     # One worker.
 

@@ -118,6 +118,7 @@ class Worker:
             "visit": self._visit,
             "vacate": self._vacate,
             "vacated": self._vacated,
+            "script-ended": self._refuse_scripts,
             "stop": lambda _: self.end(),
         }
         self.channel = Channel(self.handlers, self.end)
@@ -167,6 +168,7 @@ class Worker:
         serving = Serving(settings, self._reactor, self._report_databases, number)
         if settings.processes > 1:
             serving.clients.own_sessions.elsewhere = self._visit_elsewhere
+            serving.backend.scripts.ended = self._script_ended
         self._parts = _Parts(serving, listening, partial(balance.has, number))
         serving.startService()
 
@@ -201,6 +203,15 @@ class Worker:
             failure.trap(ChannelError, defer.TimeoutError)
 
         return asked.addCallbacks(answered, unanswered)
+
+    def _script_ended(self, tenant: Tenant) -> None:
+        """A script of the tenant was ended: the other processes refuse its scripts, too."""
+        self.channel.send("script-ended", namespace=tenant.namespace, index=tenant.index)
+
+    def _refuse_scripts(self, message: Message) -> None:
+        """Another process has ended a script of the tenant."""
+        tenant = Tenant(message.fields["namespace"], message.fields["index"])
+        self._started.serving.backend.scripts.rights.pause(tenant)
 
     def _report_databases(self, databases: int | None) -> None:
         self.channel.send("databases", databases=databases)

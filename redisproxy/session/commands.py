@@ -114,6 +114,7 @@ def _begin_stream(session: Session, piece: bytes, judge: Policy) -> None:
     if judge != session.policy:
         probes.reached("Redis was replaced while a large command waited")
         return session.refuse_waiting(messages.REPLACED.text)
+    session.route.runs_scripts()  # it may be one: only its first piece is known here
     session.streaming = True
     return session.forward(piece)
 

@@ -40,9 +40,15 @@ def forward(session: Session, data: bytes, count: int) -> None:
 def _forward(session: Session, data: bytes, count: int, judge: Policy) -> None:
     """Sends such commands. judge: the policy that let them pass, perhaps a while ago."""
     if judge != session.policy:
-        probes.reached("Redis was replaced while scripts waited")
-        return session.refuse_waiting(messages.REPLACED.text, count)
+        probes.reached("Redis was replaced, or scripts are refused by now, while scripts waited")
+        return session.refuse_waiting(_changed(session), count)
     return session.forward(data, count)
+
+
+def _changed(session: Session) -> str:
+    """Returns the error, without ``-``, for scripts that waited while the policy changed."""
+    error = session.policy.script_error
+    return error[1:-2].decode() if error else messages.REPLACED.text
 
 
 def run(session: Session, words: list[bytes]) -> None:
@@ -59,7 +65,8 @@ def stream(session: Session, head: list[bytes], judge: Policy) -> None:
     """
     if judge != session.policy:
         probes.reached("Redis was replaced while a large command waited")
-        return session.refuse_waiting(messages.REPLACED.text)
+        return session.refuse_waiting(_changed(session))
+    session.route.runs_scripts()
     session.streaming = True
     count = len(head) + session.scanner.arguments_left
     head, rewrite = _in_redis(session, head)

@@ -182,6 +182,8 @@ class Dedicated(Upstream, Protocol):
     tenant: Tenant | None
     #: whether it is logged in as its tenant's ACL user, so that Redis enforces the tenant's limits
     has_acl_user: bool
+    #: set once a script was sent that may still run: see `upstream.script_watch`
+    runs_scripts: bool
 
     @property
     def local_address(self) -> str:
@@ -244,6 +246,10 @@ class Multiplexed(Upstream, Protocol):
 
 class DedicatedUser(Protocol):
     """A session, as its dedicated connection sees it."""
+
+    @property
+    def midway(self) -> bool:
+        """Whether Redis got the beginning of a command, and not yet its end."""
 
     def upstream_full(self, full: bool) -> None:
         """Redis reads commands too slowly (full is True), or fast enough again (False)."""
@@ -363,6 +369,11 @@ class Backend(Protocol):
 
     def transactions(self, tenant: Tenant) -> Transactions:
         """Returns the tenant's open transactions, the same object for all of its sessions."""
+
+    def script_error(self, tenant: Tenant) -> bytes:
+        """Returns the error reply to commands about scripts, if the tenant may run none now; else
+        empty.
+        """
 
     def scripts(self, tenant: Tenant) -> Scripts:
         """Returns the tenant's scripts that publish, the same object for all of its sessions."""

@@ -270,6 +270,7 @@ class Route:
         If it can be so at once, the session moves to the connection for scripts.
         """
         if self.state is not MULTIPLEXED:
+            self.runs_scripts()
             return True
         if not self._replies.drained:
             return self._with_scripts
@@ -279,6 +280,12 @@ class Route:
             return False
         self._change_upstream(available, with_scripts=True)
         return True
+
+    def runs_scripts(self) -> None:
+        """A script is sent over the dedicated connection now, if the session uses one."""
+        dedicated = self.dedicated
+        if dedicated is not None:
+            dedicated.runs_scripts = True
 
     def run_scripts(self, session: Session, count: int, then: Callable[[], None]) -> None:
         """Calls `then` when commands that run scripts may be sent to `upstream`, at once or later.
@@ -331,6 +338,7 @@ class Route:
         elif self._may_use(session, result):
             self.order.connected()
             self.use(session, result)
+            self.runs_scripts()
             then()
 
     # Without a connection, because Redis was busy with a script at the log-in.

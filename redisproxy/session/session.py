@@ -767,7 +767,7 @@ class Session:
         if busy:
             return self.refuse(b"-%b\r\n" % busy.encode())
         self.connection.forbidden(policy.shown(name))
-        return self.refuse(error or policy.refusal(name))
+        return self.refuse(error or self.policy.refusal(name))
 
     def not_held(self, result: Unavailable, count: int = 1) -> None:
         """There is no connection to Redis for a command that waited, or for several: answers each
@@ -840,8 +840,18 @@ class Session:
         return False
 
     def use_policy(self) -> None:
-        """Takes over the backend's policy as it is now."""
-        self.policy = self.backend.policy
+        """Takes over the backend's policy for the tenant as it is now."""
+        credential = self.credential
+        error = b"" if credential is None else self.backend.script_error(credential.tenant)
+        self.policy = self.backend.policy.without_scripts(error)
+        self.scanner.table = self.policy.table
+
+    def scripts_changed(self) -> None:
+        """The tenant may run scripts from now on, or may not any more.
+
+        Otherwise the session keeps its policy: see `policy_changed`.
+        """
+        self.policy = self.policy.without_scripts(self.backend.script_error(self.tenant))
         self.scanner.table = self.policy.table
 
     def policy_changed(self, dedicated: bool = False) -> None:

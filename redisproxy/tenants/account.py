@@ -43,7 +43,18 @@ def family(name: bytes) -> str:
 class TenantCounters:
     """The counters of one tenant's sessions, since the process began."""
 
-    __slots__ = ("commands", "inspected", "logins", "rates", "received", "refused", "refused_names", "turned_away", "wrong")
+    __slots__ = (
+        "commands",
+        "inspected",
+        "logins",
+        "rates",
+        "received",
+        "refused",
+        "refused_names",
+        "scripts_ended",
+        "turned_away",
+        "wrong",
+    )
 
     def __init__(self) -> None:
         #: connections that logged in as this tenant
@@ -64,6 +75,8 @@ class TenantCounters:
         self.turned_away = 0
         #: log-ins with a wrong password and this tenant's name as the user name
         self.wrong = 0
+        #: scripts that were ended because they ran for too long
+        self.scripts_ended = 0
 
     def inspected_one(self, name: bytes) -> None:
         """Counts a command that is known by name."""

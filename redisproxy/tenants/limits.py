@@ -1,5 +1,5 @@
-"""A tenant's limits: the number of connections, commands and bytes a second, and client-side
-caching; and whether the tenant is paused.
+"""A tenant's limits: the number of connections, commands and bytes a second, client-side caching,
+and scripts; and whether the tenant is paused.
 
 Owns the meaning of a Namespace's annotations, and the token bucket that measures a rate.
 `net.rate_limit` decides which clients wait, and for how long.
@@ -20,7 +20,7 @@ class Limits:
     """The limits of one tenant: its connections at a time, and its rates. 0 means no limit.
 
     client_tracking: whether it may use client-side caching, which shows names of other tenants'
-    keys that it reads itself.
+    keys that it reads itself. deny_scripts: whether it may run no scripts and no functions.
     """
 
     max_connections: int = 0
@@ -28,6 +28,7 @@ class Limits:
     #: of commands and replies together
     bytes_per_second: int = 0
     client_tracking: bool = False
+    deny_scripts: bool = False
 
     def per_process(self, processes: int) -> Limits:
         """The part of each limit that one of so many processes enforces, rounded up."""
@@ -48,11 +49,13 @@ ANNOTATIONS = {
 }
 #: The annotation for client-side caching: ``allow`` or ``deny``.
 CLIENT_TRACKING = f"{PREFIX}client-tracking"
+#: The annotation for scripts and functions: ``allow`` or ``deny``.
+SCRIPTS = f"{PREFIX}scripts"
 #: The annotation that pauses a tenant, and its values.
 PAUSED = f"{PREFIX}paused"
 _PAUSED = {"true": True, "false": False}
 #: All annotations.
-KNOWN = (*ANNOTATIONS, CLIENT_TRACKING, PAUSED)
+KNOWN = (*ANNOTATIONS, CLIENT_TRACKING, SCRIPTS, PAUSED)
 
 
 def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limits, list[Text]]:
@@ -78,6 +81,11 @@ def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limit
     if tracking not in ("allow", "deny"):
         wrong.append(messages.ANNOTATION_NOT_ALLOW(name=CLIENT_TRACKING))
     values["client_tracking"] = tracking == "allow"
+    scripts = annotations.get(SCRIPTS)
+    if scripts is not None:
+        if scripts not in ("allow", "deny"):
+            wrong.append(messages.ANNOTATION_NOT_ALLOW(name=SCRIPTS))
+        values["deny_scripts"] = scripts != "allow"
     unknown = sorted(annotations.keys() - set(KNOWN))
     if unknown:
         # Only one, and in ASCII: in a manifest it can be any text.

@@ -97,6 +97,8 @@ class AclUsers:
         # Redis lets use it.
         self._trackers: Collection[str] = frozenset()
         self._tracking: set[Tenant] = set()
+        # The tenants that may run no scripts.
+        self._scriptless: Collection[Tenant] = frozenset()
         self._logged: tuple[messages.LogLine, dict[str, str]] | None = None
         #: called when a tenant's user could not be created
         self.user_refused: Callable[[], None] = lambda: None
@@ -187,13 +189,18 @@ class AclUsers:
 
     async def _provision(self, tenant: Tenant, name: str, secret: bytes) -> None:
         policy: Policy | None = None
-        tracking = False
+        tracking = scriptless = False
         # The policy may have changed while Redis answered. Then the user gets the new rights.
-        while policy is not self._policy or tracking != (tenant.namespace in self._trackers):
+        while policy is not self._policy or (tracking, scriptless) != (
+            tenant.namespace in self._trackers,
+            tenant in self._scriptless,
+        ):
             server, policy = self._server, self._policy
             assert server is not None and policy is not None, "login() has waited for them"  # noqa: S101
             tracking = tenant.namespace in self._trackers
-            rules = partial(acl.rules, tenant, policy, secret, server.acl_databases, tracking=tracking)
+            scriptless = tenant in self._scriptless
+            granted = policy.without_scripts(messages.SCRIPTS_DENIED.reply()) if scriptless else policy
+            rules = partial(acl.rules, tenant, granted, secret, server.acl_databases, tracking=tracking)
             try:
                 await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
             except ControlError as error:
@@ -238,6 +245,14 @@ class AclUsers:
             if (tenant.namespace in namespaces) != (tenant.namespace in self._trackers):
                 self.forget(tenant)
         self._trackers = namespaces
+
+    def deny_scripts(self, tenants: Collection[Tenant], changed: Collection[Tenant]) -> None:
+        """These tenants may run no scripts from now on. changed: those whose users have to change,
+        which `login` does.
+        """
+        self._scriptless = tenants
+        for tenant in changed:
+            self.forget(tenant)
 
     async def permit_tracking(self, tenant: Tenant) -> None:
         """Lets the tenant's user use client-side caching. Raises ControlError.

@@ -37,6 +37,7 @@ from .latency import Sampler
 from .nets import NetsService, connections_needed, missing
 from .pool import ConnectionPool
 from .queries import ControlQueries
+from .scripts import TenantScripts
 from .session_backend import SessionBackend
 
 #: Reasons that pass by themselves. Until the time to hold work is over, they are none.
@@ -66,6 +67,7 @@ class Backend(service.MultiService):
         super().__init__()
         self._settings = settings
         self._reactor = reactor
+        counts = counts or account.Counts()
         #: what tenants may do there; follows from the built-in table until Redis has answered
         #: COMMAND
         self.policy = make_policy(builtin(), scripts=False)
@@ -97,6 +99,10 @@ class Backend(service.MultiService):
             tenant_limits,
             settings.hold_seconds,
         )
+        #: the scripts of tenants
+        self.scripts = TenantScripts(
+            reactor, settings.script_seconds, self.control, self.pool, self.acl_users, counts, self._master_password
+        )
         #: asks INFO, PUBSUB and CONFIG GET for tenants
         self.queries = ControlQueries(reactor, self._query_client)
         #: the pool, control queries and ACL users, as sessions see them
@@ -107,11 +113,13 @@ class Backend(service.MultiService):
             TenantLimits(reactor) if tenant_limits is None else tenant_limits,
             settings.connections == "multiplexed",
             lambda: self.control.busy_error,
+            self.scripts.rights.error,
         )
         #: whether Redis answers
         self.health = Health(reactor, self.control)
         #: Redis's own limits
         self.nets = NetsService(reactor, self.control)
+        self.scripts.notice(self.health)
         #: which server is the master
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master
@@ -130,7 +138,7 @@ class Backend(service.MultiService):
         #: how long Redis takes with each tenant's commands, in seconds, by namespace
         self.tenant_latency: dict[str, Histogram] = {}
         sampler = Sampler(reactor, lambda: self.pool.multiplexed, self.latency.observe, self._observe_tenant)
-        for part in (self.pool, self.control, self.master, self.health, self.nets, sampler):
+        for part in (self.pool, self.control, self.master, self.health, self.nets, self.scripts, sampler):
             part.setServiceParent(self)
         # When this process was ready last, in the reactor's seconds; None: it never was.
         self._ready_at: float | None = None
@@ -153,6 +161,10 @@ class Backend(service.MultiService):
             reply_limit=bounds.QUERY_REPLY_BYTES,
         )
 
+    def _master_password(self) -> bytes | None:
+        address = self.master.address
+        return None if address is None else address.password
+
     def stopService(self) -> defer.Deferred[list[tuple[bool, object]]]:
         """Fires when all connections are closed."""
         self._stop_renewing()
@@ -174,6 +186,7 @@ class Backend(service.MultiService):
         self.acl_users.keep_only(snapshot.tenants)
         limits = snapshot.limits
         self.acl_users.let_track({namespace for namespace in limits if limits[namespace].client_tracking})
+        self.scripts.use(snapshot)
         self.sessions.keep_only(snapshot.tenants)
         if self.acl_maintenance is not None:
             self.acl_maintenance.claim(snapshot.tenants)

@@ -25,7 +25,7 @@ from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import printable, shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
-from ..session.pending import CONFIRMATIONS, PendingReplies, ReplyBatch
+from ..session.pending import BLOCKING, CONFIRMATIONS, PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import BackendAddress, Tenant
 from .hold import is_away, is_lasting
@@ -113,6 +113,9 @@ class Pool(Protocol):
         such a reply.
         """
 
+    def left_script(self, upstream: RedisConnection) -> None:
+        """The connection ends, or is released, and Redis may be running a script of it."""
+
 
 class User(Protocol):
     """The user of an upstream connection: a session, or a `multiplexed.MultiplexedConnection`."""
@@ -161,6 +164,12 @@ class RedisConnection(RespReceiver):
         self._finished = False
         #: the order of its tenant's commands; None while it is not lent
         self.order: TenantOrder | None = None
+        #: whether a script was sent over it since it was lent; or a command of which the proxy knew
+        #: only the beginning
+        self.runs_scripts = False
+        # The session that it is lent to; None if it is lent to several, or to nobody.
+        self._session: DedicatedUser | None = None
+        self._spied: Callable[[bytes], object] | None = None
         #: the limit of its tenant
         self.tenant_limit: TenantLimit = UNLIMITED_TENANT
 
@@ -318,6 +327,7 @@ class RedisConnection(RespReceiver):
         connection passes them itself.
         """
         self._user = user
+        self._session = None
         self._pending = pending = PendingReplies(self.protocol, self._found_replica)
         self._deal_out = received or pending.received
         self.transport.registerProducer(Pressure(lambda: pressed(True), lambda: pressed(False)), True)
@@ -332,6 +342,40 @@ class RedisConnection(RespReceiver):
             self.like_replica = True
             self._pool.answered_like_replica(self)
 
+    # Scripts: see `script_watch`.
+
+    @property
+    def awaits_script(self) -> bool:
+        """Whether Redis may be running a script that was sent over it.
+
+        That is so if the oldest reply that is pending may be a script's: it is not a blocked
+        command's, it has not begun to come, and its command was sent whole.
+        """
+        pending = self._pending
+        if not self.runs_scripts or pending is None or not pending.batches:
+            return False
+        batches = pending.batches
+        if batches[0].kind == BLOCKING:
+            return False
+        midway = self._session is not None and self._session.midway
+        return len(batches) > 1 or batches[0].count > pending.partial + midway
+
+    def spy(self, seen: Callable[[bytes], object]) -> None:
+        """Calls `seen` with the next bytes of Redis, before they are dealt out."""
+        former, self._spied = self._spied, seen
+        deal_out = self._deal_out
+        if former is not None or deal_out is None:
+            return
+
+        def seen_first(data: bytes) -> None:
+            self._deal_out = deal_out
+            spied, self._spied = self._spied, None
+            if spied is not None:
+                spied(data)
+            deal_out(data)
+
+        self._deal_out = seen_first
+
     # One session's commands: see `session.ports.Dedicated`.
 
     busy = False
@@ -339,6 +383,7 @@ class RedisConnection(RespReceiver):
     def carry_session(self, session: DedicatedUser) -> None:
         """See `session.ports.Dedicated`."""
         self.carry(session, session.upstream_full)
+        self._session = session
 
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
         """See `session.ports.Upstream`."""
@@ -435,13 +480,16 @@ class RedisConnection(RespReceiver):
         """The user releases the connection. Returns whether nothing is pending, so that it could be
         reused.
         """
+        if self.awaits_script:
+            self._pool.left_script(self)
         pending, settled = self._pending, True
         if pending is not None:  # else it was never lent
             settled = pending.settled
             self.protocol = pending.protocol
             pending.abandon()  # drops the rest of the bytes that are being read
-        self._user = None
-        self._pending = self._deal_out = None
+        self._user = self._session = None
+        self._pending = self._deal_out = self._spied = None
+        self.runs_scripts = False
         if self._narrow:
             self._read_narrowly(False)
         self.transport.unregisterProducer()
@@ -449,8 +497,11 @@ class RedisConnection(RespReceiver):
         return settled
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.awaits_script:
+            self._pool.left_script(self)
         user, self._user = self._user, None
-        self._pending = self._deal_out = None
+        self._session = None
+        self._pending = self._deal_out = self._spied = None
         self._pool.lost(self)
         while self._asked:
             self._asked.popleft().errback(reason)

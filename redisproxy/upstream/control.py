@@ -85,6 +85,8 @@ class ControlService(service.Service):
         self._busy = ""
         #: called when the connection is lost; not when the proxy closes it
         self.lost: Callable[[], None] = lambda: None
+        #: called with Redis's error while a script keeps it from being probed
+        self.busy: Callable[[str], object] = lambda _: None
 
     @property
     def connected(self) -> bool:
@@ -146,6 +148,15 @@ class ControlService(service.Service):
         if self._connection is None:
             raise ControlError(messages.REDIS_CONNECTION_LOST())
         return await self._connection.ask(*words)
+
+    async def ask_unprobed(self, *words: Word) -> Answer:
+        """Asks even if it is not known yet what Redis is, as while a script keeps it busy. Raises
+        ControlError.
+        """
+        connection = None if self._client is None else self._client.connection
+        if connection is None:
+            raise ControlError(messages.REDIS_NO_CONTROL_NOW())
+        return await connection.ask(*words)
 
     async def is_replica(self) -> bool:
         """Whether Redis calls itself a replica now. Raises ControlError."""
@@ -257,6 +268,7 @@ class ControlService(service.Service):
         self._busy = "" if server else next((error.text for error in probe.again.values() if is_busy(error.text)), "")
         if self._busy:
             self._waiting.fire(Failure(ReplyError(self._busy)))
+            self.busy(self._busy)
         if server is None or (self._connection is connection and server == self.server):
             return
         if self.server is None or server.version != self.server.version:

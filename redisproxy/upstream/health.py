@@ -7,6 +7,7 @@ its data, answers with an error that says so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 from twisted.application import service
@@ -52,6 +53,12 @@ class Health(service.Service):
         self._since: float | None = None
         self._answer = Answers.UP
         self._condition = Condition()
+        #: called with Redis's error while it is busy, and when it was asked, in the clock's seconds
+        self.busy: Callable[[str, float], object] = lambda *_: None
+        #: called when Redis has answered as usual, with when it was asked
+        self.answered: Callable[[float], object] = lambda _: None
+        #: returns what more is known of the script that keeps Redis busy, if anything
+        self.script_fault: Callable[[], messages.Text | None] = lambda: None
 
     def startService(self) -> None:
         super().startService()
@@ -77,7 +84,8 @@ class Health(service.Service):
     @property
     def fault(self) -> messages.Text | None:
         """What is wrong with Redis's answers; None: nothing is, or nothing is known."""
-        return _FAULTS.get(self.state)
+        state = self.state
+        return (self.script_fault() if state is Answers.BUSY else None) or _FAULTS.get(state)
 
     def _look(self) -> None:
         if self._asking is None and self._control.connected:
@@ -89,6 +97,7 @@ class Health(service.Service):
         self._log_change()
 
     async def _ask(self) -> None:
+        asked = self._clock.seconds() if self._since is None else self._since
         try:
             await self._control.ask("PING")
         except NoReplyError:
@@ -96,10 +105,13 @@ class Health(service.Service):
         except ReplyError as error:
             word = str(error).partition(" ")[0]
             self._answer = {"BUSY": Answers.BUSY, "LOADING": Answers.LOADING}.get(word, Answers.UP)
+            if self._answer is Answers.BUSY:
+                self.busy(str(error), asked)
         except ControlError:
             self._answer = Answers.UP  # the connection was lost, which the control connection logs
         else:
             self._answer = Answers.UP
+            self.answered(asked)
         self._since = None
 
     def _asked(self, _: None) -> None:

@@ -101,6 +101,8 @@ class ConnectionPool(service.Service):
         self.handover = Handover(reactor)
         #: called once for each connection that gives a reply which only a replica gives
         self.found_replica: Callable[[], None] = lambda: None
+        #: called with the tenant, each time a connection ends while Redis may be running its script
+        self.script_left: Callable[[Tenant], object] = lambda _: None
 
     def __len__(self) -> int:
         """The number of open connections to Redis."""
@@ -125,6 +127,10 @@ class ConnectionPool(service.Service):
     def users(self) -> set[Tenant]:
         """The tenants whose ACL users are logged in."""
         return {upstream.tenant for upstream in self._connections if upstream.has_acl_user and upstream.tenant is not None}
+
+    def await_scripts(self) -> list[RedisConnection]:
+        """Returns the connections of which Redis may be running a script."""
+        return [upstream for upstream in self._connections if upstream.awaits_script]
 
     def add_up(self) -> None:
         """Adds what Redis has sent so far to the counts."""
@@ -234,6 +240,11 @@ class ConnectionPool(service.Service):
         upstream.stale = True
         self._like_replica.add(upstream)
         self.found_replica()
+
+    def left_script(self, upstream: RedisConnection) -> None:
+        """See `connection.Pool`."""
+        if upstream.tenant is not None:
+            self.script_left(upstream.tenant)
 
     def leave_replicas(self) -> None:
         """The address leads to a master: replaces connections that gave a reply which only a

@@ -30,6 +30,7 @@ class ScriptConnection(MultiplexedConnection):
 
     def __init__(self, connection: RedisConnection, tenant_pool: Owner, reactor: IReactorTime) -> None:
         super().__init__(connection, tenant_pool, reactor)
+        connection.runs_scripts = True
         #: whether a script takes long, so that no other session's script should be sent behind it
         self.slow = False
         # Whether it has replied, or was idle, since the last check.

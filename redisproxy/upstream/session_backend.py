@@ -42,7 +42,7 @@ class SessionBackend:
     """Implements `session.ports.Backend` for one Redis.
 
     multiplexes: whether sessions share connections; tenant_limits: charges the answers to control
-    queries; busy_error: see `session.ports.Backend`.
+    queries; busy_error, script_error: see `session.ports.Backend`.
     """
 
     _log = Logger()
@@ -55,6 +55,7 @@ class SessionBackend:
         tenant_limits: TenantLimits,
         multiplexes: bool,
         busy_error: Callable[[], str] = str,
+        script_error: Callable[[Tenant], bytes] = lambda _: b"",
     ) -> None:
         self._pool = pool
         self._spares = Spares(pool)
@@ -63,6 +64,7 @@ class SessionBackend:
         self._tenant_limits = tenant_limits
         self.multiplexes = multiplexes
         self.busy_error = busy_error
+        self.script_error = script_error
         self.policy: Policy = make_policy(builtin(), scripts=False)
         self._scripts: dict[Tenant, Scripts] = {}
         self._transactions: dict[Tenant, Transactions] = {}

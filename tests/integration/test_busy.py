@@ -58,7 +58,9 @@ class BusyCase(unittest.TestCase):
         # Redis renamed this setting in 7, and still takes the old name. On Redis 6.2 the operator
         # has to allow scripts.
         server = RedisServer(binary, f"lua-time-limit {THRESHOLD}")
-        self.installation = Installation("--allow-commands", "EVAL", *self.options, *options, server=server)
+        self.installation = Installation(
+            "--allow-commands", "EVAL", "--script-seconds", "0", *self.options, *options, server=server
+        )
         self.addCleanup(self.installation.stop)
         self.addCleanup(lambda: self.assertNotIn("Traceback", self.installation.proxy.log))
         self.killer = self.installation.server.client(socket_timeout=LIMIT)

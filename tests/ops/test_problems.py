@@ -188,6 +188,16 @@ class OpenProblemsTests(unittest.TestCase):
         self.assertEqual((problem.where, problem.runbook), ("team-a", "RedisProxyTenantFull"))
         self.assertEqual(problem.reason, "it reached its limit of 50 connections: 12 log-ins were refused in the last 10 s")
 
+    def test_scripts_that_were_ended(self) -> None:
+        history, counts = History(), nothing()
+        counts["tenants"] = {"team-a": tenant_stats(scripts_ended=2), "team-gone": tenant_stats(scripts_ended=2)}
+        history.add(0.0, counts)
+        self.assertEqual(self.found(history.recent(5.0, counts)), [])
+        counts["tenants"] = {name: tenant_stats(scripts_ended=5) for name in counts["tenants"]}
+        (problem,) = self.found(history.recent(10.0, counts))
+        self.assertEqual((problem.where, problem.runbook), ("team-a", "RedisProxyScriptsEnded"))
+        self.assertIn("3 of its scripts ran for too long in the last 10 s", problem.reason)
+
     def test_those_of_namespaces_come_last(self) -> None:
         set_unready(self.state, messages.REDIS_NO_ANSWER())
         self.state["snapshot"]["problems"] = [

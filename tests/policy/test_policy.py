@@ -18,6 +18,8 @@ SLAVEOF SLOWLOG SWAPDB SYNC COMMANDLOG""".split()
 OWN = b"""APPEND GET SET DEL HSET LPUSH XADD ZADD GEOADD PFADD KEYS SCAN DBSIZE RANDOMKEY FLUSHDB PING
 ECHO TIME TYPE OBJECT XGROUP XINFO DUMP COMMAND LASTSAVE EXPIRE RENAME UNLINK TOUCH BITFIELD LCS GETEX""".split()
 
+SCRIPTING = ["EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO", "FUNCTION", "SCRIPT"]
+
 
 class DecisionsTests(unittest.TestCase):
     def setUp(self) -> None:
@@ -79,6 +81,23 @@ class DecisionsTests(unittest.TestCase):
             self.assertRefused(one_layer, name)
             self.assertNotEqual(self.policy.table[name], REFUSE)
         self.assertEqual(self.policy.subcommands[b"SCRIPT"], {b"LOAD", b"EXISTS", b"HELP", b"SHOW"})
+
+    def test_a_tenant_without_scripts(self) -> None:
+        opened = make_policy(builtin(), scripts=True, databases=True, allow=parse_names("FCALL,FCALL_RO,FUNCTION"))
+        error = b"-NOPERM no scripts\r\n"
+        denied = opened.without_scripts(error)
+        for name in (b"EVAL", b"eval", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"FCALL", b"SCRIPT", b"script", b"FUNCTION"):
+            self.assertEqual((denied.table[name], denied.refusal(name)), (REFUSE, error), name)
+        self.assertEqual(denied.refusal(b"script|load"), error)
+        self.assertEqual((denied.refusal(b"config"), denied.table[b"GET"]), (policy.refusal(b"config"), FORWARD))
+        lost = set(opened.forwarded) - set(denied.forwarded)
+        self.assertEqual({name.partition("|")[0] for name in lost}, {name.lower() for name in SCRIPTING})
+        self.assertEqual((set(denied.forwarded) - set(opened.forwarded), denied.selects), (set(), False))
+        self.assertIs(denied.without_scripts(b""), opened)
+        self.assertIs(opened.without_scripts(b""), opened)
+        self.assertIs(denied.without_scripts(error), denied)
+        self.assertNotEqual(denied, opened)
+        self.assertEqual(opened.refusal(b"eval"), policy.refusal(b"eval"))
 
     def test_scripts_that_publish_are_inspected(self) -> None:
         for name, verdict in ((b"EVAL", INSPECT_TEXT), (b"EVALSHA", INSPECT_KNOWN)):

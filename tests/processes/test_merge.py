@@ -19,6 +19,7 @@ def tenant(commands: int, sessions: int = 1) -> TenantStats:
         "replied": 20,
         "turned_away": 2,
         "wrong": 1,
+        "scripts_ended": 1,
         "held": 1,
         "throttled": 0.5,
         "memory": 700,
@@ -49,6 +50,13 @@ class ReportsTests(unittest.TestCase):
         self.assertEqual(blue["latency"], {"counts": {"0.001": 12}, "sum": 0.75})
         self.assertEqual(self.reports.counts()["logins"], {"ok": 3})
         self.assertEqual(self.reports.counts()["refused_names"], {"MOVE": 6})
+
+    def test_of_redis_the_worker_tells_that_knows_whose_script_it_is(self) -> None:
+        busy, kept = messages.REDIS_BUSY(), messages.SCRIPT_UNKILLABLE(namespaces="team-blue")
+        for number, fault in ((1, busy), (2, kept), (3, busy)):
+            redis = {"connected": True, "version": "", "fault": fault, "fault_code": fault.code}
+            self.reports.update(number, {**report(), "redis": redis})
+        self.assertEqual(self.reports.redis()["fault"], kept)
 
     def test_of_redis_the_worker_that_it_answers_tells(self) -> None:
         fault = messages.REDIS_UNREACHABLE(address="redis://redis:6379", reason=messages.NET_TIMEOUT())

@@ -150,6 +150,7 @@ class Conversation:
         self.login_delay = 0.0
         self.known_scripts: dict[Tenant, Scripts] = {}
         self.open_transactions: dict[Tenant, Transactions] = {}
+        self.script_errors: dict[Tenant, bytes] = {}
         self.session = Session(self, self, self)
 
     # The client's connection.
@@ -249,6 +250,9 @@ class Conversation:
 
     def busy_error(self) -> str:
         return ""
+
+    def script_error(self, tenant: Tenant) -> bytes:
+        return self.script_errors.get(tenant, b"")
 
     def order(self, tenant: Tenant) -> object:
         return UNORDERED

@@ -24,6 +24,7 @@ def stats(**tenants: dict) -> Stats:
             "replied": 6,
             "turned_away": 8,
             "wrong": 2,
+            "scripts_ended": 3,
             "held": 1,
             "throttled": 70.5,
             "memory": 2500,

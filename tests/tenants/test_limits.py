@@ -9,6 +9,7 @@ from redisproxy.tenants.limits import (
     ANNOTATIONS,
     CLIENT_TRACKING,
     PAUSED,
+    SCRIPTS,
     UNLIMITED,
     Bucket,
     Limits,
@@ -61,6 +62,17 @@ class AnnotationTests(unittest.TestCase):
             self.assertEqual(limits, DEFAULTS)
             self.assertEqual(wrong, "annotation redisproxy/client-tracking is neither allow nor deny: deny applies")
         self.assertEqual(Limits(10, 1, 0, True).per_process(3), Limits(4, 1, 0, True))
+
+    def test_scripts(self) -> None:
+        for default in (False, True):
+            defaults = Limits(10, deny_scripts=default)
+            self.assertEqual(read_limits({COMMANDS: "7"}, defaults)[0].deny_scripts, default)
+            for said, denied in (("allow", False), ("deny", True)):
+                self.assertEqual(read_limits({SCRIPTS: said}, defaults), (Limits(10, deny_scripts=denied), []))
+            for said in ("", "Allow", "denied", "false"):
+                limits, [wrong] = read_limits({SCRIPTS: said}, defaults)
+                self.assertEqual(limits, Limits(10, deny_scripts=True))
+                self.assertEqual(wrong, "annotation redisproxy/scripts is neither allow nor deny: deny applies")
 
     def test_a_pause(self) -> None:
         for said, paused in (({}, False), ({PAUSED: "false"}, False), ({PAUSED: "true"}, True)):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import unittest
 from types import SimpleNamespace
+from unittest import mock
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
-from redisproxy.tenants.model import BackendAddress
+from redisproxy.session.pending import BLOCKING, ReplyBatch
+from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.connection import RedisConnection
 
 
@@ -24,3 +26,77 @@ class LocalAddressTests(unittest.TestCase):
 
     def test_is_empty_where_that_tells_none_apart(self) -> None:
         self.assertEqual(self.local_address(UNIXAddress(None)), "")
+
+
+class ScriptTests(unittest.TestCase):
+    """Whether Redis may be running a script that was sent over a connection."""
+
+    def setUp(self) -> None:
+        self.pool = mock.Mock()
+        self.upstream = RedisConnection(BackendAddress("redis"), self.pool)
+        self.upstream.makeConnection(mock.Mock(getHost=lambda: UNIXAddress(None)))
+        self.upstream.tenant = Tenant("team-blue", 3)
+        self.session = SimpleNamespace(upstream_full=None, midway=False)
+        self.upstream.carry_session(self.session)
+        self.receiver = mock.Mock()
+
+    def expect(self, count: int = 1, kind: int = 0) -> None:
+        self.upstream.expect(ReplyBatch(self.receiver, count, kind))
+
+    def test_not_before_one_was_sent(self) -> None:
+        self.expect()
+        self.assertFalse(self.upstream.awaits_script)
+        self.upstream.runs_scripts = True
+        self.assertTrue(self.upstream.awaits_script)
+
+    def test_not_after_its_reply(self) -> None:
+        self.upstream.runs_scripts = True
+        self.expect()
+        self.upstream.respReceived(b"+OK\r\n")
+        self.assertFalse(self.upstream.awaits_script)
+
+    def test_not_while_its_reply_comes(self) -> None:
+        self.upstream.runs_scripts = True
+        self.expect()
+        self.upstream.respReceived(b"$5\r\nab")
+        self.assertFalse(self.upstream.awaits_script)
+        self.expect()
+        self.assertTrue(self.upstream.awaits_script, "that may be the next one")
+
+    def test_not_if_a_blocked_command_stands_before_it(self) -> None:
+        self.upstream.runs_scripts = True
+        self.expect(kind=BLOCKING)
+        self.expect()
+        self.assertFalse(self.upstream.awaits_script)
+
+    def test_not_if_it_was_sent_in_part(self) -> None:
+        self.upstream.runs_scripts = self.session.midway = True
+        self.expect()
+        self.assertFalse(self.upstream.awaits_script)
+        self.expect()
+        self.assertTrue(self.upstream.awaits_script)
+
+    def test_one_that_is_left_behind_is_reported_once(self) -> None:
+        self.upstream.runs_scripts = True
+        self.expect()
+        self.upstream.detach()
+        self.upstream.connectionLost()
+        self.pool.left_script.assert_called_once_with(self.upstream)
+        self.assertFalse(self.upstream.runs_scripts)
+
+    def test_the_connection_is_lost(self) -> None:
+        self.upstream.runs_scripts = True
+        self.expect()
+        self.session.upstream_lost = mock.Mock()
+        self.upstream.connectionLost()
+        self.pool.left_script.assert_called_once_with(self.upstream)
+
+    def test_its_next_bytes_are_seen_before_they_are_dealt_out(self) -> None:
+        seen: list[object] = []
+        self.receiver.reply.side_effect = lambda _batch, piece, _ended: seen.append(piece)
+        self.expect(2)
+        for name in ("first", "second"):  # the latest one sees them
+            self.upstream.spy(lambda data, name=name: seen.append((name, data)))
+        self.upstream.respReceived(b"+A\r\n")
+        self.upstream.respReceived(b"+B\r\n")
+        self.assertEqual(seen, [("second", b"+A\r\n"), b"+A\r\n", b"+B\r\n"])
