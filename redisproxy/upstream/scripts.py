@@ -59,7 +59,7 @@ class TenantScripts(service.MultiService):
         self.watch = ScriptWatch(reactor, control, seconds, pool.await_scripts, self._ended)
         self.watch.setServiceParent(self)
         pool.script_left = self.watch.script_left
-        control.busy = lambda error: self.watch.busy(error, reactor.seconds())
+        self._control = control
         #: called with a tenant whose script was ended: other processes refuse its scripts, too
         self.ended: Callable[[Tenant], object] = lambda _: None
         # All tenants of the latest snapshot.
@@ -71,6 +71,8 @@ class TenantScripts(service.MultiService):
         """Learns from `health` when Redis is busy, and tells it what keeps Redis so."""
         health.busy, health.answered = self.watch.busy, self.watch.answers
         health.script_fault = lambda: self.watch.fault
+        # If the connection was closed because a PING had no answer, the script runs since then.
+        self._control.busy = lambda error: self.watch.busy(error, self._reactor.seconds() - health.unanswered)
 
     def stopService(self) -> defer.Deferred[list[tuple[bool, object]]]:
         """Fires at once."""
