@@ -1,6 +1,7 @@
 """Every limit of the data path in one table: bytes, counts and seconds.
 
-This module imports nothing of the project. The comment above a limit says what it limits, and why.
+This module is longer than other modules because it is one table. It imports nothing of the project.
+The comment above a limit says what it limits, and why.
 The end of a name is the unit, _BYTES or _SECONDS. A limit without a unit counts what its name says.
 Code reads a limit as `bounds.NAME` when it needs it, so a test that patches this module changes the
 limit everywhere. Only error texts, defaults of parameters and `framing.Limits` are made when their
