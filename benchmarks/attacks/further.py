@@ -31,6 +31,18 @@ def big_set(client: redis.Redis) -> None:
 
 
 OURS = {
+    "inline-gets": Row(
+        "inline GETs, 8 pipelines",
+        Streams(b"GET a\r\n" * 8_000, 8),
+        least={**SENT, "open": 8},
+        why="a plain command is cheap in RESP, but an inline one is taken apart and written anew",
+    ),
+    "empty-arrays": Row(
+        "`*0`, 8 pipelines",
+        Streams(b"*0\r\n" * 16_000, 8),
+        least={**SENT, "open": 8},
+        why="it is no command, so nothing counts it, and Redis does not answer it",
+    ),
     "wrong-passwords": Row(
         "wrong passwords on new connections, 300 at a time",
         Streams([("AUTH", "not-the-password")], 300, log_in=False, renew=Renew.ANSWERED),

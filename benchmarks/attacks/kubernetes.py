@@ -79,7 +79,7 @@ def writes(make: Callable[[int], dict]) -> Attack:
 
 KUBERNETES = {
     "secrets-150": Row(
-        "150 secrets of 1 MB in its namespace", writes(large), straight=False, api=True, least={"rounds": 75}, needs=2_000
+        "150 secrets of 1 MB in its namespace", writes(large), straight=False, api=True, least={"rounds": 40}, needs=2_000
     ),
     "temporary-400": Row("400 temporary secrets", writes(temporary), straight=False, api=True, least={"rounds": 100}),
 }

@@ -74,11 +74,12 @@ class Target:
 
 @dataclass
 class Counters:
-    """What an attacker did so far. open: connections at the same time, at most; connected, closed:
-    connections in all, and those that the server ended; refused: log-ins; sent, received: bytes;
-    rounds: times that all commands were sent.
+    """What an attacker did so far. now, open: connections now, and at the same time at most;
+    connected, closed: connections in all, and those that the server ended; refused: log-ins; sent,
+    received: bytes; rounds: times that all commands were sent.
     """
 
+    now: int = 0
     open: int = 0
     connected: int = 0
     closed: int = 0

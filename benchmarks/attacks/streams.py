@@ -182,12 +182,14 @@ class _Running:
         self._open.add(each)
         self._selector.register(one, each.events, each)
         self._counters.connected += 1
-        self._counters.open = max(self._counters.open, len(self._open))
+        self._counters.now += 1
+        self._counters.open = max(self._counters.open, self._counters.now)
 
     def _drop(self, each: _Connection, again: bool) -> None:
         if each.events:
             self._selector.unregister(each.socket)
         each.socket.close()
+        self._counters.now -= 1
         self._open.discard(each)
         self._missing += again
 

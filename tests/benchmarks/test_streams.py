@@ -128,7 +128,7 @@ class AttackTests(unittest.TestCase):
             Streams([("PUBLISH", "c", "x")], lockstep=True, wait=0.001),
         )
         counters = self.attack(attack, lambda found: found.rounds >= 5 and found.received > 5 * 5 * 20)
-        self.assertEqual(counters.connected, 6)
+        self.assertEqual((counters.connected, counters.open), (6, 6))
 
     def test_a_port_where_nothing_listens(self) -> None:
         nowhere = replace(self.target, port=1)
