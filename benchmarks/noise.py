@@ -191,13 +191,13 @@ def measure(name: str, variant: Variant | None, seconds: float) -> Measured:
         target = Target(
             peer.port, peer.tls_port, status, noisy, 1, bench.redis.port, MASTER_PASSWORD, peer.pid, variant is None
         )
-        attacker.send(json.dumps(asdict(target)))
 
         def window(length: float) -> Seen:
             return Seen(**json.loads(quiet.line(length + 2 * LIMIT + LATE)))
 
         quiet.send(str(ALONE))
         found.alone = window(ALONE)
+        attacker.send(json.dumps(asdict(target)))
         if attacker.line(BEGIN_LIMIT) != "begun":
             raise RowError("the attacker did not begin")
         meter = Meter(peer, [peer.port, peer.tls_port or 0, status], upstream, bench.straight)

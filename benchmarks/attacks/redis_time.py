@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .memory import set_value
@@ -17,10 +18,14 @@ ENDED_SCRIPT = "Redis runs nothing beside a script; the proxy ends one that take
 SHORT_SCRIPT = "for i = 1, 1000000 do end"
 
 
-def keys(client: redis.Redis) -> None:
-    """Makes a million keys."""
-    for piece in range(20):
-        client.eval("for i = 1, 50000 do redis.call('set', 'k' .. ARGV[1] .. ':' .. i, '') end return 1", 0, piece)
+def keys(count: int) -> Callable[[redis.Redis], None]:
+    """Returns what makes so many keys."""
+
+    def prepare(client: redis.Redis) -> None:
+        for piece in range(count // 50_000):
+            client.eval("for i = 1, 50000 do redis.call('set', 'k' .. ARGV[1] .. ':' .. i, '') end return 1", 0, piece)
+
+    return prepare
 
 
 def long_list(client: redis.Redis) -> None:
@@ -67,7 +72,7 @@ REDIS_TIME = {
     ),
     "keys-40": Row(
         "40 KEYS of a million in one write",
-        prepared(keys, once(*[("KEYS", "x")] * 40)),
+        prepared(keys(1_000_000), once(*[("KEYS", "x")] * 40)),
         NoProxyCan(ONE_AT_A_TIME, 1_500),
         least={"worst": 500},
     ),
