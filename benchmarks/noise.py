@@ -48,7 +48,7 @@ SHIPPED = ("--memory", f"{MEMORY_LIMIT}Mi", "--status", "tcp:0:interface=127.0.0
 #: memory is measured again.
 ALONE, LEAVING, AFTER = 1.0, 1.0, 1.0
 #: Seconds until an attacker is prepared, and that a process may be late.
-BEGIN_LIMIT, LATE = 12.0, 4.0
+BEGIN_LIMIT, LATE = 15.0, 4.0
 #: Beside an attack that the proxy can hold, the p99 may be this many times the usual one.
 P99_RATIO = 2.0
 #: The machine was quiet if other processes had less than this share of it, and its host less still.

@@ -113,7 +113,11 @@ MEMORY = {
     ),
     "unread-900": Row(
         "900 sessions that do not read 1 MiB each",
-        prepared(set_value("a", 1 / 16), Streams([("GET", "a")] * 16, 900, once=True, reads=0)),
+        # A GET at a time: Redis copies what is asked for at once before it sends any of it.
+        prepared(
+            set_value("a", 1 / 16),
+            Streams([("GET", "a")] * 16, 900, once=True, reads=0, pieces=len(words("GET", "a")), every=0.03),
+        ),
         least={"open": 900, "kernel": 20, "resident": 300},
         needs=4_000,
     ),
