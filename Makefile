@@ -19,6 +19,10 @@ BUSY ?=
 LIBRARIES ?=
 FAULTS ?=
 RUN ?=
+# The rows of `make noise` (names, or the groups known, ours and earlier, with commas between), the
+# seconds of each, and further options of benchmarks/noise.py.
+ROWS ?=
+NOISE ?=
 # The minutes of `make soak`, and further options of its proxy.
 MINUTES ?= 30
 SOAK ?=
@@ -35,7 +39,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --config-settings editable_mode=compat
 
-.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat sessions faults test-lowest test-anywhere dist chart sbom image image-check bench soak sim fmt clean
+.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat sessions faults test-lowest test-anywhere dist chart sbom image image-check bench noise soak sim fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local with a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
@@ -55,6 +59,7 @@ help:
 	@echo "make image         build the container image with docker, podman or buildah (PLATFORM=linux/amd64,linux/arm64 IMAGE=NAME:TAG PUSH=1)"
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian; PLATFORM=linux/arm64)"
 	@echo "make bench         compare the proxy with HAProxy, twemproxy and Redis alone, for 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
+	@echo "make noise         measure what attacks of one tenant do to another, as a table, for 20 minutes (ROWS=unknown,ours SECONDS=3 NOISE=--list)"
 	@echo "make soak          run mixed load with rotations, and faults of Redis and of the API (MINUTES=$(MINUTES))"
 	@echo "make sim           simulate the whole proxy from seeds, until interrupted (SEEDS=1:1000 SIM='--faults all')"
 	@echo "make docs          write the generated parts of docs/: settings, command, troubleshoot, tenants"
@@ -226,6 +231,9 @@ image-check: $(VENV)/installed-test
 
 bench: $(VENV)/installed-bench
 	@$(BIN)/python -m benchmarks.run --cases '$(CASES)' --rounds $(ROUNDS) $(BENCH)
+
+noise: $(VENV)/installed-test
+	@$(BIN)/python -m benchmarks.noise --rows '$(ROWS)' $(if $(SECONDS),--seconds $(SECONDS)) $(NOISE)
 
 soak: $(VENV)/installed-test
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --proxy '$(SOAK)'

@@ -12,12 +12,13 @@ import re
 import resource
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,6 +124,12 @@ class Peer:
         """Returns the bytes of resident memory of the server and its child processes."""
         return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE for pid in _family(self.pid))
 
+    def end(self) -> None:
+        """Ends the server and its child processes at once."""
+        for pid in _family(self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
 
 class ProxyPeer(Peer):
     """The proxy, as `twistd -n redisproxy`."""
@@ -133,6 +140,11 @@ class ProxyPeer(Peer):
         super().__init__(variant.name, process.process.pid, process.stop, int(plain), TENANT_PASSWORD, int(tls))
         self.refresh = process.refresh
         self._process = process
+
+    @property
+    def logged(self) -> int:
+        """The bytes of its log."""
+        return sum(len(line) + 1 for line in self._process.lines)
 
     @property
     def status_port(self) -> int:
@@ -189,14 +201,16 @@ class Bench:
         variant: Variant,
         source: Iterable[str] | None = None,
         environ: Mapping[str, str] | None = None,
+        options: Iterable[str] = ("--max-workers", str(MOST_CONNECTIONS)),
     ) -> ProxyPeer:
         """Starts a proxy. source: options for the source of its tenants; default: manifests with
-        one tenant.
+        one tenant. options: those that all variants have.
         """
         ssl = f"ssl:0:interface=127.0.0.1:privateKey={self._key}:certKey={self._certificate}"
         process = ProxyProcess(
             *("--manifests", self._manifests) if source is None else source,
-            *("--listen", ssl, "--max-workers", str(MOST_CONNECTIONS), "--log-level", "info"),
+            *("--listen", ssl, "--log-level", "info"),
+            *options,
             *variant.options,
             environ={**IMAGE_ENVIRON, **(environ or {})},
             python=variant.python,
