@@ -5,7 +5,7 @@
 
 The quiet tenant sends a PING every 4 ms over one connection, and logs in over a new one once a
 second. Each row is measured through the proxy, with the settings as they are shipped, and beside it
-directly to Redis with the same attack there.
+directly to Redis with the same attack there. A variant needs `--max-workers 1000` for that.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Attack:
     again and again, as fast as they are taken. Replies are read.
 
     commands: {password} is the tenant's password; reconnect: it sends the commands once, and after
-    the first bytes of the answer it closes, and connects anew.
+    the first bytes of the answer it closes, and connects anew; once: it sends the commands once,
+    and stays. Connections that the other side closes are made again.
     """
 
     title: str
@@ -57,13 +58,14 @@ class Attack:
     connections: int = 1
     log_in: bool = True
     reconnect: bool = False
+    once: bool = False
 
     def payload(self, password: str) -> bytes:
         """Returns as many of the commands as make about PIECE bytes."""
         once = b"".join(
             b"\r\n" if not words else command(*(word.format(password=password) for word in words)) for words in self.commands
         )
-        return once if self.reconnect else once * (1 + PIECE // len(once))
+        return once if self.reconnect or self.once else once * (1 + PIECE // len(once))
 
 
 UNKNOWN = (("NOSUCH",),)
@@ -117,6 +119,9 @@ ATTACKS = {
     "connects": Attack(
         "2,000 connections without a password, made again and again", (("PING",),), 2_000, log_in=False, reconnect=True
     ),
+    "slots": Attack("2,000 connections that log in and stay", (("AUTH", "{password}"),), 2_000, log_in=False, once=True),
+    "silent": Attack("2,200 connections without a password", (("PING",),), 2_200, log_in=False, once=True),
+    "silent-6000": Attack("6,000 connections without a password", (("PING",),), 6_000, log_in=False, once=True),
     "info": Attack("INFO on 50 connections", (("INFO",),), 50),
     "keys": Attack("PUBLISH, 100 connections", (("PUBLISH", "a", "b"),), 100),
     "plain": Attack("SET, 900 pipelines", (("SET", "a", "b"),), 900),
@@ -144,7 +149,7 @@ def attack(name: str, port: int, password: str) -> None:
                     raise ConnectionResetError
                 if events & selectors.EVENT_WRITE:
                     state["sent"] += connection.send(payload[state["sent"] :])
-                    if row.reconnect and state["sent"] == len(payload):
+                    if (row.reconnect or row.once) and state["sent"] == len(payload):
                         selector.modify(connection, selectors.EVENT_READ, state)
                     state["sent"] %= len(payload)
                 elif row.reconnect:
@@ -299,7 +304,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--variant", action="append", type=Variant.parse, metavar="NAME=[CHECKOUT] [OPTION …]")
     options = parser.parse_args()
-    options.variant = options.variant or [Variant("proxy")]
+    options.variant = options.variant or [Variant.parse("proxy= --max-workers 1000")]
     install_programs()
     before = Moment.now()
     with ends_with_us(), Bench() as bench:
