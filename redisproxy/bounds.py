@@ -70,16 +70,18 @@ REPLY_ELEMENTS = 2**62
 
 # Clients before log-in: clients/, session/session.py, tenants/login_backoff.py.
 
-#: Read from a client that waits for a slot: enough for a log-in and a few commands.
-WAITING_CLIENT_BYTES: Annotated[int, 64] = 16 * 1024
 #: Sent in all by a client that has not logged in. A log-in needs some hundred bytes.
 UNAUTHENTICATED_BYTES = 1024 * 1024
 #: Unsent replies to a client that is not logged in. Its error replies must not fill memory.
 UNAUTHENTICATED_BACKLOG_BYTES = 1024
-#: Login deadline while others wait for a slot, so that idle connections cannot hold all slots.
-CROWDED_LOGIN_SECONDS = 3.0
-#: Time between two checks of that deadline.
-CROWDED_CHECK_SECONDS = 0.5
+#: The part of the slots, here a quarter, that are places besides the slots and the queue, so that
+#: clients can log in although all of these are taken.
+LOG_IN_ROOM_PART = 4
+#: The same at least, where there are few slots.
+LOG_IN_ROOM = 16
+#: Sessions of the tenant with most that are compared, when one of them has to end for another
+#: tenant.
+SESSIONS_COMPARED: Annotated[int, 1] = 1000
 #: Wrong passwords of one address that are answered at once. A deployment may still have an old
 #: secret.
 UNDELAYED_WRONG_PASSWORDS = 5
@@ -388,8 +390,7 @@ def _check() -> None:
             "any command before log-in can be inspected",
         ),
         (INSPECTED_BYTES <= UNAUTHENTICATED_BYTES, "the largest AUTH is not too large before log-in"),
-        (WAITING_CLIENT_BYTES < UNAUTHENTICATED_BYTES, "a client is not closed for what it sent while it waited"),
-        (CROWDED_CHECK_SECONDS < CROWDED_LOGIN_SECONDS, "the deadline is checked in time"),
+        (BUFFERED_BYTES + READ_BYTES < UNAUTHENTICATED_BYTES, "a client is not closed for what it sent while it waited"),
         (UNDELAYED_WRONG_PASSWORDS < WRONG_PASSWORDS, "an answer is delayed before the connection is closed"),
         (
             FIRST_LOGIN_DELAY_SECONDS <= LOGIN_DELAY_SECONDS < LOGIN_BACKOFF_SECONDS,

@@ -1086,15 +1086,29 @@ QUIT = CloseReason("quit", "The client sent QUIT. Logged at debug level only.")
 SHUTDOWN = CloseReason("shutdown", "The proxy ended, and the session was drained. Logged at debug level only.")
 TURNED_AWAY = CloseReason(
     "turned-away",
-    "More clients than MAX_WORKERS and WORK_QUEUE_SIZE allow.",
+    "Its password was right, but all slots (MAX_WORKERS) and the queue (WORK_QUEUE_SIZE) are full, and its tenant has no "
+    "less than others.",
     "Raise MAX_WORKERS or WORK_QUEUE_SIZE, or add a replica.",
+    "sizing.md#who-gets-a-slot",
+)
+MADE_ROOM = CloseReason(
+    "made-room",
+    "It had not logged in, and a newer connection needed its place. Its address had most of these.",
+    "Find out who connects so often: see RedisProxyClientsTurnedAway.",
+    "sizing.md#who-gets-a-slot",
+)
+OVER_SHARE = CloseReason(
+    "over-share",
+    "All slots (MAX_WORKERS) were taken, its tenant had most of them, and another tenant logged in.",
+    "Raise MAX_WORKERS, or limit the tenant: redisproxy/max-connections.",
+    "sizing.md#who-gets-a-slot",
 )
 OVER_LIMIT = CloseReason(
     "tenant-full", "The tenant has reached its limit of connections.", TENANT_FULL.remedy, "operate.md#limits"
 )
 LOGIN_TIMEOUT = CloseReason(
     "login-timeout",
-    "The client did not log in within --login-timeout, or within 3 s while others waited for a slot.",
+    "The client did not log in within --login-timeout.",
     "Look for a probe that only connects, or a network that lost the client.",
 )
 TOO_MANY_WRONG = CloseReason(
@@ -1370,7 +1384,8 @@ WRONGPASS = ClientError(
 FULL = ClientError(
     "error-full",
     "ERR max number of clients reached",
-    "All slots (MAX_WORKERS) and the queue (WORK_QUEUE_SIZE) are full. Raise a limit, or add a replica.",
+    "All slots (MAX_WORKERS) and the queue (WORK_QUEUE_SIZE) are full, and no other tenant has more of them. Raise a limit, "
+    "or add a replica.",
 )
 SYNTAX = ClientError("error-syntax", "ERR syntax error")
 NOT_AN_INTEGER = ClientError("error-not-an-integer", "ERR value is not an integer or out of range")
@@ -1422,10 +1437,11 @@ TENANT_IS_FULL = ClientError(
 NO_LOGIN = ClientError(
     "error-no-login", "ERR no log-in within {seconds} seconds", "Log in at once. The limit is --login-timeout."
 )
-NO_LOGIN_WHILE_OTHERS_WAIT = ClientError(
-    "error-no-login-crowded",
-    "ERR no log-in within {seconds} seconds, and other clients wait for a slot",
-    "There are more clients than MAX_WORKERS.",
+MADE_ROOM_ERROR = ClientError(
+    "error-made-room",
+    "ERR closed before its log-in: too many connections have not logged in, and newer ones need room",
+    "Log in at once. Something connects and does not log in.",
+    "sizing.md#who-gets-a-slot",
 )
 WRONG_DATABASE = ClientError(
     "error-wrong-database",

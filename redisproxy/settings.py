@@ -272,14 +272,15 @@ class Settings:
         _whole(1, 1_000_000),
         1000,
         "N",
-        "Number of client connections that the proxy serves at the same time. Further connections wait.",
+        "Number of sessions (clients that are logged in) that the proxy serves at the same time. Further ones wait, unless "
+        "another tenant has more: see [who gets a slot](sizing.md#who-gets-a-slot).",
     )
     work_queue_size: int = _setting(
         "WORK_QUEUE_SIZE",
         _whole(0, 1_000_000),
         1000,
         "N",
-        "Number of accepted connections that may wait while `MAX_WORKERS` are served. The proxy refuses further ones with "
+        "Number of log-ins that may wait while `MAX_WORKERS` sessions are served. The proxy refuses further ones with "
         "`-ERR max number of clients reached`.",
     )
     memory: int = _setting(
@@ -334,8 +335,8 @@ class Settings:
         _seconds(1, 86400),
         60.0,
         "SECONDS",
-        f"Seconds for a client to log in. At most {bounds.CROWDED_LOGIN_SECONDS:g} s while other connections wait to "
-        "be served.",
+        "Seconds for a client to log in. While there are too many connections that have not logged in, the oldest ones "
+        "are closed earlier.",
     )
     keepalive: float = _setting(
         "REDISPROXY_KEEPALIVE",

@@ -26,6 +26,7 @@ from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullE
 from ..tenants.work import WorkQueue
 from ..upstream.session_backend import SessionBackend
 from .own_sessions import OwnSessions
+from .presence import Presence
 from .snapshot import CurrentSnapshot
 
 #: Refused commands of one connection that are logged. Its record has the number of all.
@@ -36,6 +37,8 @@ class Client(RateLimited, Protocol):
     """The connection that an account belongs to."""
 
     account: ClientAccount
+    #: what it has of the slots
+    presence: Presence
     #: the connection's number
     id: int
 
@@ -195,6 +198,10 @@ class ClientAccount:
         # fault.
         increase(shared.counts.logins, "ok")
         return self.reservation
+
+    def take_slot(self, tenant: Tenant, step: Step[bool]) -> None:
+        """See `session.ports.Accounts`."""
+        self._client.presence.log_in(tenant, step)
 
     def wrong_password(self) -> tuple[float, bool]:
         """See `session.ports.Accounts`."""

@@ -1,63 +1,213 @@
-"""Which connections are served now, which wait for a slot, and which are turned away.
+"""Which connections are served, which wait for a slot, and which make room for others.
 
-Owns the slots and the queue. As soon as a served connection leaves, the connection that has waited
-longest gets its slot.
+Owns the slots, the queue for them, and the room for log-ins. A session takes a slot when its
+password was right, so that it is known whose it is. Until then a connection only needs one of the
+places that sessions and waiting ones leave, and a part of these is always left. So neither one
+tenant's sessions nor connections without a password keep another tenant from logging in.
+
+Rules, each only where nothing is free:
+
+- A connection that arrives takes the place of one that has not logged in: of the source address
+  that has most of these, the oldest one.
+- A log-in takes the slot of the tenant that has most, if that has at least two more than its own
+  tenant. Otherwise it waits. As soon as a slot is free, a waiting one of the tenant with the
+  fewest gets it.
+- If the queue is full, the last one of the tenant that waits most is refused. A log-in of that
+  tenant itself is refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from itertools import islice
 from typing import Protocol
 
+from .. import bounds, probes
+from ..tenants.model import Tenant
+from .shares import Shares
 
-class Arrival(Protocol):
-    """A connection that wants a slot."""
+
+class Arrival(Hashable, Protocol):
+    """A connection that wants to be served."""
+
+    @property
+    def source(self) -> str:
+        """The source address, as `tenants.login_backoff.source` groups addresses."""
+
+    @property
+    def rank(self) -> int:
+        """How much is lost if its session ends: 0 is little. See `presence.Presence`."""
 
     def admitted(self) -> None:
-        """The connection has a slot now."""
+        """Its session has a slot now."""
+
+    def refused(self) -> None:
+        """Its session gets no slot."""
+
+    def make_room(self) -> None:
+        """It has to go now: it has not logged in, and another connection needs its place."""
+
+    def give_way(self) -> None:
+        """Its session has to end: its tenant has most, and another tenant needs the slot."""
+
+    def cut(self) -> None:
+        """It had to go, and takes too long to do so."""
 
 
 class Admission:
-    """Gives slots to connections.
+    """Gives slots to sessions, and places to connections.
 
-    slots: how many connections are served at once; waiting_slots: how many may wait for a slot.
+    slots: how many sessions are served at once; waiting_slots: how many may wait for a slot.
     """
 
     def __init__(self, slots: int, waiting_slots: int) -> None:
         self._slots = slots
         self._waiting_slots = waiting_slots
-        self._served: set[Arrival] = set()
-        # A dict keeps the order, and removes a connection that leaves without a search.
-        self._waiting: dict[Arrival, None] = {}
+        self._room = room_for_log_ins(slots)
+        # Each connection is in one of these, or it is gone.
+        self._unauthenticated: Shares[str, Arrival] = Shares()
+        self._waiting: Shares[Tenant, Arrival] = Shares()
+        self._served: Shares[Tenant, Arrival] = Shares()
+        # Those that had to go and are still closing. The first has been there longest.
+        self._leaving: dict[Arrival, None] = {}
+        # Under which source or tenant each one is.
+        self._source: dict[Arrival, str] = {}
+        self._waits_for: dict[Arrival, Tenant] = {}
+        self._serves: dict[Arrival, Tenant] = {}
 
     @property
     def served(self) -> int:
-        """Number of connections that have a slot."""
+        """Number of sessions that have a slot."""
         return len(self._served)
 
     @property
     def waiting(self) -> int:
-        """Number of connections that wait for a slot."""
+        """Number of sessions that wait for a slot."""
         return len(self._waiting)
 
-    def arrive(self, arrival: Arrival) -> bool:
-        """Admits a connection, now or later. Returns False if all slots and the queue are full."""
-        if len(self._served) < self._slots:
-            self._served.add(arrival)
+    @property
+    def unauthenticated(self) -> int:
+        """Number of connections that have not logged in."""
+        return len(self._unauthenticated)
+
+    def arrive(self, arrival: Arrival) -> None:
+        """Gives a connection a place. Another one that has not logged in may have to go."""
+        self._enter(arrival)
+        if self._places_taken > self._slots + self._waiting_slots + self._room:
+            probes.reached("connection without a log-in makes room for a newer one")
+            (first,) = islice(self._unauthenticated.of(self._unauthenticated.largest()), 1)
+            self._forget(first)
+            self._leaves(first)
+            first.make_room()
+
+    def moved(self, arrival: Arrival) -> None:
+        """The source address of a connection is known better now."""
+        if arrival in self._source:
+            self._forget(arrival)
+            self._enter(arrival)
+
+    def log_in(self, arrival: Arrival, tenant: Tenant) -> None:
+        """Gives a session a slot, now or later, or refuses it. A session that has one keeps it."""
+        if arrival in self._serves:
             arrival.admitted()
-            return True
-        if len(self._waiting) < self._waiting_slots:
-            self._waiting[arrival] = None
-            return True
-        return False
+            return
+        self._forget(arrival)
+        if len(self._served) < self._slots:
+            self._serve(arrival, tenant)
+            arrival.admitted()
+            return
+        self._wait(arrival, tenant)
+        most = self._served.largest()
+        if len(self._served.of(most)) > len(self._served.of(tenant)) + 1:
+            probes.reached("session gives its slot to another tenant")
+            victim = self._least_lost(self._served.of(most))
+            self._forget(victim)
+            self._leaves(victim)
+            victim.give_way()
+            self._serve_next(tenant)
+        elif len(self._waiting) > self._waiting_slots:
+            longest = self._waiting.largest()
+            if len(self._waiting.of(longest)) <= len(self._waiting.of(tenant)):
+                longest = tenant
+            last = next(reversed(self._waiting.of(longest)))
+            self.withdraw(last)
+            last.refused()
+
+    def withdraw(self, arrival: Arrival) -> None:
+        """A session does not wait for a slot any more: it ended, or was refused."""
+        if arrival in self._waits_for:
+            self._forget(arrival)
+            self._enter(arrival)
+
+    def belongs_to(self, arrival: Arrival, tenant: Tenant) -> None:
+        """A session that has a slot is logged in as this tenant now."""
+        before = self._serves.get(arrival)
+        if before is not None and before != tenant:
+            self._forget(arrival)
+            self._serve(arrival, tenant)
 
     def leave(self, arrival: Arrival) -> None:
-        """The connection is gone, whether it was served, waited, or was turned away."""
-        if arrival in self._served:
-            self._served.remove(arrival)
-            if self._waiting:
-                following = next(iter(self._waiting))
-                del self._waiting[following]
-                self._served.add(following)
-                following.admitted()
-        else:
-            self._waiting.pop(arrival, None)
+        """The connection is gone, whatever it was."""
+        self._leaving.pop(arrival, None)
+        self._forget(arrival)
+        if self._waiting and len(self._served) < self._slots:
+            fewest = min(self._waiting.owners, key=lambda tenant: len(self._served.of(tenant)))
+            self._serve_next(fewest)
+
+    @property
+    def _places_taken(self) -> int:
+        return len(self._unauthenticated) + len(self._waiting) + len(self._served)
+
+    def _least_lost(self, arrivals: dict[Arrival, None]) -> Arrival:
+        """Of those that logged in first, the first one with whose session least is lost."""
+        compared = list(islice(arrivals, bounds.SESSIONS_COMPARED))
+        found, least = compared[0], compared[0].rank
+        for arrival in compared:
+            if not least:
+                break
+            if (rank := arrival.rank) < least:
+                found, least = arrival, rank
+        return found
+
+    def _leaves(self, arrival: Arrival) -> None:
+        """Bounds those that had to go and are not gone, because they still have a socket."""
+        self._leaving[arrival] = None
+        if len(self._leaving) > self._room:
+            probes.reached("connection that makes room is cut off")
+            first = next(iter(self._leaving))
+            del self._leaving[first]
+            first.cut()
+
+    def _serve_next(self, tenant: Tenant) -> None:
+        following = next(iter(self._waiting.of(tenant)))
+        self._forget(following)
+        self._serve(following, tenant)
+        following.admitted()
+
+    # Where each connection is.
+
+    def _enter(self, arrival: Arrival) -> None:
+        source = self._source[arrival] = arrival.source
+        self._unauthenticated.add(source, arrival)
+
+    def _wait(self, arrival: Arrival, tenant: Tenant) -> None:
+        self._waits_for[arrival] = tenant
+        self._waiting.add(tenant, arrival)
+
+    def _serve(self, arrival: Arrival, tenant: Tenant) -> None:
+        self._serves[arrival] = tenant
+        self._served.add(tenant, arrival)
+
+    def _forget(self, arrival: Arrival) -> None:
+        """Removes a connection from where it is, if it is not leaving."""
+        if (source := self._source.pop(arrival, None)) is not None:
+            self._unauthenticated.remove(source, arrival)
+        elif (tenant := self._serves.pop(arrival, None)) is not None:
+            self._served.remove(tenant, arrival)
+        elif (tenant := self._waits_for.pop(arrival, None)) is not None:
+            self._waiting.remove(tenant, arrival)
+
+
+def room_for_log_ins(slots: int) -> int:
+    """Returns how many connections have a place besides those that have a slot or wait for one."""
+    return max(bounds.LOG_IN_ROOM, slots // bounds.LOG_IN_ROOM_PART)

@@ -1,11 +1,11 @@
 """One client's connection: the socket of an application.
 
-Owns the client's socket: its slot, its deadlines, its back-pressure, and how it is closed.
+Owns the client's socket: its deadlines, its back-pressure, and how it is closed.
 Implements `session.ports.ClientConnection`. Must not know what the bytes mean (that is the
 session's part), nor whose password was right (that is `accounts`).
 
-This module is longer than other modules because the states of a socket (waiting for a slot,
-handshaking, half closed, closing) together decide what each event means.
+This module is longer than other modules because the states of a socket (handshaking,
+half closed, closing) together decide what each event means.
 """
 
 from __future__ import annotations
@@ -42,19 +42,18 @@ from . import accounts
 from .accounts import ClientAccount
 from .admission import Admission
 from .backlog import Backlog
+from .presence import Presence
 
 #: The states of a connection, for metrics. multiplexed, dedicated: the client is logged in, and its
 #: commands go to this kind of connection to Redis.
 STATES = ("waiting", "unauthenticated", "multiplexed", "dedicated", "ending")
-
-FULL = messages.FULL.reply()
 
 
 class Clients(accounts.Shared, Protocol):
     """What all connections of one process share: see `factory.ClientFactory`."""
 
     admission: Admission
-    #: seconds that a client has from its slot to its log-in
+    #: seconds that a client has until its log-in
     login_timeout: float
     #: the login deadlines of clients that are not logged in
     log_ins: TimeLimit[ClientProtocol]
@@ -69,9 +68,6 @@ class Clients(accounts.Shared, Protocol):
 
     def watch(self, client: ClientProtocol) -> None:
         """A client is not read from now on, or sent its end of file."""
-
-    def crowded(self) -> None:
-        """A client waits for a slot."""
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener)
@@ -91,8 +87,7 @@ class ClientProtocol(RespReceiver):
         self.session = Session(self, self.account, clients.backend)
         self.session.usage.belongs_to(clients.memory, NOBODY)
         self.session.work = clients.work.of(NOBODY)
-        self._admitted = False
-        self._early = b""
+        self.presence = Presence(self, clients.admission)
         self._closing = False
         self._read_closed = False
         # From when on the client counts as gone, in seconds of the clock; None: it does not.
@@ -135,11 +130,8 @@ class ClientProtocol(RespReceiver):
         if not self._handshaking:  # the server's part of a handshake is larger than that limit
             self._limit_backlog()
         clients.client_connected(self)
-        if not clients.admission.arrive(self):
-            self.write(FULL)
-            self.close(messages.TURNED_AWAY.code)
-        elif not self._admitted:
-            clients.crowded()
+        clients.log_ins.begin(self)
+        self.presence.arrive()
 
     def handshakeCompleted(self) -> None:
         """See IHandshakeListener. The login deadline includes the handshake."""
@@ -151,60 +143,49 @@ class ClientProtocol(RespReceiver):
         if self._usual_buffer:
             self._socket.bufferSize = bounds.UNAUTHENTICATED_BACKLOG_BYTES
 
-    def admitted(self) -> None:
-        """See `admission.Arrival`."""
-        self._admitted = True
-        self._since = self._clients.clock.seconds()
-        self._clients.log_ins.begin(self)
-        early, self._early = self._early, b""
-        self.resume_reading(PauseReason.SLOT)
-        if early:
-            self.bytes_received -= len(early)  # or it would be counted twice
-            self.dataReceived(early)
-
     def login_timeout(self) -> None:
-        """Closes the client, because its login deadline has passed."""
-        if self._log_in_is_held():
+        """Closes the client, because its login deadline has passed.
+
+        If its password was right, and it only waits for a slot or for Redis, the deadline begins
+        anew.
+        """
+        if self.session.pending_login is not None:
+            self._clients.log_ins.begin(self)
             return
         self.write(messages.NO_LOGIN.reply(seconds=int(self._clients.login_timeout)))
         self.session.ending.begin(messages.LOGIN_TIMEOUT.code)
 
     def make_room(self) -> None:
-        """Closes the client, because others wait for a slot and it has not logged in."""
-        if self._log_in_is_held():
+        """See `presence.Client`. What it costs must not depend on the client, so there is no time
+        to read the error, and none to close TLS.
+        """
+        if self._closing or ISSLTransport.providedBy(self.transport) or unsent(self.transport):
+            self.cut_short()
             return
-        self.write(messages.NO_LOGIN_WHILE_OTHERS_WAIT.reply(seconds=int(bounds.CROWDED_LOGIN_SECONDS)))
-        self.session.ending.begin(messages.LOGIN_TIMEOUT.code)
-        self.transport.loseConnection()  # without a time to read that
+        self.write(messages.MADE_ROOM_ERROR.reply())
+        self.session.ending.at_once()
+        self.close(messages.MADE_ROOM.code)
+        self.transport.loseConnection()
 
-    def _log_in_is_held(self) -> bool:
-        """If its password was right and only Redis takes long, begins its login deadline anew."""
-        held = self.session.pending_login is not None
-        if held:
-            self._clients.log_ins.begin(self)
-        return held
+    def cut_short(self) -> None:
+        """See `presence.Client`."""
+        self.abort(self._close_reason or messages.MADE_ROOM.code)
 
     def respReceived(self, data: bytes) -> None:
         if self._closing:
             return
-        if self._admitted:
-            reservation = self.account.reservation
-            if reservation.rate_limiter is None:
-                self.session.received(data)
-            else:
-                reservation.received(data)
-            return
-        self._early += data
-        if len(self._early) >= bounds.WAITING_CLIENT_BYTES:
-            probes.reached("client sends much while it waits for a slot")
-            self.pause_reading(PauseReason.SLOT)
+        reservation = self.account.reservation
+        if reservation.rate_limiter is None:
+            self.session.received(data)
+        else:
+            reservation.received(data)
 
     def readConnectionLost(self) -> None:
         """The client sent its end of file, and may be gone: its pending replies get little time."""
         self._read_closed = True
         if self._closing and self._backlog is not None:
             return  # `_empty` goes on
-        if self._closing or not self._admitted:
+        if self._closing or self.presence.waits:
             self.transport.loseConnection()
             return
         if self.session.at_rest and close_if_written(self.transport):
@@ -336,7 +317,7 @@ class ClientProtocol(RespReceiver):
         increase(clients.counts.ended, close_reason)
         if clients.access_log.logs(close_reason):
             clients.access_log.ended(self._record(close_reason))
-        clients.admission.leave(self)
+        self.presence.lost()
         clients.client_disconnected(self)
         # These objects have references to each other. Otherwise only the garbage collector would
         # free them, and its full runs delay clients noticeably.
@@ -365,6 +346,7 @@ class ClientProtocol(RespReceiver):
     def came_from(self, address: IAddress) -> None:
         """Its PROXY header is whole. Until now its address was the load balancer's."""
         self._address = address
+        self.presence.moved()
 
     def header_broken(self, why: str) -> None:
         """It began with no PROXY header, or with a malformed one. why: for the log."""
@@ -389,7 +371,7 @@ class ClientProtocol(RespReceiver):
         session = self.session
         if self._closing or session.ended:
             return "ending"
-        if not self._admitted:
+        if self.presence.waits:
             return "waiting"
         if session.credential is None:
             return "unauthenticated"
@@ -412,6 +394,7 @@ class ClientProtocol(RespReceiver):
             self._limit_backlog()
         else:
             self._clients.log_ins.end(self)
+            self.presence.belongs_to(credential.tenant)
             self.account.belongs_to(credential.tenant)
             self.read_at_most(self._usual_buffer)
 
@@ -427,7 +410,7 @@ class ClientProtocol(RespReceiver):
         self._crashed(Failure(error))
 
     def _record(self, close_reason: str) -> ConnectionRecord:
-        credential = self.session.credential
+        credential = self.session.credential or self.presence.turned_away
         return ConnectionRecord(
             number=self.id,
             peer=self.peer,
@@ -452,8 +435,6 @@ class ClientProtocol(RespReceiver):
         self.write_gathered()
         self._closing = True
         self._close_reason = close_reason
-        if not self._admitted:
-            self._clients.admission.leave(self)  # otherwise it would get a slot
         if self._handshaking:
             # No error can be sent yet. To finish the handshake for that would cost as much as to
             # serve the client.
@@ -584,10 +565,7 @@ class ClientProtocol(RespReceiver):
         """Closes the client after what it has begun: see `Ending.drain`."""
         if not self.session.outstanding:
             self._linger = bounds.IDLE_LINGER_SECONDS
-        if self._admitted:
-            self.session.ending.drain()
-        else:
-            self.close(messages.SHUTDOWN.code)
+        self.session.ending.drain()
 
     def unblock(self) -> Dedicated | None:
         """Returns the dedicated connection, if the session only waits for a blocked command there.

@@ -38,7 +38,7 @@ from .snapshot import CurrentSnapshot
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """login: seconds that a client has from its slot to its log-in."""
+    """login: seconds that a client has from its arrival to its log-in."""
 
     login: float
 
@@ -83,8 +83,6 @@ class ClientFactory(Factory):
         self._watched: set[ClientProtocol] = set()
         self._probing_blocked = task.LoopingCall(self._probe_blocked)
         self._probing_blocked.clock = clock
-        self._making_room = task.LoopingCall(self._make_room)
-        self._making_room.clock = clock
         self.admission = admission
         self.access_log = access_log
         #: the login deadlines of clients that are not logged in
@@ -120,7 +118,7 @@ class ClientFactory(Factory):
 
         Connected clients are still served, and revoked ones are still closed.
         """
-        for loop in (self._probing, self._probing_blocked, self._making_room):
+        for loop in (self._probing, self._probing_blocked):
             if loop.running:
                 loop.stop()
         self.log_ins.stop()
@@ -148,20 +146,6 @@ class ClientFactory(Factory):
     def _stop_probing(self) -> None:
         if not self._watched and self._probing_blocked.running:
             self._probing_blocked.stop()
-
-    def crowded(self) -> None:
-        """A client waits for a slot: checks the shorter login deadline while that is so."""
-        if not self._making_room.running:
-            self._making_room.start(bounds.CROWDED_CHECK_SECONDS).addErrback(
-                bug(self._log, "making room for waiting clients")
-            )
-
-    def _make_room(self) -> None:
-        if self.admission.waiting:
-            for client in self.log_ins.pop_overdue(bounds.CROWDED_LOGIN_SECONDS, self.admission.waiting):
-                client.make_room()
-        else:
-            self._making_room.stop()
 
     def logPrefix(self) -> str:
         """Returns the name of the port in Twisted's log line when it opens, which is shown at debug

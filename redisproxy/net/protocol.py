@@ -29,8 +29,7 @@ class PauseReason:
 
     SESSION = 1  #: the session takes no more commands
     PEER = 2  #: the other side does not accept what was read
-    SLOT = 4  #: the client waits for a slot, and has sent enough meanwhile
-    RATE = 8  #: its tenant is over its rate
+    RATE = 4  #: its tenant is over its rate
 
 
 class IRespTransport(ITCPTransport, IPushProducer, IConsumer, ISystemHandle):

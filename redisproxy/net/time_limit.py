@@ -8,7 +8,6 @@ reactor's own delays against the peer.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -81,16 +80,6 @@ class TimeLimit(Generic[Who]):
     def end(self, who: Who) -> None:
         """Removes the limit of one, if it had one."""
         self._until.pop(who, None)
-
-    def pop_overdue(self, seconds: float, most: int) -> list[Who]:
-        """Removes and returns those whose time began at least `seconds` ago, the longest first.
-        most: how many to return at most.
-        """
-        begun = self._clock.seconds() - seconds + self._seconds
-        found = [who for who, until in itertools.islice(self._until.items(), most) if until <= begun]
-        for who in found:
-            del self._until[who]
-        return found
 
     def _due(self) -> None:
         self._timer = None

@@ -97,7 +97,7 @@ def _of_clients(stats: Stats) -> Iterator[Metric]:
     yield _labelled(GaugeMetricFamily, "sessions", "Client connections, by state.", "state", counts["sessions"])
     yield _gauge(
         "sessions_limit",
-        "Limit of client connections that are served at the same time (MAX_WORKERS).",
+        "Limit of sessions that are served at the same time (MAX_WORKERS).",
         stats["state"]["most_sessions"],
     )
     yield _labelled(

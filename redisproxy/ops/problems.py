@@ -121,7 +121,7 @@ def _of_workers(state: State) -> Iterator[OpenProblem]:
 def _of_sessions(stats: Stats) -> Iterator[OpenProblem]:
     sessions, most = stats["counts"]["sessions"], stats["state"]["most_sessions"]
     waiting = sessions.get("waiting", 0)
-    served = sum(sessions.values()) - waiting
+    served = sum(number for state, number in sessions.items() if state not in ("waiting", "unauthenticated"))
     if waiting:
         yield _of("proxy", messages.CLIENTS_WAIT(waiting=waiting, served=served, most=most), "sessions")
     elif served > NEARLY_ALL * most:

@@ -13,7 +13,7 @@ from twisted.application import service
 from twisted.internet import defer
 
 from .. import messages
-from ..clients.admission import Admission
+from ..clients.admission import Admission, room_for_log_ins
 from ..clients.connection import STATES
 from ..clients.drain import Drain
 from ..clients.factory import ClientFactory, Timeouts
@@ -81,8 +81,11 @@ class Serving(service.MultiService):
 
     @staticmethod
     def raise_descriptor_limit(settings: Settings) -> None:
-        """Raises the limit of open files to what may be needed. A session takes two."""
-        needed = 2 * settings.max_workers + settings.work_queue_size + settings.base_workers + 64
+        """Raises the limit of open files to what may be needed. A session takes two. There may be
+        as many connections that are closing as have room to log in.
+        """
+        room = 2 * room_for_log_ins(settings.max_workers)
+        needed = 2 * settings.max_workers + settings.work_queue_size + room + settings.base_workers + 64
         raise_descriptor_limit(needed, "--max-workers and --work-queue-size")
 
     def show_certificates(self, material: Callable[[], list[Material]]) -> None:

@@ -206,9 +206,16 @@ class Ending:
         As when Redis goes away: it has state at Redis, or Redis runs its command.
         """
         probes.reached("session of a paused tenant ends")
-        self._take_no_more(messages.PAUSED.code)
-        self._give_up()
+        self.give_up(messages.PAUSED.code)
         return True
+
+    def give_up(self, close_reason: str) -> None:
+        """Ends the session as `_revoke` does, for another reason. It must not have ended already.
+
+        The caller must have `close_if_drained` called soon.
+        """
+        self._take_no_more(close_reason)
+        self._give_up()
 
     # Revocation.
 

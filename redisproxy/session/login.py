@@ -1,8 +1,8 @@
 """Log-ins as transactions: AUTH, HELLO with AUTH, and a HELLO that needs other connections.
 
 Owns the state of a log-in under way: the credential, the reservation, the HELLO that it is part of.
-`Login.start` asks for connections of the tenant. `Login.commit` logs the session in.
-`Login.rollback` leaves the session as it was.
+`Login.start` asks for a slot, and for connections of the tenant. `Login.commit` logs the session
+in. `Login.rollback` leaves the session as it was.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Login:
         self._reservation = reservation
 
     def start(self) -> None:
-        """Asks for connections of the tenant, unless the session has them already."""
+        """Asks for a slot and connections of the tenant, unless the session has them already."""
         session = self._session
         before = session.credential
         if self._reservation is not None and before is not None and before.tenant == self.credential.tenant:
@@ -149,12 +149,24 @@ class Login:
             session.credential = self.credential
             return self._answer()
         session.pending_login = self
+        if self._reservation is None:
+            self._connect(True)
+        else:
+            session.accounts.take_slot(self.credential.tenant, session.suspend(Until.SLOT, self._connect))
+        return None
+
+    def _connect(self, slot: bool) -> None:
+        """Asks for connections of the tenant, if the session has a slot."""
+        session = self._session
+        if not slot:
+            session.answer(messages.FULL.reply())
+            session.ending.begin(messages.TURNED_AWAY.code)
+            return
         backend, tenant = session.backend, self.credential.tenant
         if backend.multiplexes:
             backend.join(tenant, self._protocol, session.suspend(Until.LOGIN, self._joined))
         else:
             backend.acquire(tenant, self._protocol, session.suspend(Until.LOGIN, self._acquired))
-        return None
 
     @property
     def _protocol(self) -> int:

@@ -45,7 +45,7 @@ class ClientConnection(Protocol):
 
     @property
     def age(self) -> int:
-        """Whole seconds since the client got its slot."""
+        """Whole seconds since the client connected."""
 
     @property
     def bytes_received(self) -> int:
@@ -131,6 +131,11 @@ class Accounts(Protocol):
         """Reserves one of the tenant's connections.
 
         Raises TenantFullError if the tenant has too many connections.
+        """
+
+    def take_slot(self, tenant: Tenant, step: Step[bool]) -> None:
+        """Finishes the Step, now or later, with whether the session has a slot. A session that has
+        one keeps it.
         """
 
     def wrong_password(self) -> tuple[float, bool]:

@@ -71,6 +71,7 @@ class Until(Enum):
     DRAINED = "drained"  #: no reply is pending. Source: ReplyQueue
     #: a dedicated connection, or the error why there is none. Source: Backend.acquire
     DEDICATED = "dedicated"
+    SLOT = "slot"  #: a slot, or that there is none. Source: Accounts.take_slot
     #: connections of a tenant, or the error why there are none. Source: Backend.join,
     #: Backend.acquire
     LOGIN = "login"

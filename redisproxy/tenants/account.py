@@ -104,9 +104,11 @@ class Counts:
         self.logins: dict[str, int] = {}
         #: refused commands by name; see `policy.Policy.known_name`, which has few different results
         self.refused_names: dict[str, int] = {}
-        #: closed connections by close reason. ``turned-away`` starts at 0, so that Prometheus sees
+        #: closed connections by close reason. Those of an alert start at 0, so that Prometheus sees
         #: the first increase
-        self.ended: dict[str, int] = {messages.TURNED_AWAY.code: 0}
+        self.ended: dict[str, int] = dict.fromkeys(
+            (messages.TURNED_AWAY.code, messages.OVER_SHARE.code, messages.MADE_ROOM.code), 0
+        )
         #: bytes of replies that Redis sent, by namespace
         self.replied: dict[str, int] = {}
 

@@ -17,10 +17,10 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.trial import unittest
 
-from redisproxy import bounds
+from redisproxy import bounds, messages
 from redisproxy.clients import connection as connection_module
 from redisproxy.clients.admission import Admission
-from redisproxy.clients.connection import FULL, ClientProtocol
+from redisproxy.clients.connection import ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.listen.proxy_protocol import NO_HEADER, HeaderFactory, HeaderReader
 from redisproxy.listen.tls import ServerTls, TlsFiles, make
@@ -114,37 +114,27 @@ class FactoryTests(unittest.TestCase):
         self.clock.advance(bounds.CLOSE_SECONDS)
         self.assertTrue(client.transport.disconnected or client.transport.disconnecting)
 
-    def test_what_comes_before_there_is_a_place_is_counted_once(self) -> None:
-        self.factory.admission = Admission(1, 1)
-        first, second = self.connect(), self.connect()
-        second.dataReceived(b"PING\r\n")
-        self.assertEqual(second.transport.value(), b"")
-        first.connectionLost()
-        self.assertEqual(second.transport.value(), NOAUTH)
-        self.assertEqual(second.bytes_received, len(b"PING\r\n"))
+    def taken(self, *clients: ClientProtocol) -> list[tuple[bytes, bool]]:
+        return [(client.transport.value(), client.transport.disconnecting) for client in clients]
 
-    def test_while_others_wait_for_a_place_there_is_less_time_to_log_in(self) -> None:
-        self.factory.admission = Admission(2, 2)
-        silent, knows_its_password = self.connect(), self.connect()
-        knows_its_password.session.pending_login = mock.Mock()  # Redis is slow
-        self.clock.advance(10)
-        self.assertFalse(silent.transport.disconnecting, "nobody waits")
-        waiting = self.connect()
-        self.clock.advance(0)
-        self.assertEqual(silent.transport.value(), b"-ERR no log-in within 3 seconds, and other clients wait for a slot\r\n")
-        self.assertTrue(silent.transport.disconnecting)
-        self.assertFalse(knows_its_password.transport.disconnecting)
-        silent.connectionLost()
-        waiting.dataReceived(b"PING\r\n")
-        self.assertEqual(waiting.transport.value(), NOAUTH)
-        self.clock.pump([bounds.CROWDED_CHECK_SECONDS] * 10)
-        self.assertFalse(waiting.transport.disconnecting, "nobody waits any more")
-        another = self.connect()
-        self.clock.pump([bounds.CROWDED_CHECK_SECONDS] * 2)
-        self.assertTrue(waiting.transport.disconnecting)
-        for client in (waiting, another, knows_its_password):
+    def test_one_without_a_password_makes_room_for_a_newer_one(self) -> None:
+        self.factory.admission = Admission(1, 0)
+        first, second, *others = [self.connect() for _ in range(1 + bounds.LOG_IN_ROOM)]
+        first.dataReceived(b"PING\r\n")
+        self.assertEqual(self.taken(first, second), [(NOAUTH, False), (b"", False)])
+        late = self.connect()
+        error = messages.MADE_ROOM_ERROR.reply()
+        self.assertEqual(self.taken(first, second, late), [(NOAUTH + error, True), (b"", False), (b"", False)])
+        first.dataReceived(b"AUTH blue blue\r\n")  # too late
+        self.assertEqual(first.transport.value(), NOAUTH + error)
+        # One whose answers are not read is cut off: it gets no time to read this one.
+        second.transport.dataBuffer = b"unsent"
+        later = self.connect()
+        self.assertEqual((second.transport.value(), second.transport.disconnected), (b"", True))
+        for client in (first, second, late, later, *others):
             client.connectionLost()
-        self.clock.advance(bounds.CROWDED_CHECK_SECONDS)
+        self.assertEqual(self.factory.counts.ended["made-room"], 2)
+        self.assertEqual((self.factory.admission.unauthenticated, self.factory.admission.served), (0, 0))
         self.factory.stopFactory()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -372,15 +362,17 @@ class TlsTests(unittest.TestCase):
         self.lost(protocol)
         self.assertEqual(self.ended, {"login-timeout": 1})
 
-    def test_no_handshake_is_made_for_who_is_turned_away(self) -> None:
-        served, turned_away = self.connect(), self.connect()
-        self.assertTrue(turned_away.transport.disconnecting)
-        self.assertEqual(turned_away.transport.value(), b"")
-        self.assertNotIn(FULL, turned_away.transport.value())
-        self.lost(turned_away)
-        self.assertEqual(self.ended, {"turned-away": 1})
-        self.assertFalse(served.transport.disconnecting)
-        self.lost(served)
+    def test_one_that_makes_room_in_its_handshake_is_aborted(self) -> None:
+        protocols = [self.connect() for _ in range(1 + bounds.LOG_IN_ROOM)]
+        self.assertFalse(any(protocol.transport.disconnecting for protocol in protocols))
+        protocols.append(self.connect())
+        self.assertTrue(protocols[0].transport.disconnecting)
+        self.assertEqual(protocols[0].transport.value(), b"")
+        self.lost(protocols[0])
+        self.assertEqual(self.ended, {"made-room": 1})
+        for protocol in protocols[1:]:
+            self.assertFalse(protocol.transport.disconnecting)
+            self.lost(protocol)
         self.factory.stopFactory()
         self.clock.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -504,39 +496,27 @@ class ProxiedTests(unittest.TestCase):
                 (record.close_reason, record.detail, record.peer), ("login-timeout", NO_HEADER, "10.0.0.9:40000")
             )
 
-    def test_while_others_wait_for_a_slot_there_is_less_time(self) -> None:
-        readers = [self.connect() for _ in range(3)]
-        self.clock.pump([bounds.CROWDED_CHECK_SECONDS] * 8)
-        self.assertTrue(readers[0].transport.disconnecting)
-        self.end(*readers)
+    def test_the_address_with_most_makes_room(self) -> None:
+        """Its own address counts as soon as the header has come."""
+        first = self.connect()
+        first.dataReceived(line("192.0.2.7", 50123))
+        flood = [self.connect() for _ in range(2 + bounds.LOG_IN_ROOM)]
+        for number, reader in enumerate(flood):
+            reader.dataReceived(line("192.0.2.66", number + 1))
+        late = self.connect()
+        self.assertEqual([reader.transport.disconnecting for reader in (first, flood[0], flood[1])], [False, True, False])
+        late.dataReceived(line("192.0.2.7", 50124))
+        self.end(first, late, *flood)
+        ended = {record.peer: record.close_reason for record in self.records}
+        self.assertEqual([peer for peer, close_reason in ended.items() if close_reason == "made-room"], ["192.0.2.66:1"])
 
-    def test_the_time_for_the_log_in_begins_with_the_slot_and_not_with_the_header(self) -> None:
+    def test_the_time_for_the_log_in_begins_with_the_connection_and_not_with_the_header(self) -> None:
         reader = self.connect()
         self.clock.advance(50)
         reader.dataReceived(line("192.0.2.7", 50123))
         self.clock.advance(10)
         self.assertIn(b"-ERR no log-in within 60 seconds", reader.transport.value())
         self.end(reader)
-
-    def test_what_comes_before_there_is_a_slot_waits_behind_the_header(self) -> None:
-        served = [self.connect() for _ in range(2)]
-        waiting = self.connect()
-        waiting.dataReceived(line("192.0.2.7", 50123) + b"PING\r\n")
-        self.assertEqual(self.client(waiting).peer, "192.0.2.7:50123")
-        self.assertEqual(waiting.transport.value(), b"")
-        served[0].connectionLost(connectionDone)
-        self.assertEqual(waiting.transport.value(), NOAUTH)
-        self.end(served[1], waiting)
-
-    def test_one_that_is_turned_away_keeps_that_reason(self) -> None:
-        served = [self.connect() for _ in range(3)]
-        turned_away = self.connect()
-        self.assertEqual(turned_away.transport.value(), FULL)
-        turned_away.dataReceived(b"no header")
-        self.assertFalse(turned_away.transport.disconnected)
-        self.end(turned_away, *served)
-        self.assertEqual(self.factory.counts.ended["turned-away"], 1)
-        self.assertNotIn("bad-proxy-header", self.factory.counts.ended)
 
     def test_a_bad_header_ends_the_connection(self) -> None:
         reader = self.connect()

@@ -123,7 +123,8 @@ class ServingTests(ProcessesCase):
             clients.append(installation.blue(single_connection_client=True))
             self.addCleanup(clients[-1].close)
         with RawClient(installation.proxy.port) as fifth:
-            self.assertEqual(fifth.reply(), b"-ERR max number of clients reached\r\n")
+            refusal = b"-ERR max number of clients reached\r\n"
+            self.assertEqual(fifth.ask([b"AUTH", Installation.BLUE.encode()]), refusal)
 
     def test_each_kind_of_endpoint(self) -> None:
         with tempfile.TemporaryDirectory() as directory:

@@ -51,17 +51,6 @@ class TimeLimitTests(unittest.TestCase):
         self.assertEqual(self.passed, [("a", 10), ("d", 10), ("c", 20)])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_it_can_be_cut_short_for_those_that_have_had_most_of_it(self) -> None:
-        for second in range(4):
-            self.limit.begin(f"client {second}")
-            self.clock.advance(1)
-        self.assertEqual(self.limit.pop_overdue(5, 10), [])
-        self.assertEqual(self.limit.pop_overdue(2, 2), ["client 0", "client 1"])
-        self.assertEqual(self.limit.pop_overdue(2, 10), ["client 2"])
-        self.clock.pump([1] * 10)
-        self.assertEqual(self.passed, [("client 3", 13)])
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
     def test_the_end_of_all(self) -> None:
         self.limit.stop()
         self.limit.begin("a")

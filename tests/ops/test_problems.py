@@ -104,7 +104,7 @@ class OpenProblemsTests(unittest.TestCase):
 
     def test_sessions(self) -> None:
         self.state["most_sessions"] = 100
-        self.stats["counts"]["sessions"] = {"waiting": 0, "multiplexed": 80}
+        self.stats["counts"]["sessions"] = {"waiting": 0, "unauthenticated": 500, "multiplexed": 80}
         self.assertEqual(self.found(), [])
         self.stats["counts"]["sessions"] = {"waiting": 0, "multiplexed": 81}
         self.assertEqual([(p.reason, p.runbook) for p in self.found()], [

@@ -129,6 +129,10 @@ class StepTests(unittest.TestCase):
             return logged_in().command(b"HELLO", b"3")
         if until is Until.DEDICATED:
             return logged_in_multiplexed(upstreams_at_once=False).command(b"BLPOP", b"q", b"0")
+        if until is Until.SLOT:
+            conversation = Conversation()
+            conversation.slots_taken = True
+            return conversation.command(b"AUTH", b"blue")
         if until is Until.LOGIN:
             return Conversation(upstreams_at_once=False).command(b"AUTH", b"blue")
         if until is Until.QUERY:
@@ -149,6 +153,8 @@ class StepTests(unittest.TestCase):
     def result(self, conversation: Conversation, until: Until) -> object:
         if until in (Until.DEDICATED, Until.LOGIN):
             return RecordingUpstream(conversation)
+        if until is Until.SLOT:
+            return False
         if until is Until.SESSIONS:
             return ClientVisit(ClientFilter(), False, conversation.id)
         return [b"# Server\r\n"] if until is Until.QUERY else None
@@ -212,7 +218,7 @@ class StepTests(unittest.TestCase):
                 self.assertEqual(conversation.hears(), b"")
 
     def test_a_drain_waits_for_it(self) -> None:
-        for until in set(Until) - {Until.LOGIN}:
+        for until in set(Until) - {Until.LOGIN, Until.SLOT}:
             conversation = self.suspended(until)
             conversation.session.ending.drain()
             self.assertTrue(self.step(conversation, until).waits)

@@ -151,6 +151,44 @@ class LoginTests(ConversationCase):
         self.assertHears(conversation.command(b"CLIENT", b"GETNAME"), b"_\r\n")
 
 
+class SlotTests(ConversationCase):
+    """A log-in whose password was right waits for a slot."""
+
+    def setUp(self) -> None:
+        self.talk = Conversation()
+        self.talk.slots_taken = True
+
+    def test_it_is_answered_when_there_is_one(self) -> None:
+        self.talk.command(b"AUTH", b"blue").command(b"PING")
+        self.assertEqual((self.talk.hears(), self.talk.asked), (b"", []))
+        self.talk.slot_step.finish(True)
+        self.assertEqual(self.talk.hears(), b"+OK\r\n")
+        self.assertEqual(self.talk.upstream.sent, encode([b"PING"]))
+
+    def test_there_is_none(self) -> None:
+        self.talk.command(b"AUTH", b"blue").command(b"PING")
+        self.talk.slot_step.finish(False)
+        self.assertEqual(self.talk.hears(), b"-ERR max number of clients reached\r\n")
+        self.assertEqual((self.talk.closed, self.talk.asked, self.talk.identities), ("turned-away", [], []))
+        self.assertIs(self.talk.reservations[-1].kept, False)
+
+    def test_its_password_is_revoked_meanwhile(self) -> None:
+        left = mock.Mock()
+        self.talk.command(b"AUTH", b"blue")
+        self.talk.slot_step.cancel = left
+        self.talk.recheck(Snapshot(None, []))
+        left.assert_called_once_with()
+        self.assertEqual((self.talk.closed, self.talk.slot_step.waits), ("revoked", False))
+
+    def test_a_session_that_logs_in_again_needs_none(self) -> None:
+        self.talk.slots_taken = False
+        self.talk.command(b"AUTH", b"blue").hears()
+        self.talk.slots_taken = True
+        self.talk.command(b"AUTH", b"blue").command(b"HELLO", b"2")
+        self.assertIsNone(self.talk.slot_step)
+        self.assertEqual(self.talk.hears(), b"+OK\r\n")
+
+
 class LimitsTests(ConversationCase):
     def full(self) -> Conversation:
         conversation = Conversation()

@@ -29,6 +29,14 @@ OUTSIDE = {
         "the API of Kubernetes is not simulated",
         "tests.sources.test_large_secrets.SizeTests.test_a_page_that_is_too_large_is_read_in_smaller_ones",
     ),
+    "connection that makes room is cut off": (
+        "the simulation has room for the log-ins of all its clients",
+        "tests.clients.test_admission.AdmissionTests.test_those_that_had_to_go_and_do_not_are_cut_off",
+    ),
+    "connection without a log-in makes room for a newer one": (
+        "the simulation has room for the log-ins of all its clients",
+        "tests.clients.test_connection.FactoryTests.test_one_without_a_password_makes_room_for_a_newer_one",
+    ),
     "multiplexed connection opened after it was given up": (
         "work that the end of an attempt lets go on has to fail in the same call, and connecting does not",
         "tests.upstream.test_multiplexed.OpeningTests"

@@ -32,7 +32,7 @@ from twisted.python.failure import Failure
 
 from redisproxy import bounds, probes
 from redisproxy.clients import connection as client_module
-from redisproxy.clients.admission import Admission
+from redisproxy.clients.admission import Admission, Arrival
 from redisproxy.clients.connection import ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.clients.snapshot import CurrentSnapshot
@@ -84,7 +84,7 @@ SLOW_RARE_FAULTS = ("keep_busy",)
 #: generator draws them in this order. So adding or removing one changes what each kept seed does.
 KEPT_LIMITS = (
     *("ACQUIRING", "BACKLOG_BYTES", "QUEUED_BYTES", "PENDING_BATCHES", "MULTIPLEXED_CONNECTIONS", "PENDING_REPLIES"),
-    *("OWN_REPLIES_BYTES", "BUFFERED_BYTES", "WAITING_CLIENT_BYTES", "REVOKED_PER_TURN"),
+    *("OWN_REPLIES_BYTES", "BUFFERED_BYTES", "SESSIONS_COMPARED", "REVOKED_PER_TURN"),
 )
 #: All limits that have an extreme. Those that are not in KEPT_LIMITS are drawn by a generator each.
 ALL_LIMITS = (*KEPT_LIMITS, *(name for name in EXTREMES if name not in KEPT_LIMITS))
@@ -111,7 +111,8 @@ class Options:
     straight: without the proxy; limits: those that the seed may make extreme; newer, faults,
     newer_faults: some of the constants with these names, and of RARE and RARE_FAULTS; clients: how
     many, None if the seed decides; steps: of each client; measured: see `kernel.Reactor`; memory:
-    bytes that the proxy may use. None: any number. Else clients may be closed.
+    bytes that the proxy may use. None: any number. Else clients may be closed. shares: whether each
+    tenant has a share of the slots. Then clients may be closed while there are few slots.
     """
 
     straight: bool = False
@@ -123,6 +124,19 @@ class Options:
     steps: int = 25
     measured: bool = False
     memory: int | None = None
+    shares: bool = False
+
+
+class OneQueue(Admission):
+    """Slots without shares: all sessions are one tenant's, so none gives way to another."""
+
+    def log_in(self, arrival: Arrival, tenant: Tenant) -> None:
+        super().log_in(arrival, self._everybody)
+
+    def belongs_to(self, arrival: Arrival, tenant: Tenant) -> None:
+        super().belongs_to(arrival, self._everybody)
+
+    _everybody = Tenant("everybody", 0)
 
 
 @dataclass(frozen=True)
@@ -275,7 +289,7 @@ class Simulation:
         self._proxied = backend_module.Backend(settings, reactor)
         self._proxied.policy = self._proxied.sessions.policy = _POLICY
         self._holder = CurrentSnapshot(reactor)
-        self._admission = Admission(4 if self.crowded else 1000, 1000)
+        self._admission = (Admission if self.options.shares else OneQueue)(4 if self.crowded else 1000, 1000)
         self._factory = ClientFactory(
             *(reactor, self._holder, self._proxied.sessions, self._admission, AccessLog(reactor), Timeouts(60.0)),
             memory=self.options.memory,
@@ -370,6 +384,9 @@ class Simulation:
         of_redis = kind in ("closed", "replaced", "half-reply", "message-lost", "stuck")
         of_credentials = of_redis or kind in ("refused", "closed-idle", "given-up", "closed-log-in")
         if self.options.memory is not None and kind in ("closed", "closed-idle", "given-up", "half-reply"):
+            return
+        forgiven = ("closed", "closed-idle", "given-up", "closed-log-in", "half-reply")
+        if self.options.shares and self.crowded and kind in forgiven:
             return
         if kind == "closed-log-in" and self._was_away_for_long(opened):
             return
@@ -696,7 +713,7 @@ def options_of(seed: int) -> Options:
 
     Odd seeds have faults. Of twenty, two are the control, four have slow scripts, and ten have
     RARE, two of them with slow scripts. Of those with slow scripts or RARE, a third has a bound of
-    memory.
+    memory, and a third of RARE has shares of the slots.
     """
     kind = seed % 10
     if kind == 0:
@@ -717,4 +734,5 @@ def options_of(seed: int) -> Options:
         faults=FAULTS if seed % 2 else (),
         newer_faults=newer_faults if seed % 2 else (),
         memory=400_000 if (slow or rare) and seed % 3 == 0 else None,
+        shares=rare and seed % 3 == 1,
     )

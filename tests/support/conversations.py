@@ -139,6 +139,9 @@ class Conversation:
         self.asked_protocol = 2
         #: The latest Step that the session waits for.
         self.step: Step | None = None
+        #: Whether log-ins wait for a slot, and the last one that does.
+        self.slots_taken = False
+        self.slot_step: Step | None = None
         self.told = b""
         self.closed: str | None = None
         self.held = False
@@ -208,6 +211,12 @@ class Conversation:
             raise TenantFullError
         self.reservations.append(RecordingReservation())
         return self.reservations[-1]
+
+    def take_slot(self, tenant: Tenant, step: Step) -> None:
+        if self.slots_taken:
+            self.slot_step = step
+        else:
+            step.finish(True)
 
     def wrong_password(self) -> tuple[float, bool]:
         return self.now + self.login_delay, False

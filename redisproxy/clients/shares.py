@@ -1,0 +1,73 @@
+"""Who has how much: members by their owner, and which owner has most.
+
+Knows no time and no network. `admission` decides what an owner is: a tenant, or a source address.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any, Generic, TypeVar
+
+Owner = TypeVar("Owner", bound=Hashable)
+Member = TypeVar("Member", bound=Hashable)
+
+_NOTHING: dict[Any, None] = {}
+
+
+class Shares(Generic[Owner, Member]):
+    """Members by owner. `add` and `remove` take constant time, however many there are."""
+
+    def __init__(self) -> None:
+        self._owned: dict[Owner, dict[Member, None]] = {}
+        # Owners by how many members they have. There are few levels: at most 63 for 2,000 members.
+        self._levels: dict[int, OrderedDict[Owner, None]] = {}
+        self._total = 0
+
+    def __len__(self) -> int:
+        """The number of members."""
+        return self._total
+
+    @property
+    def owners(self) -> dict[Owner, dict[Member, None]]:
+        """The owners that have members, with these. Only to be read."""
+        return self._owned
+
+    def of(self, owner: Owner) -> dict[Member, None]:
+        """Returns an owner's members, the first that was added first. Only to be read."""
+        return self._owned.get(owner, _NOTHING)
+
+    def largest(self) -> Owner:
+        """Returns the owner with the most members; of several, the one that had more last, else
+        the one that has so many for the longest time. Raises ValueError if there are no members.
+        """
+        return next(iter(self._levels[max(self._levels)]))
+
+    def add(self, owner: Owner, member: Member) -> None:
+        """Adds a member, as the owner's last."""
+        owned = self._owned.setdefault(owner, {})
+        self._move(owner, len(owned), len(owned) + 1)
+        owned[member] = None
+        self._total += 1
+
+    def remove(self, owner: Owner, member: Member) -> None:
+        """Removes a member. Raises KeyError if the owner does not have it."""
+        owned = self._owned[owner]
+        del owned[member]
+        self._move(owner, len(owned) + 1, len(owned))
+        self._total -= 1
+        if not owned:
+            del self._owned[owner]
+
+    def _move(self, owner: Owner, before: int, after: int) -> None:
+        """Moves an owner to another level. 0 is none."""
+        if before:
+            level = self._levels[before]
+            del level[owner]
+            if not level:
+                del self._levels[before]
+        if after:
+            level = self._levels.setdefault(after, OrderedDict())
+            level[owner] = None
+            if after < before:
+                level.move_to_end(owner, last=False)
