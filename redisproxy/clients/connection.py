@@ -38,6 +38,7 @@ from ..session.session import Session
 from ..tenants.account import increase
 from ..tenants.memory import NOBODY
 from ..tenants.model import Credential
+from ..tenants.work import Budget
 from . import accounts
 from .accounts import ClientAccount
 from .admission import Admission
@@ -382,6 +383,11 @@ class ClientProtocol(RespReceiver):
     def crashed(self) -> None:
         """Logs the exception that is being handled as a bug, and aborts this connection."""
         self._crashed(Failure())
+
+    @property
+    def work(self) -> Budget:
+        """See `listen.handshakes.Client`."""
+        return self.session.work
 
     @property
     def state(self) -> str:

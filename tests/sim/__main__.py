@@ -29,6 +29,14 @@ OUTSIDE = {
         "the API of Kubernetes is not simulated",
         "tests.sources.test_large_secrets.SizeTests.test_a_page_that_is_too_large_is_read_in_smaller_ones",
     ),
+    "TLS handshake waits for its turn": (
+        "the simulation has no TLS",
+        "tests.listen.test_handshakes.TurnTests.test_so_many_are_made_in_one_turn",
+    ),
+    "many small records of TLS are work": (
+        "the simulation has no TLS",
+        "tests.listen.test_handshakes.RecordTests.test_many_small_records_are_work",
+    ),
     "multiplexed connection opened after it was given up": (
         "work that the end of an attempt lets go on has to fail in the same call, and connecting does not",
         "tests.upstream.test_multiplexed.OpeningTests"
