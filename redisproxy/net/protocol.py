@@ -31,6 +31,7 @@ class PauseReason:
     PEER = 2  #: the other side does not accept what was read
     SLOT = 4  #: the client waits for a slot, and has sent enough meanwhile
     RATE = 8  #: its tenant is over its rate
+    WORK = 16  #: what was read waits for its tenant's turn
 
 
 class IRespTransport(ITCPTransport, IPushProducer, IConsumer, ISystemHandle):

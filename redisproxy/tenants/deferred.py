@@ -61,9 +61,8 @@ class DeferredReads:
         budget, self._budget = self._budget, None
         data, self._kept = self._kept, b""
         if budget is not None:
+            self._resume()  # first: these bytes may end the connection
             budget.spend(self._cost(data))
-            if self._budget is None:  # else they end within, and wait again
-                self._resume()
 
     def at_once(self) -> None:
         """Handles what waits, out of turn: the connection has to come to its end."""
