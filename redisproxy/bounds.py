@@ -315,6 +315,10 @@ HANDSHAKE_BYTES = 32 * 1024
 #: Records of TLS in one read from which on they are counted as work.
 TLS_RECORDS = 16
 
+#: Of many that wait for the same event, or notice the same loss, those that go on in one turn of
+#: the reactor: sessions when Redis is back, when a pause ends, or when a connection is lost.
+RESUMED_PER_TURN: Annotated[int, 1] = 25
+
 #: Connections that a port accepts in one turn of the reactor: listen/bound_port.py.
 ACCEPTED_PER_TURN = 16
 

@@ -20,6 +20,7 @@ from redisproxy.upstream.session_backend import SessionBackend
 
 from ..support.conversations import BLUE, GREEN
 from ..support.transports import Socket
+from ..support.turns import turn
 
 UNKNOWN = b"-ERR unknown command"
 
@@ -60,11 +61,7 @@ class WorkTests(SynchronousTestCase):
         return client.transport.value().count(b"\r\n")
 
     def turn(self) -> None:
-        """Makes one turn of the reactor. `Clock.advance` would make all that follow as well."""
-        for call in [call for call in self.clock.calls if call.getTime() <= self.clock.seconds()]:
-            self.clock.calls.remove(call)
-            call.called = 1
-            call.func(*call.args, **call.kw)
+        turn(self.clock)
 
     def turns_until(self, client: ClientProtocol, answers: int) -> int:
         for turns in range(1000):

@@ -19,6 +19,7 @@ from redisproxy.tenants.work import WorkQueue
 
 from ..support.certificates import Authority
 from ..support.transports import Socket
+from ..support.turns import turn
 
 
 class Application(protocol.Protocol):
@@ -93,11 +94,7 @@ class HandshakeCase(SynchronousTestCase):
         self.queue = self.factory.handshakes = HandshakeQueue(self.clock)
 
     def turn(self) -> None:
-        """Makes one turn of the reactor. `Clock.advance` would make all that follow as well."""
-        for call in [call for call in self.clock.calls if call.getTime() <= self.clock.seconds()]:
-            self.clock.calls.remove(call)
-            call.called = 1
-            call.func(*call.args, **call.kw)
+        turn(self.clock)
 
 
 class TurnTests(HandshakeCase):
