@@ -185,6 +185,13 @@ class ClientProtocol(RespReceiver):
             self._clients.log_ins.begin(self)
         return held
 
+    def _read_much(self, size: int) -> None:
+        """See `RespReceiver`. It is work of the tenant, which may have a thousand connections."""
+        work = self.session.work
+        work.spend(size // bounds.WORK_BYTES)
+        if work.units > 0:  # else what was read may have to wait
+            super()._read_much(size)
+
     def respReceived(self, data: bytes) -> None:
         if self._closing:
             return

@@ -82,10 +82,9 @@ class RespReceiver(protocol.Protocol):
     def dataReceived(self, data: bytes) -> None:
         size = len(data)
         self.bytes_received += size
-        if size >= bounds.READ_BYTES:
-            if not self._wide:
-                self._read_up_to(bounds.WIDE_READ_BYTES)
-        elif self._wide and size < bounds.SMALL_READ_BYTES:
+        if size >= bounds.SMALL_READ_BYTES:
+            self._read_much(size)
+        elif self._wide:
             self._read_up_to(bounds.READ_BYTES)
         try:
             self.respReceived(data)
@@ -93,6 +92,11 @@ class RespReceiver(protocol.Protocol):
             self.respBroken(str(error))
         except Exception:
             self._crashed(Failure())
+
+    def _read_much(self, size: int) -> None:
+        """So many bytes were read at once, at least SMALL_READ_BYTES."""
+        if size >= bounds.READ_BYTES and not self._wide:
+            self._read_up_to(bounds.WIDE_READ_BYTES)
 
     def _crashed(self, failure: Failure) -> None:
         """Logs a bug and closes this connection only."""
