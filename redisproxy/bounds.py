@@ -302,6 +302,11 @@ RATE_READ_SECONDS = 0.05
 WORK_BUDGET: Annotated[int, 2] = 64
 #: Words of an inspected command that are another unit.
 WORK_WORDS = 16
+#: Small pieces of a read that are another unit: messages of channels, confirmations, TLS records.
+WORK_PIECES = 2
+#: Bytes of a large read (SMALL_READ_BYTES or more) that are another unit: plain commands of 64 KiB
+#: take 100 to 300 us. Smaller reads are no work, so that most clients pay nothing for this.
+WORK_BYTES = 8 * 1024
 #: Units that a session which had to wait has at once, before the next session has its turn.
 WORK_SLICE: Annotated[int, 1] = 16
 #: The same for a session that is not logged in.
@@ -314,6 +319,22 @@ LOG_IN_COMMANDS: Annotated[int, 0] = 10
 WORK_TURN_SECONDS = 0.002
 #: Units in which they are served: where the clock stands still, and where it is coarse.
 WORK_TURN_UNITS: Annotated[int, 1] = 128
+
+#: Time for TLS handshakes in one turn of the reactor: listen/handshakes.py. One with an RSA key of
+#: 2048 bits takes about 1 ms.
+HANDSHAKE_TURN_SECONDS = 0.002
+#: Steps of handshakes in one turn of the reactor: where the clock stands still, and where it is
+#: coarse.
+HANDSHAKES_PER_TURN = 16
+#: What a client sends before its handshake goes on, from which on it is not read. A client has
+#: nothing more to say until then.
+HANDSHAKE_BYTES = 32 * 1024
+#: Records of TLS in one read from which on they are counted as work.
+TLS_RECORDS = 16
+
+#: Of many that wait for the same event, or notice the same loss, those that go on in one turn of
+#: the reactor: sessions when Redis is back, when a pause ends, or when a connection is lost.
+RESUMED_PER_TURN: Annotated[int, 1] = 25
 
 #: Connections that a port accepts in one turn of the reactor: listen/bound_port.py.
 ACCEPTED_PER_TURN = 16

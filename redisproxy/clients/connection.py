@@ -38,6 +38,7 @@ from ..session.session import Session
 from ..tenants.account import increase
 from ..tenants.memory import NOBODY
 from ..tenants.model import Credential
+from ..tenants.work import Budget
 from . import accounts
 from .accounts import ClientAccount
 from .admission import Admission
@@ -170,6 +171,13 @@ class ClientProtocol(RespReceiver):
     def cut_short(self) -> None:
         """See `presence.Client`."""
         self.abort(self._close_reason or messages.MADE_ROOM.code)
+
+    def _read_much(self, size: int) -> None:
+        """See `RespReceiver`. It is work of the tenant, which may have a thousand connections."""
+        work = self.session.work
+        work.spend(size // bounds.WORK_BYTES)
+        if work.units > 0:  # else what was read may have to wait
+            super()._read_much(size)
 
     def respReceived(self, data: bytes) -> None:
         if self._closing:
@@ -364,6 +372,11 @@ class ClientProtocol(RespReceiver):
     def crashed(self) -> None:
         """Logs the exception that is being handled as a bug, and aborts this connection."""
         self._crashed(Failure())
+
+    @property
+    def work(self) -> Budget:
+        """See `listen.handshakes.Client`."""
+        return self.session.work
 
     @property
     def state(self) -> str:

@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from .. import bounds
 from . import proxy_protocol, tls
 from .bound_port import BindingReactor, BoundPort, probe_accepted_connections
+from .handshakes import HandshakeQueue
 from .shared_port import InheritingReactor, always
 
 #: How a description begins if each connection begins with a PROXY header: see `proxy_protocol`.
@@ -96,6 +97,7 @@ class Listening:
         #: of the `ssl:` endpoints. Each needs a certificate (`ServerTls.use`) before it accepts
         self.tls: list[tls.ServerTls] = []
         self._endpoints: list[IStreamServerEndpoint] = []
+        handshakes: HandshakeQueue | None = None
         for number, description in enumerate(descriptions):
             endpoint: IStreamServerEndpoint
             proxied = description.startswith(PROXIED)
@@ -116,7 +118,8 @@ class Listening:
                         endpoint = proxy_protocol.ProxiedEndpoint(endpoint, trusted or ())
                     if secured is not None:
                         self.tls.append(secured)
-                        endpoint = tls.TlsEndpoint(IReactorTime(reactor), endpoint, secured)
+                        handshakes = handshakes or HandshakeQueue(IReactorTime(reactor))
+                        endpoint = tls.TlsEndpoint(IReactorTime(reactor), endpoint, secured, handshakes)
             except Exception as error:
                 raise EndpointError(
                     f"{description!r} ({_why_no_endpoint(error)}); it takes a Twisted endpoint such as tcp:6379"

@@ -29,12 +29,13 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamServerEndpoint,
 )
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from .. import messages
 from ..messages import MessageError
 from ..ops.file_watch import Stamp, stamp
+from .handshakes import HandshakeQueue, QueuedTlsFactory
 
 #: For TLS 1.2: only ciphers with forward secrecy and authenticated encryption, which every client
 #: of TLS 1.2 has. TLS 1.3 has no others.
@@ -281,14 +282,17 @@ class TlsEndpoint:
     certificate, but must not accept.
     """
 
-    def __init__(self, clock: IReactorTime, endpoint: IStreamServerEndpoint, tls: ServerTls) -> None:
+    def __init__(
+        self, clock: IReactorTime, endpoint: IStreamServerEndpoint, tls: ServerTls, handshakes: HandshakeQueue
+    ) -> None:
         self._clock = clock
         self._endpoint = endpoint
         self._tls = tls
+        self._handshakes = handshakes
 
     def listen(self, factory: IProtocolFactory) -> defer.Deferred[IListeningPort]:
         """See IStreamServerEndpoint."""
-        return self._endpoint.listen(TLSMemoryBIOFactory(self._tls, False, factory, self._clock))
+        return self._endpoint.listen(QueuedTlsFactory(self._tls, factory, self._clock, self._handshakes))
 
 
 def parse(description: str, client_ca: Path | None) -> tuple[str, ServerTls]:

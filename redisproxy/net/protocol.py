@@ -30,6 +30,7 @@ class PauseReason:
     SESSION = 1  #: the session takes no more commands
     PEER = 2  #: the other side does not accept what was read
     RATE = 4  #: its tenant is over its rate
+    WORK = 8  #: what was read waits for its tenant's turn
 
 
 class IRespTransport(ITCPTransport, IPushProducer, IConsumer, ISystemHandle):
@@ -80,10 +81,9 @@ class RespReceiver(protocol.Protocol):
     def dataReceived(self, data: bytes) -> None:
         size = len(data)
         self.bytes_received += size
-        if size >= bounds.READ_BYTES:
-            if not self._wide:
-                self._read_up_to(bounds.WIDE_READ_BYTES)
-        elif self._wide and size < bounds.SMALL_READ_BYTES:
+        if size >= bounds.SMALL_READ_BYTES:
+            self._read_much(size)
+        elif self._wide:
             self._read_up_to(bounds.READ_BYTES)
         try:
             self.respReceived(data)
@@ -91,6 +91,11 @@ class RespReceiver(protocol.Protocol):
             self.respBroken(str(error))
         except Exception:
             self._crashed(Failure())
+
+    def _read_much(self, size: int) -> None:
+        """So many bytes were read at once, at least SMALL_READ_BYTES."""
+        if size >= bounds.READ_BYTES and not self._wide:
+            self._read_up_to(bounds.WIDE_READ_BYTES)
 
     def _crashed(self, failure: Failure) -> None:
         """Logs a bug and closes this connection only."""

@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
+
+from .. import bounds, probes
 
 Result = TypeVar("Result")
 
@@ -46,3 +49,19 @@ class Waiters(Generic[Result]):
         for waiter in waiting:
             if not waiter.called:
                 waiter.callback(result)  # a Failure calls the errbacks
+
+    def fire_in_turns(self, result: Result | Failure, clock: IReactorTime) -> None:
+        """As `fire`, for waiters that may be thousands, each of which goes on with work of its own:
+        RESUMED_PER_TURN now, and as many in each later turn of the reactor.
+        """
+        waiting, self._waiting = self._waiting, {}
+        self._fire_some(waiting, result, clock)
+
+    def _fire_some(self, waiting: dict[defer.Deferred[Result], None], result: Result | Failure, clock: IReactorTime) -> None:
+        for waiter in list(waiting)[: bounds.RESUMED_PER_TURN]:
+            del waiting[waiter]
+            if not waiter.called:
+                waiter.callback(result)  # a Failure calls the errbacks
+        if waiting:
+            probes.reached("many that waited go on in several turns")
+            clock.callLater(0, self._fire_some, waiting, result, clock)

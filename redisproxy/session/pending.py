@@ -182,6 +182,8 @@ class PendingReplies:
         self._messages: list[bytes] = []
         # Pieces of messages in the current read so far.
         self._message_pieces = 0
+        #: messages, confirmations, and replies among them so far, or parts of them
+        self.pieces = 0
         self._abandoned = False
         #: whether confirmations come, or messages may, and the last ones were small
         #: (SMALL_MESSAGE_BYTES)
@@ -227,6 +229,7 @@ class PendingReplies:
                     data = self._kept + data[pos:]
                     self._kept = b""
                     pos, end = 0, len(data)
+                self.pieces += 1
                 pos = self._item(data, pos)
                 continue
             if not batches:

@@ -19,6 +19,7 @@ from ..policy.policy import Policy
 from ..resp.value import Answer
 from ..tenants.memory import Usage
 from ..tenants.model import Credential, Tenant
+from ..tenants.work import Budget
 from .order import Order
 from .pending import ReplyBatch
 from .pubsub import SubscriptionChange
@@ -251,6 +252,9 @@ class Multiplexed(Upstream, Protocol):
 
 class DedicatedUser(Protocol):
     """A session, as its dedicated connection sees it."""
+
+    #: its tenant's share of the proxy's work
+    work: Budget
 
     @property
     def midway(self) -> bool:

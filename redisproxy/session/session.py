@@ -405,7 +405,17 @@ class Session:
 
     def work_on(self) -> None:
         """See `tenants.work.Worker`."""
-        self.open_gate(Gate.WORK)
+        before = self.buffered
+        self.gates &= ~Gate.WORK
+        if not self.gates:
+            if self.usage.size:
+                self.usage.commands(self.kept)  # the others are run now
+            self.advance()
+            if not self.gates & Gate.WORK:  # else it would be read and paused for each slice of its work
+                self.connection.resume_reading()
+                if self.gates and self.buffered > bounds.BUFFERED_BYTES:
+                    self._waits_with_much()
+        self.work.spend((before - self.buffered) // bounds.WORK_BYTES)
 
     # Events of the tenant's memory: see `tenants.memory.User`.
 
@@ -621,6 +631,8 @@ class Session:
         while not self.gates:
             if self.work.units <= 0 and (scanner.buffered or self._kept is not None) and not scanner.forwarding:
                 self.close_gate(Gate.WORK)
+                if self.buffered >= bounds.SMALL_READ_BYTES:
+                    self._waits_with_much()  # of a thousand, one more read of each would be much
                 return self.work.wait(self, self.commands <= bounds.LOG_IN_COMMANDS)
             if route.state is MULTIPLEXED:
                 upstream, pool = route.upstream, route.pool

@@ -40,7 +40,11 @@ class Budget:
 
     def use(self, words: int) -> None:
         """A session handles an inspected command of so many words."""
-        self.units -= 1 + words // bounds.WORK_WORDS
+        self.spend(1 + words // bounds.WORK_WORDS)
+
+    def spend(self, units: int) -> None:
+        """So much work is done."""
+        self.units -= units
         # Before nothing is left: many clients with little work each must not wait for that turn.
         if self.units <= bounds.WORK_BUDGET // 2:
             self._queue.add(self)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet import defer
@@ -25,9 +26,11 @@ from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import printable, shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
-from ..session.pending import BLOCKING, CONFIRMATIONS, PendingReplies, ReplyBatch
+from ..session.pending import BLOCKING, CONFIRMATIONS, TRACKING, PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
+from ..tenants.deferred import DeferredReads
 from ..tenants.model import BackendAddress, Tenant
+from ..tenants.work import UNLIMITED
 from .hold import is_away, is_lasting
 from .order import TenantOrder
 from .redis_errors import first_word, is_busy
@@ -157,6 +160,10 @@ class RedisConnection(RespReceiver):
         # may have some in the same turn.
         self._narrow = False
         self._deal_out: Callable[[bytes], None] | None = None
+        # Once messages or confirmations may come: each of them is handled alone, which is work of
+        # the user's tenant.
+        self._deferred: DeferredReads | None = None
+        self._work = UNLIMITED
         self._answers = b""
         self._asked: deque[defer.Deferred[bytes]] = deque()
         self._user: User | None = None
@@ -288,9 +295,10 @@ class RedisConnection(RespReceiver):
 
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:
-            self._deal_out(data)
-            if self._pending is not None and self._pending.small_messages != self._narrow:
-                self._read_narrowly(not self._narrow)
+            if self._deferred is None:
+                self._deal_out(data)
+            else:
+                self._deferred.received(data, self._work)
             rate_limiter = self.tenant_limit.rate_limiter
             if rate_limiter is not None:
                 # Charged also for the last bytes, when the user may be gone already. Then the
@@ -306,6 +314,24 @@ class RedisConnection(RespReceiver):
                 break
             answer, self._answers = self._answers[: end - 2], self._answers[end:]
             self._asked.popleft().callback(answer)
+
+    def _deal_out_pieces(self, data: bytes) -> int:
+        """Handles bytes that have messages or confirmations, perhaps in a later turn. Returns how
+        many pieces they had.
+        """
+        pending, deal_out = self._pending, self._deal_out
+        if pending is None or deal_out is None:
+            return 0
+        before = pending.pieces
+        try:
+            deal_out(data)
+        except ProtocolError as error:
+            self.respBroken(str(error))
+        except Exception:
+            self._crashed(Failure())
+        if self._pending is not None and self._pending.small_messages != self._narrow:
+            self._read_narrowly(not self._narrow)
+        return pending.pieces - before
 
     def _read_narrowly(self, narrow: bool) -> None:
         self._narrow = narrow
@@ -384,6 +410,7 @@ class RedisConnection(RespReceiver):
         """See `session.ports.Dedicated`."""
         self.carry(session, session.upstream_full)
         self._session = session
+        self._work = session.work
 
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
         """See `session.ports.Upstream`."""
@@ -391,11 +418,22 @@ class RedisConnection(RespReceiver):
             if TYPE_CHECKING:
                 assert self._pending is not None, "it is lent to the session"
             self._pending.batches.append(batch)
-            if batch.kind == CONFIRMATIONS and not self._narrow:
-                self._read_narrowly(True)
+            if batch.kind in (CONFIRMATIONS, TRACKING):
+                self._expect_pieces()
+                if batch.kind == CONFIRMATIONS and not self._narrow:
+                    self._read_narrowly(True)
         if self.order is not None and self.order.unflushed:
             self.order.flush()
         self.write(data)
+
+    def _expect_pieces(self) -> None:
+        """Messages or confirmations may come until the user releases the connection."""
+        if self._deferred is None:
+            self._deferred = DeferredReads(
+                self._deal_out_pieces,
+                partial(self.pause_reading, PauseReason.WORK),
+                partial(self.resume_reading, PauseReason.WORK),
+            )
 
     def expect(self, batch: ReplyBatch) -> None:
         """See `session.ports.Dedicated`."""
@@ -461,7 +499,7 @@ class RedisConnection(RespReceiver):
         self.write = _discard
         # Reads without a pause from now on: only a read shows the end of file. No more can come
         # than the kernel has.
-        self.resume_reading(PauseReason.PEER | PauseReason.RATE)
+        self.resume_reading(PauseReason.PEER | PauseReason.RATE | PauseReason.WORK)
         # The transport would not close before a paused producer resumes.
         self.transport.unregisterProducer()
         if not discard_unsent(self.transport):
@@ -487,21 +525,29 @@ class RedisConnection(RespReceiver):
             settled = pending.settled
             self.protocol = pending.protocol
             pending.abandon()  # drops the rest of the bytes that are being read
+        if self._deferred is not None:
+            settled = settled and not self._deferred.waiting
+            self._deferred.end()
+            self._deferred = None
         self._user = self._session = None
         self._pending = self._deal_out = self._spied = None
         self.runs_scripts = False
         if self._narrow:
             self._read_narrowly(False)
         self.transport.unregisterProducer()
-        self.resume_reading(PauseReason.PEER | PauseReason.RATE)
+        self.resume_reading(PauseReason.PEER | PauseReason.RATE | PauseReason.WORK)
         return settled
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._deferred is not None:
+            if self._finished:  # the user still gets what Redis has written
+                self._deferred.at_once()
+            self._deferred.end()
         if self.awaits_script:
             self._pool.left_script(self)
         user, self._user = self._user, None
         self._session = None
-        self._pending = self._deal_out = self._spied = None
+        self._pending = self._deal_out = self._spied = self._deferred = None
         self._pool.lost(self)
         while self._asked:
             self._asked.popleft().errback(reason)

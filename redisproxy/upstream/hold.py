@@ -16,9 +16,9 @@ from itertools import count
 from typing import Protocol, TypeVar
 
 from twisted.internet import defer
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from .. import messages, probes
+from .. import bounds, messages, probes
 from ..messages import MessageError
 from ..net.waiters import Waiters
 from ..ops.retry import Backoff
@@ -97,12 +97,13 @@ class TenantPaused(MessageError):
 
 @dataclass(slots=True)
 class _Pause:
-    """A pause of one tenant. since: when it began, in the clock's seconds; over: fires at its
-    end.
+    """A pause of one tenant. since: when it began, in the clock's seconds; over: fires at its end;
+    ends: it is over, and only its work goes on in turns.
     """
 
     since: float
     over: Waiters[None] = field(default_factory=Waiters)
+    ends: bool = False
 
 
 class HeldWork:
@@ -131,6 +132,10 @@ class HeldWork:
         self._connecting: dict[object, float] = {}
         self._stopped = False
         self._pauses: dict[Tenant, _Pause] = {}
+        # Tenants whose pause is over, and whose work goes on in turns: whose turn is next comes
+        # first.
+        self._resuming: dict[Tenant, None] = {}
+        self._resume_call: IDelayedCall | None = None
 
     @property
     def waits(self) -> bool:
@@ -146,7 +151,7 @@ class HeldWork:
         """Redis takes connections. Work that waits is tried again, TOGETHER first."""
         if self._away_since is not None:
             self._away_since = None
-            self._delayed.fire(None)
+            self._delayed.fire_in_turns(None, self._clock)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -166,6 +171,10 @@ class HeldWork:
         self._waiting.fire(None)
         for pause in list(self._pauses.values()):
             pause.over.fire(None)
+        self._resuming.clear()
+        if self._resume_call is not None:
+            self._resume_call.cancel()
+            self._resume_call = None
 
     # Paused tenants.
 
@@ -175,34 +184,64 @@ class HeldWork:
         Returns those whose pause begins and those whose pause ends. The work of the latter does not
         go on before `resume`.
         """
-        begins, ends = tenants - self._pauses.keys(), self._pauses.keys() - tenants
+        paused = {tenant for tenant, pause in self._pauses.items() if not pause.ends}
+        begins, ends = tenants - paused, paused - tenants
         now = self._clock.seconds()
-        self._pauses |= {tenant: _Pause(now) for tenant in begins}
+        for tenant in begins:
+            before = self._pauses.get(tenant)
+            self._pauses[tenant] = _Pause(now) if before is None else _Pause(now, before.over)
+            self._resuming.pop(tenant, None)
         return begins, ends
 
     def resume(self, tenants: Set[Tenant]) -> None:
-        """The pause of these tenants is over: their work goes on, in the order in which it came."""
-        for pause in [self._pauses.pop(tenant) for tenant in tenants]:
-            pause.over.fire(None)
+        """The pause of these tenants is over: their work goes on, in the order in which it came.
+
+        RESUMED_PER_TURN now, and as much in each later turn of the reactor, of one tenant after the
+        other. Work that comes until then goes behind it.
+        """
+        for tenant in tenants:
+            self._pauses[tenant].ends = True
+            self._resuming[tenant] = None
+        if self._resume_call is None:
+            self._resume_some()
+
+    def _resume_some(self) -> None:
+        self._resume_call = None
+        for _ in range(bounds.RESUMED_PER_TURN):
+            tenant = next(iter(self._resuming), None)
+            if tenant is None:
+                return
+            del self._resuming[tenant]
+            over = self._pauses[tenant].over
+            if over:
+                self._resuming[tenant] = None  # behind the others
+                over.fire_first(None)
+            else:
+                del self._pauses[tenant]
+        probes.reached("work of paused tenants goes on in several turns")
+        self._resume_call = self._clock.callLater(0, self._resume_some)
 
     def paused(self, tenant: Tenant) -> bool:
         """Whether this tenant is paused."""
-        return tenant in self._pauses
+        pause = self._pauses.get(tenant)
+        return pause is not None and not pause.ends
 
     async def _pass_pause(self, tenant: Tenant) -> None:
         """Waits while the tenant is paused. Raises TenantPaused when the time is over."""
         while (pause := self._pauses.get(tenant)) is not None:
             remaining = pause.since + self._seconds - self._clock.seconds()
-            if self._stopped or remaining <= 0:
+            if self._stopped or (remaining <= 0 and not pause.ends):
                 raise TenantPaused
             probes.reached("work is held while its tenant is paused")
             with _counted(self._held, tenant):
                 waiter = pause.over.wait()
-                waiter.addTimeout(remaining, self._clock)
+                waiter.addTimeout(max(0.0, remaining), self._clock)
                 try:
                     await waiter
                 except defer.TimeoutError:
                     pass
+                if not self._stopped and not self.paused(tenant):
+                    return
 
     def holds(self, tenant: Tenant) -> bool:
         """Whether work of this tenant is held now."""

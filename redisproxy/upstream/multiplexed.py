@@ -314,5 +314,17 @@ class MultiplexedConnection:
         oldest: dict[ReplyReceiver, ReplyBatch] = {}
         for batch in batches:
             oldest.setdefault(batch.receiver, batch)
-        for receiver, batch in oldest.items():
-            receiver.upstream_lost(batch)
+        self._notify_of_loss(list(oldest.values()))
+
+    def _notify_of_loss(self, batches: list[ReplyBatch]) -> None:
+        """Notifies the receivers of these, some now and the others in later turns of the reactor.
+
+        Until then a session sends nothing, as it waits for replies of a connection that the tenant
+        does not use any more. One that ends meanwhile is not the receiver of its batch any more.
+        """
+        for batch in batches[: bounds.RESUMED_PER_TURN]:
+            batch.receiver.upstream_lost(batch)
+        later = batches[bounds.RESUMED_PER_TURN :]
+        if later:
+            probes.reached("many sessions notice the loss of a connection in several turns")
+            self._reactor.callLater(0, self._notify_of_loss, later)

@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet import defer
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -82,6 +82,7 @@ class TenantPool:
         self._reactor = reactor
         self._users = 0
         self._waiting: deque[MultiplexedUser] = deque()
+        self._notifying: IDelayedCall | None = None
         self._opening: defer.Deferred[RedisConnection] | None = None
         self._waiters: Waiters[None] = Waiters()
         self._retry = Retry(reactor, BACKOFF, self._open)
@@ -168,13 +169,22 @@ class TenantPool:
     def notify_waiting(self) -> None:
         """Notifies waiting sessions: a connection can be used, or there will be none for now.
 
-        When the connection is busy again, the remaining sessions stay in the queue.
+        When the connection is busy again, the remaining sessions stay in the queue. If there are
+        many, some are notified in later turns of the reactor.
         """
         waiting = self._waiting
-        for _ in range(len(waiting)):
+        for _ in range(min(len(waiting), bounds.RESUMED_PER_TURN)):
             if not waiting or self.upstream.busy:
-                break
+                return
             waiting.popleft().upstream_ready()
+        if waiting and self._notifying is None:
+            probes.reached("many sessions that wait are notified in several turns")
+            self._notifying = self._reactor.callLater(0, self._notify_more)
+
+    def _notify_more(self) -> None:
+        self._notifying = None
+        if not self.upstream.busy:
+            self.notify_waiting()
 
     def order_changed(self) -> None:
         """See `order.TenantOrder`."""
@@ -266,7 +276,7 @@ class TenantPool:
         self.upstreams.add(upstream)
         if before is not None:
             before.retire()
-        self._waiters.fire(None)
+        self._waiters.fire_in_turns(None, self._reactor)
         self.notify_waiting()
 
     def _carried_by(self, connection: RedisConnection) -> MultiplexedConnection:
@@ -283,7 +293,7 @@ class TenantPool:
             self.upstream = unavailable(error) if isinstance(error, UpstreamError) else Unavailable()
         elif self.open.leaving:
             self.open.stay()
-        self._waiters.fire(None if busy else failure)
+        self._waiters.fire_in_turns(None if busy else failure, self._reactor)
         self.notify_waiting()
         if self._users:
             (self._busy_retry if busy else self._retry).failed()

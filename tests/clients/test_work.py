@@ -20,6 +20,7 @@ from redisproxy.upstream.session_backend import SessionBackend
 
 from ..support.conversations import BLUE, GREEN
 from ..support.transports import Socket
+from ..support.turns import turn
 
 UNKNOWN = b"-ERR unknown command"
 
@@ -34,7 +35,7 @@ class CountingSocket(Socket):
         super().write(data)
 
 
-class WorkTests(SynchronousTestCase):
+class WorkCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
         self.snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, [BLUE, GREEN]), wall_clock=self.clock.seconds)
@@ -60,11 +61,7 @@ class WorkTests(SynchronousTestCase):
         return client.transport.value().count(b"\r\n")
 
     def turn(self) -> None:
-        """Makes one turn of the reactor. `Clock.advance` would make all that follow as well."""
-        for call in [call for call in self.clock.calls if call.getTime() <= self.clock.seconds()]:
-            self.clock.calls.remove(call)
-            call.called = 1
-            call.func(*call.args, **call.kw)
+        turn(self.clock)
 
     def turns_until(self, client: ClientProtocol, answers: int) -> int:
         for turns in range(1000):
@@ -73,6 +70,8 @@ class WorkTests(SynchronousTestCase):
             self.turn()
         raise AssertionError(f"{self.answers(client)} answers in 1,000 turns")
 
+
+class WorkTests(WorkCase):
     def test_the_answers_to_one_read_leave_together(self) -> None:
         """All but the first one: mostly there is only one."""
         client = self.connect()
@@ -188,3 +187,61 @@ class WorkTests(SynchronousTestCase):
         self.assertEqual(client.transport.producerState, "paused")
         self.turns_until(client, 15_000)
         self.assertEqual(client.transport.producerState, "producing")
+
+
+class PlainTests(WorkCase):
+    """Plain commands, which are work only in large reads."""
+
+    LARGE = encode([b"SET", b"a", b"b"]) * (bounds.READ_BYTES // 27)
+
+    def sent(self, client: ClientProtocol) -> int:
+        return sum(len(call.args[0]) for call in client.session.dedicated.send.mock_calls)
+
+    def test_many_large_reads_have_turns(self) -> None:
+        clients = [self.connect(BLUE) for _ in range(50)]
+        for client in clients:
+            client.dataReceived(self.LARGE)
+        begun = sum(bool(self.sent(client)) for client in clients)
+        self.assertLess(begun * len(self.LARGE), 2 * bounds.WORK_BUDGET * bounds.WORK_BYTES)
+        self.assertEqual(sum(client.transport.producerState == "paused" for client in clients), 50 - begun)
+        other = self.connect(GREEN)
+        other.dataReceived(self.LARGE)
+        self.assertEqual(self.sent(other), len(self.LARGE))
+        turns = 0
+        while self.factory.work.waiting:
+            turns += 1
+            self.turn()
+            now = sum(bool(self.sent(client)) for client in clients)
+            self.assertLessEqual((now - begun) * len(self.LARGE), 2 * bounds.WORK_TURN_UNITS * bounds.WORK_BYTES)
+            begun = now
+        self.assertGreater(turns, 1)
+        for client in clients:
+            self.assertEqual((self.sent(client), client.transport.producerState), (len(self.LARGE), "producing"))
+
+    def test_one_connection_alone_does_not_wait(self) -> None:
+        client = self.connect(BLUE)
+        for turns in range(1, 100):
+            client.dataReceived(self.LARGE * 4)
+            self.turn()
+            self.assertEqual(self.sent(client), turns * 4 * len(self.LARGE))
+            self.assertEqual(client.transport.producerState, "producing")
+
+    def test_small_reads_are_no_work(self) -> None:
+        client = self.connect(BLUE)
+        small = self.LARGE[: 27 * (bounds.SMALL_READ_BYTES // 27)]
+        for _ in range(1000):
+            client.dataReceived(small)
+        self.assertEqual((client.session.work.units, self.factory.work.waiting), (bounds.WORK_BUDGET, 0))
+
+    def test_what_waits_keeps_its_order(self) -> None:
+        clients = [self.connect(BLUE) for _ in range(20)]
+        for client in clients:
+            client.dataReceived(self.LARGE)
+        last = clients[-1]
+        self.assertEqual(self.sent(last), 0)
+        last.dataReceived(encode([b"NOSUCH"]))
+        self.assertEqual(last.session.refused, 0)
+        last.readConnectionLost()
+        for _ in range(50):
+            self.turn()
+        self.assertEqual((self.sent(last), last.session.refused), (len(self.LARGE), 1))

@@ -180,6 +180,36 @@ class ServingTests(TlsCase):
         until(lambda: len(installation.proxy.log.split("login-timeout after")) == 3, "both had their time")
         self.assertTrue(self.client().ping())
 
+    def test_a_flood_of_first_messages_keeps_nobody_out(self) -> None:
+        """They are recorded, and cost the client nothing."""
+        self.write(*self.issue("first"))
+        installation = self.start()
+        sent = ssl.MemoryBIO()
+        with self.assertRaises(ssl.SSLWantReadError):
+            self.context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost").do_handshake()
+        hello = sent.read()
+        flood = [raw_client(self, self.port) for _ in range(200)]
+        for connection in flood:
+            connection.send(hello)
+        self.assertTrue(self.client().ping())
+        self.assertTrue(installation.blue().ping())
+        for connection in flood:
+            self.assertEqual(connection.exactly(1), b"\x16")
+
+    def test_small_records_are_all_read(self) -> None:
+        """They are work of the tenant, and have their turns."""
+        self.write(*self.issue("first"))
+        self.start()
+        connections = [self.shake(self.context()) for _ in range(5)]
+        for connection in connections:
+            self.assertEqual(connection.ask([b"AUTH", Installation.BLUE.encode()]), b"+OK\r\n")
+        for connection in connections:
+            for _ in range(300):
+                for byte in b"PING\r\n":
+                    connection.send(bytes([byte]))
+        for connection in connections:
+            self.assertEqual(connection.exactly(7 * 300), b"+PONG\r\n" * 300)
+
     def test_one_that_is_not_read_from_and_has_to_go_is_gone_as_soon_as_it_leaves(self) -> None:
         self.write(*self.issue("first"))
         installation = self.start("--tenant-commands-per-second", "1")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from twisted.internet import defer
+from twisted.internet import defer, task
 from twisted.python.failure import Failure
 from twisted.trial import unittest
 
+from redisproxy import bounds
 from redisproxy.net.waiters import Waiters
 
 
@@ -50,3 +51,33 @@ class WaitersTests(unittest.SynchronousTestCase):
         self.assertNoResult(again[0])
         self.waiters.fire("y")
         self.assertEqual(self.successResultOf(again[0]), "y")
+
+    def test_many_get_it_in_several_turns(self) -> None:
+        clock, order = task.Clock(), []
+        waiting = [self.waiters.wait() for _ in range(2 * bounds.RESUMED_PER_TURN + 1)]
+        for number, each in enumerate(waiting):
+            each.addBoth(lambda _, number=number: order.append(number))
+        self.waiters.fire_in_turns("x", clock)
+        self.assertEqual(len(order), bounds.RESUMED_PER_TURN)
+        waiting[-1].cancel()
+        later = self.waiters.wait()
+        clock.advance(0)
+        self.assertEqual(
+            order,
+            [
+                *range(bounds.RESUMED_PER_TURN),
+                2 * bounds.RESUMED_PER_TURN,
+                *range(bounds.RESUMED_PER_TURN, 2 * bounds.RESUMED_PER_TURN),
+            ],
+        )
+        self.assertNoResult(later)
+        clock.advance(0)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_all_get_a_failure_in_several_turns(self) -> None:
+        clock = task.Clock()
+        waiting = [self.waiters.wait() for _ in range(bounds.RESUMED_PER_TURN + 1)]
+        self.waiters.fire_in_turns(Failure(ValueError("no")), clock)
+        clock.advance(0)
+        for each in waiting:
+            self.failureResultOf(each, ValueError)

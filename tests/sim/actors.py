@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -793,14 +793,14 @@ class Pinger(Actor):
 
 
 class Flooder(Actor):
-    """Sends one command again and again, as fast as the proxy reads, and ignores the replies."""
+    """Sends commands again and again, as fast as the proxy reads, and ignores the replies."""
 
     #: Bytes that are kept ready to send.
     READY = 64 * 1024
 
-    def __init__(self, simulation: Simulation, tenant: str, words: list[bytes]) -> None:
+    def __init__(self, simulation: Simulation, tenant: str, *commands: Sequence[bytes]) -> None:
         super().__init__(simulation, tenant, [], 0)
-        self._load = command(*words)
+        self._load = b"".join(command(*words) for words in commands)
         self._floods = False
 
     def _step(self, end: Socket) -> None:
@@ -823,3 +823,13 @@ class Flooder(Actor):
             self._incoming.clear()
         else:
             super()._take_replies()
+
+
+class Hearer(Flooder):
+    """Sends its commands once, and ignores what comes."""
+
+    def _write(self) -> None:
+        if self._floods:
+            self._outgoing += self._load
+            self._load = b""
+        Actor._write(self)

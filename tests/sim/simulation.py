@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -50,7 +50,7 @@ from redisproxy.upstream.multiplexed import MultiplexedConnection
 
 from ..support.limits import EXTREMES
 from . import faults
-from .actors import Actor, Flooder, Pinger
+from .actors import Actor, Flooder, Hearer, Pinger
 from .kernel import Connection, Poll, Reactor, Socket, World, connect, unacknowledged
 from .rare_actors import RareActor
 from .redis import Redis, SimulatedConnection
@@ -691,19 +691,25 @@ class Simulation:
             self.wrong("left", f"calls: {[str(call.call) for call in calls]}", None)
 
 
-def slowest_ping(*flood: bytes, seconds: float = 2.0) -> float:
-    """Returns the seconds that the slowest PING of one tenant takes while another floods the proxy
-    with a command.
+#: The words of a command.
+Words = Sequence[bytes]
 
-    flood: the words of the command; without words nobody floods. A simulated second is a million
-    function calls of the proxy: see `kernel.Reactor`.
+
+def slowest_ping(*flood: Words, seconds: float = 2.0, connections: int = 1, heard: Words = (), hearers: int = 0) -> float:
+    """Returns the seconds that the slowest PING of one tenant takes while another floods the proxy
+    with commands.
+
+    flood: the commands, each as its words; without any nobody floods; connections: how many do so;
+    heard: what so many hearers send once. A simulated second is a million function calls of the
+    proxy: see `kernel.Reactor`.
     """
     simulation = Simulation(0, Options(limits=(), clients=0, measured=True))
     simulation.world.latency, simulation.world.window, simulation.world.buffer = 0.0001, 262144, 262144
     pinger = Pinger(simulation, "blue")
     simulation.actors.append(pinger)
+    simulation.actors += [Hearer(simulation, "green", heard) for _ in range(hearers)]
     if flood:
-        simulation.actors.append(Flooder(simulation, "green", list(flood)))
+        simulation.actors += [Flooder(simulation, "green", *flood) for _ in range(connections)]
     simulation.run_for(seconds)
     return pinger.slowest
 

@@ -7,12 +7,14 @@ from contextlib import ExitStack
 from twisted.internet import defer, task
 from twisted.trial import unittest
 
-from redisproxy import messages
+from redisproxy import bounds, messages
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.base import BACKOFF as BASE_BACKOFF
 from redisproxy.upstream.base import HURRIED, Base
 from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
 from redisproxy.upstream.hold import BACKOFF, SLOW, TOGETHER, HeldWork, TenantPaused, is_away, is_lasting
+
+from ..support.turns import turn
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
@@ -288,6 +290,85 @@ class LastingTests(unittest.SynchronousTestCase):
             self.assertFalse(is_away(answer), answer)
         for answer in (b"-LOADING Redis is loading", b"-MASTERDOWN Link is down", b"-ERR max number of clients", b"+OK"):
             self.assertTrue(is_away(answer), answer)
+
+
+class ManyTests(unittest.SynchronousTestCase):
+    """Much work of a paused tenant goes on in several turns of the reactor."""
+
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.hold = HeldWork(self.clock, 15.0, lambda: None)
+        self.tried: list[tuple[Tenant, int]] = []
+        self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
+
+    def work(self, tenant: Tenant, number: int) -> defer.Deferred[None]:
+        async def attempt() -> None:
+            self.tried.append((tenant, number))
+
+        return defer.Deferred.fromCoroutine(self.hold.keep_trying(tenant, attempt))
+
+    def turn(self) -> int:
+        before = len(self.tried)
+        turn(self.clock)
+        return len(self.tried) - before
+
+    def paused(self, count: int, *tenants: Tenant) -> list[defer.Deferred[None]]:
+        self.hold.pause({*tenants})
+        return [self.work(tenant, number) for tenant in tenants for number in range(count)]
+
+    def test_some_in_each_turn_in_the_order_in_which_it_came(self) -> None:
+        count = 3 * bounds.RESUMED_PER_TURN
+        works = self.paused(count, BLUE)
+        _, ends = self.hold.pause(set())
+        self.hold.resume(ends)
+        self.assertFalse(self.hold.paused(BLUE))
+        self.assertEqual(len(self.tried), bounds.RESUMED_PER_TURN)
+        late = self.work(BLUE, count)
+        self.assertEqual((self.turn(), self.turn()), (bounds.RESUMED_PER_TURN, bounds.RESUMED_PER_TURN))
+        self.clock.advance(0)
+        self.assertEqual(self.tried, [(BLUE, number) for number in range(count + 1)])
+        for work in (*works, late):
+            self.successResultOf(work)
+        self.work(BLUE, 0)
+        self.assertEqual(len(self.tried), count + 2, "nothing waits any more")
+
+    def test_one_tenant_after_the_other(self) -> None:
+        self.paused(3 * bounds.RESUMED_PER_TURN, BLUE, GREEN)
+        _, ends = self.hold.pause(set())
+        self.hold.resume(ends)
+        blue = sum(tenant is BLUE for tenant, _ in self.tried)
+        self.assertLessEqual(abs(2 * blue - bounds.RESUMED_PER_TURN), 1)
+        self.clock.pump([0] * 10)
+        self.assertEqual(len(self.tried), 6 * bounds.RESUMED_PER_TURN)
+
+    def test_a_pause_that_begins_again_holds_the_rest(self) -> None:
+        works = self.paused(2 * bounds.RESUMED_PER_TURN, BLUE)
+        _, ends = self.hold.pause(set())
+        self.hold.resume(ends)
+        self.assertEqual(self.hold.pause({BLUE}), ({BLUE}, set()))
+        self.assertTrue(self.hold.paused(BLUE))
+        self.assertEqual(self.turn(), 0)
+        _, ends = self.hold.pause(set())
+        self.hold.resume(ends)
+        self.clock.advance(0)
+        self.assertEqual(len(self.tried), len(works))
+
+    def test_the_time_of_some_is_over_meanwhile(self) -> None:
+        works = self.paused(2 * bounds.RESUMED_PER_TURN, BLUE)
+        self.clock.advance(14.9)
+        _, ends = self.hold.pause(set())
+        self.hold.resume(ends)
+        self.clock.advance(1.0)
+        for work in works:
+            self.successResultOf(work)
+
+    def test_the_proxy_ends_meanwhile(self) -> None:
+        works = self.paused(2 * bounds.RESUMED_PER_TURN, BLUE)
+        _, ends = self.hold.pause(set())
+        self.hold.resume(ends)
+        self.hold.stop()
+        for work in works[bounds.RESUMED_PER_TURN :]:
+            self.failureResultOf(work, TenantPaused)
 
 
 class HurryTests(unittest.SynchronousTestCase):

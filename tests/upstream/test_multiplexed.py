@@ -7,6 +7,7 @@ from __future__ import annotations
 import unittest
 from collections.abc import Callable
 from types import SimpleNamespace
+from unittest import mock
 
 from twisted.internet import defer, task
 
@@ -17,6 +18,8 @@ from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.connection import RedisConnection, UpstreamError
 from redisproxy.upstream.multiplexed import MultiplexedConnection
 from redisproxy.upstream.tenant_pool import TenantPool
+
+from ..support.turns import turn
 
 
 class Waiting:
@@ -40,6 +43,58 @@ class WaitingTests(unittest.TestCase):
         tenant_pool.upstream = Unavailable()
         tenant_pool.notify_waiting()
         self.assertEqual(there.told, 1)
+
+
+class ManySessionsTests(unittest.TestCase):
+    """Thousands of sessions notice the same in several turns of the reactor."""
+
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.tenant_pool = TenantPool(None, self.clock, Tenant("team-blue", 3), 2)
+        self.many = 2 * bounds.RESUMED_PER_TURN + 1
+        for _ in range(self.many):
+            self.tenant_pool.enter()
+
+    def test_those_that_wait(self) -> None:
+        sessions = [Waiting(ended=False) for _ in range(self.many)]
+        for session in sessions:
+            self.tenant_pool.wait(session)
+        self.tenant_pool.upstream = Unavailable()
+        self.tenant_pool.notify_waiting()
+        for turns in (1, 2, 3):
+            expected = min(turns * bounds.RESUMED_PER_TURN, self.many)
+            self.assertEqual([session.told for session in sessions], [1] * expected + [0] * (self.many - expected))
+            turn(self.clock)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_those_that_wait_while_it_becomes_busy_again(self) -> None:
+        sessions = [Waiting(ended=False) for _ in range(self.many)]
+        for session in sessions:
+            self.tenant_pool.wait(session)
+        self.tenant_pool.upstream = Unavailable()
+        self.tenant_pool.notify_waiting()
+        self.tenant_pool.upstream = Unavailable(busy=True)
+        self.clock.advance(0)
+        self.assertEqual(sum(session.told for session in sessions), bounds.RESUMED_PER_TURN)
+        self.tenant_pool.upstream = Unavailable()
+        self.tenant_pool.notify_waiting()
+        self.clock.pump([0, 0, 0])
+        self.assertEqual(sum(session.told for session in sessions), self.many)
+
+    def test_those_with_a_command_on_a_connection_that_is_lost(self) -> None:
+        connection = Connection()
+        self.tenant_pool._open = lambda: None
+        upstream = MultiplexedConnection(connection, self.tenant_pool, self.clock)
+        lost: list[object] = []
+        receivers = [mock.Mock(upstream_lost=lost.append) for _ in range(self.many)]
+        batches = [ReplyBatch(receiver, 1) for receiver in (*receivers, *receivers)]
+        for batch in batches:
+            upstream.send(b"", batch)
+        upstream.upstream_lost()
+        self.assertEqual(lost, batches[: bounds.RESUMED_PER_TURN])
+        batches[self.many - 1].receiver = SimpleNamespace(upstream_lost=lambda _: None)  # its session has ended
+        self.clock.pump([0, 0, 0])
+        self.assertEqual(lost, batches[: self.many - 1])
 
 
 class OpeningTests(unittest.TestCase):

@@ -115,9 +115,10 @@ class NarrowTests(unittest.SynchronousTestCase):
         )
         transport = StringTransport(hostAddress=UNIXAddress(None))
         upstream.makeConnection(transport)
-        upstream.carry(Subscriber(), lambda full: None).small_messages = True
-        upstream.send(b"", ReplyBatch(Heard(), 1))
-        upstream.dataReceived(b"+OK\r\n")
+        subscriber = Subscriber()
+        upstream.carry(subscriber, lambda full: None)
+        left = SubscriptionChange(b"", False, ())
+        upstream.send(b"", ReplyBatch(subscriber, 100, CONFIRMATIONS, subscription=(subscriber, left)))
         self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
         upstream.release(clean=False)
         self.assertEqual(transport.bufferSize, bounds.READ_BYTES)
