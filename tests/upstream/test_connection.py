@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IAddress
 
 from redisproxy.session.pending import BLOCKING, ReplyBatch
 from redisproxy.tenants.model import BackendAddress, Tenant
+from redisproxy.tenants.work import UNLIMITED
 from redisproxy.upstream.connection import RedisConnection
 
 
@@ -36,7 +37,7 @@ class ScriptTests(unittest.TestCase):
         self.upstream = RedisConnection(BackendAddress("redis"), self.pool)
         self.upstream.makeConnection(mock.Mock(getHost=lambda: UNIXAddress(None)))
         self.upstream.tenant = Tenant("team-blue", 3)
-        self.session = SimpleNamespace(upstream_full=None, midway=False)
+        self.session = SimpleNamespace(upstream_full=None, midway=False, work=UNLIMITED)
         self.upstream.carry_session(self.session)
         self.receiver = mock.Mock()
 
