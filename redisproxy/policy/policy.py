@@ -11,7 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from .. import messages
-from ..resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE, SCRIPT
+from ..resp.framing import (
+    FORWARD,
+    INSPECT,
+    INSPECT_ABOVE,
+    INSPECT_FIRST,
+    INSPECT_KNOWN,
+    INSPECT_TEXT,
+    REFUSE,
+    SCRIPT,
+    WINDOWED,
+    WINDOWED_ABOVE,
+)
+from .builtin import FACTS
+from .costs import WINDOWED as WINDOWED_NAMES
 from .costs import CommandLimits, verdict
 from .facts import Command
 from .server_config import NAMES
@@ -89,6 +102,7 @@ SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRI
 TEXT_SCRIPTS = _names("EVAL EVAL_RO")
 #: Their first argument is the SHA of a script. That of a script that publishes is replaced.
 SHA_SCRIPTS = _names("EVALSHA EVALSHA_RO")
+_BUILTIN = frozenset(name.upper().encode() for _, names in FACTS for name in names.split())
 #: Stands for the name of a command that the server does not have.
 UNKNOWN = "unknown"
 #: Commands that run a script or a function.
@@ -151,6 +165,8 @@ class Policy:
     selects: bool = False
     #: what one command may cost
     limits: CommandLimits = DEFAULT_LIMITS
+    #: commands and subcommands that need a place in the tenant's window
+    windowed: frozenset[bytes] = frozenset()
     #: the whole error reply to commands about scripts, for a tenant that may run none; empty if it
     #: may, or if the policy refuses them to all tenants
     script_error: bytes = b""
@@ -158,6 +174,11 @@ class Policy:
     usual: Policy | None = field(default=None, compare=False, repr=False)
     # By error: what `without_scripts` has returned.
     _variants: dict[bytes, Policy] = field(default_factory=dict, compare=False, repr=False)
+
+    def is_windowed(self, words: list[bytes]) -> bool:
+        """Whether a command needs a place in the tenant's window. words: its name and arguments."""
+        name = words[0].upper()
+        return name in self.windowed or (len(words) > 1 and name + b"|" + words[1].upper() in self.windowed)
 
     def without_scripts(self, error: bytes) -> Policy:
         """The same policy, for a tenant that may run no scripts.
@@ -256,6 +277,13 @@ def make_policy(
     forwarded: list[bytes] = []
     blocking: set[bytes] = set()
     opened: set[bytes] = set()
+    # Nobody knows what the commands of a module cost.
+    windowed = frozenset(
+        each.name
+        for command in commands.values()
+        for each in (command, *command.subcommands)
+        if each.name in WINDOWED_NAMES or each.name not in _BUILTIN
+    )
     for name, command in commands.items():
         if command.subcommands:
             known[name] = frozenset(map(_subcommand, command.subcommands))
@@ -264,7 +292,7 @@ def make_policy(
         if not command.subcommands:
             if may(command):
                 forwarded.append(name)
-                table[name] = FORWARD
+                table[name] = WINDOWED if name in windowed else FORWARD
                 if "blocking" in command.facts or name in BLOCKING:
                     table[name] = INSPECT
                     blocking.add(name)
@@ -275,7 +303,7 @@ def make_policy(
                 elif name in CALLS:
                     table[name] = SCRIPT
                 elif (inspects := verdict(name, limits)) is not None:
-                    table[name] = inspects
+                    table[name] = inspects + (WINDOWED_ABOVE - INSPECT_ABOVE) * (name in windowed)
             continue
         allowed = [subcommand for subcommand in command.subcommands if may(subcommand, command)]
         whole = len(allowed) == len(command.subcommands)
@@ -286,7 +314,9 @@ def make_policy(
         # another error. Redis before 7 would answer that the user has no right to it, so there the
         # session answers.
         passes = whole and (name in ALLOWED or not before_7) and name != b"SCRIPT"  # its scripts may be rewritten
-        table[name] = FORWARD if passes else INSPECT
+        table[name] = INSPECT
+        if passes:
+            table[name] = WINDOWED if any(subcommand.name in windowed for subcommand in allowed) else FORWARD
         subcommands[name] = frozenset(map(_subcommand, allowed))
     for kind, names in ((INSPECT, ANSWERED), (INSPECT, PASSED_ON), (INSPECT_FIRST, HEADED)):
         for name in names - (deny - NEVER):
@@ -316,6 +346,7 @@ def make_policy(
         known=known,
         before_7=before_7,
         runs_scripts=runs_scripts,
+        windowed=windowed,
         selects=runs_scripts and select_rule and b"SELECT" not in deny,
         limits=limits,
     )
