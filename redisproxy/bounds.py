@@ -324,11 +324,16 @@ LATE_SECONDS: Annotated[float, 0.001] = 0.01
 WINDOW_FIRST: Annotated[int, 1] = 2
 #: The most that are. So many long ones hold Redis up, once, before the window shrinks.
 WINDOW_MOST: Annotated[int, 2] = 16
-#: With more than these under way, Redis always tells how long they take.
+#: With more than these under way, Redis tells how long one of some takes.
 WINDOW_UNTIMED: Annotated[int, 0] = 4
+#: Commands of which one is timed then: few enough that the window cannot fill without one.
+WINDOW_SAMPLE: Annotated[int, 1] = 8
 #: Time after a late answer in which Redis tells how long each takes, and a tenant's window that has
 #: shrunk stays smaller.
 WINDOW_DOUBT_SECONDS = 60.0
+#: Time from which on commands of a tenant make its largest window smaller, too. A busy machine
+#: makes a Redis late by some 10 ms that runs nothing.
+WINDOW_LONG_SECONDS: Annotated[float, 0.002] = 0.1
 #: Times as long as a tenant's commands kept Redis busy, its window stays at one command.
 WINDOW_REST: Annotated[int, 1] = 10
 #: Time for Redis to end commands whose session has ended.
@@ -432,6 +437,8 @@ def _check() -> None:
             "who waits for a share gets no more of it than who does not",
         ),
         (WINDOW_FIRST <= WINDOW_MOST, "a window grows"),
+        (WINDOW_UNTIMED + WINDOW_SAMPLE <= WINDOW_MOST, "no window is full without a timed command"),
+        (LATE_SECONDS < WINDOW_LONG_SECONDS, "what takes long is late"),
         (LATE_SECONDS < WINDOW_LOST_SECONDS < WINDOW_DOUBT_SECONDS, "a late answer comes before doubts end"),
         (RATE_TICK_SECONDS < RATE_READ_SECONDS < BURST_SECONDS, "a burst has several reads"),
         (IDLE_LINGER_SECONDS <= LINGER_SECONDS <= CLOSE_SECONDS, "a client has more time to read than to close"),

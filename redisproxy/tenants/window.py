@@ -55,6 +55,7 @@ class Window:
         "_seconds",
         "_serving",
         "_taken",
+        "_untimed",
         "_waiting",
         "free",
         "size",
@@ -79,6 +80,8 @@ class Window:
         self._grows_at = 0.0
         # Until when Redis is asked how long the commands take.
         self._doubts_until = 0.0
+        # Commands that were sent since one was timed.
+        self._untimed = 0
 
     def __repr__(self) -> str:
         return f"<window {self._taken} of {self.size} taken, {len(self._waiting)} wait>"
@@ -91,9 +94,16 @@ class Window:
     def times(self, commands: int) -> bool:
         """Whether Redis should be asked how long the next commands take.
 
-        commands: how many they are. Always if many are under way, because they may be long ones.
+        commands: how many they are. While there are doubts, each is timed until the window is wider
+        again. If many are under way, some are timed, because they may be long ones.
         """
-        return self._taken + commands > bounds.WINDOW_UNTIMED or self._seconds() < self._doubts_until
+        self._untimed += commands
+        if self.size <= bounds.WINDOW_UNTIMED and self._seconds() < self._doubts_until:
+            return True
+        if self._taken + commands <= bounds.WINDOW_UNTIMED or self._untimed < bounds.WINDOW_SAMPLE:
+            return False
+        self._untimed = 0
+        return True
 
     def has(self, commands: int) -> bool:
         """Whether so many commands may be sent at once now. More than the window are, when they are
@@ -158,11 +168,12 @@ class Window:
             self._doubts_until = now + bounds.WINDOW_DOUBT_SECONDS
         if seconds is not None and seconds > bounds.LATE_SECONDS:
             probes.reached("commands of a tenant have kept Redis busy")
-            if flight.commands > 1:
+            if seconds > bounds.WINDOW_LONG_SECONDS:
                 self._most = max(bounds.WINDOW_FIRST, self._most // 2)
-            self._changed_at = now
+                self._changed_at = now
             self._grows_at = now + min(bounds.WINDOW_DOUBT_SECONDS, seconds * bounds.WINDOW_REST)
-            self.size = 1
+            # As many as Redis runs in the time that is not late.
+            self.size = max(1, min(self.size, int(flight.commands * bounds.LATE_SECONDS / seconds)))
         elif not late or seconds is not None:
             if self._most < bounds.WINDOW_MOST and now - self._changed_at >= bounds.WINDOW_DOUBT_SECONDS:
                 self._most = min(bounds.WINDOW_MOST, self._most * 2)

@@ -94,6 +94,17 @@ class SizeTests(WindowCase):
         self.answer(8)
         self.assertEqual(self.window.size, bounds.WINDOW_MOST)
 
+    def test_as_many_as_redis_runs_in_time(self) -> None:
+        self.opened()
+        self.answer(16, after=0.5, took=2 * bounds.LATE_SECONDS)
+        self.assertEqual(self.window.size, 8)
+        self.answer(1, after=0.5, took=2 * bounds.LATE_SECONDS)
+        self.assertEqual(self.window.size, 1)
+        self.clock.advance(1.0)
+        for _ in range(5):
+            self.answer(self.window.size)
+        self.assertEqual(self.window.size, 16, "none of them took so long that the window stays smaller")
+
     def test_bursts_become_smaller_and_smaller(self) -> None:
         for most in (16, 8, 4, 2, 2):
             for _ in range(5):
@@ -109,11 +120,20 @@ class SizeTests(WindowCase):
         self.answer(after=0.5)
         self.assertEqual(self.window.size, 2)
 
-    def test_many_under_way_are_always_timed(self) -> None:
-        self.assertEqual((self.window.times(4), self.window.times(5)), (False, True))
-        flight = self.sent(4)
-        self.assertTrue(self.window.times(1))
-        self.window.answered(flight)
+    def test_no_window_is_full_without_a_timed_command(self) -> None:
+        self.opened()
+        for commands in (1, 2, 5, 16):
+            flights, timed = [], 0
+            while self.window.has(commands):
+                timed += self.window.times(commands)
+                flights.append(self.sent(commands))
+            self.assertGreaterEqual(timed, 1)
+            for flight in flights:
+                self.window.answered(flight)
+
+    def test_few_under_way_are_not_timed(self) -> None:
+        for _ in range(100):
+            self.assertFalse(self.window.times(4))
 
 
 class WaitingTests(WindowCase):
