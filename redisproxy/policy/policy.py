@@ -23,8 +23,7 @@ from ..resp.framing import (
     WINDOWED,
     WINDOWED_ABOVE,
 )
-from .builtin import FACTS
-from .costs import WINDOWED as WINDOWED_NAMES
+from . import costs
 from .costs import CommandLimits, verdict
 from .facts import Command
 from .server_config import NAMES
@@ -102,7 +101,6 @@ SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRI
 TEXT_SCRIPTS = _names("EVAL EVAL_RO")
 #: Their first argument is the SHA of a script. That of a script that publishes is replaced.
 SHA_SCRIPTS = _names("EVALSHA EVALSHA_RO")
-_BUILTIN = frozenset(name.upper().encode() for _, names in FACTS for name in names.split())
 #: Stands for the name of a command that the server does not have.
 UNKNOWN = "unknown"
 #: Commands that run a script or a function.
@@ -277,12 +275,8 @@ def make_policy(
     forwarded: list[bytes] = []
     blocking: set[bytes] = set()
     opened: set[bytes] = set()
-    # Nobody knows what the commands of a module cost.
     windowed = frozenset(
-        each.name
-        for command in commands.values()
-        for each in (command, *command.subcommands)
-        if each.name in WINDOWED_NAMES or each.name not in _BUILTIN
+        each.name for command in commands.values() for each in (command, *command.subcommands) if costs.windowed(each.name)
     )
     for name, command in commands.items():
         if command.subcommands:

@@ -340,7 +340,7 @@ class RequestScannerTests(ScanCase):
             scanning = scanner()
             data = encode(words) + end
             scanning.feed(data)
-            self.assertEqual(scanning.transaction(), (data, 2, False) if whole else None)
+            self.assertEqual(scanning.transaction(), (data, 2, False, 0) if whole else None)
 
     def test_a_headed_command(self) -> None:
         """A small headed command is handed over whole; if the last of three arguments is large, it

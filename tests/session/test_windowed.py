@@ -132,6 +132,16 @@ class RunTests(unittest.TestCase):
         conversation.redis(b":1\r\n*-1\r\n")
         self.assertEqual(conversation.upstream.sent, encode(usage) + encode(read) + encode([b"COPY", b"a", b"b"]) + GET)
 
+    def test_those_that_are_inspected_above_a_number_of_arguments(self) -> None:
+        few, many = encode([b"SUNION", b"a", b"b"]), encode([b"SUNION", *(b"k%d" % number for number in range(30))])
+        random = encode([b"SRANDMEMBER", b"s", b"-3"])
+        for first, second, third in ((few, few, many), (many, many, few), (random, random, b"SUNION a b\r\n")):
+            conversation = logged_in().client(first + second + third + GET)
+            self.assertEqual(conversation.upstream.sent, first + second)
+            conversation.redis(b"*0\r\n*0\r\n")
+            self.assertTrue(conversation.upstream.sent.endswith(GET))
+            self.assertGreater(len(conversation.upstream.sent), len(first + second + GET))
+
     def test_before_the_log_in_and_after_a_reset(self) -> None:
         conversation = logged_in().client(KEYS).redis(b"*0\r\n").command(b"RESET")
         conversation.hears()
