@@ -3,6 +3,7 @@
 Owns the decisions, not framing and not replies. A Policy is made once for each server. The scanner
 sorts commands by its table, and the session answers or rewrites the inspected ones. The ACL user of
 the tenant's upstream connections gets the right to the same commands: the second isolation layer.
+This module is longer than other modules: one decision makes the table, the rights and the refusals.
 """
 
 from __future__ import annotations
