@@ -5,7 +5,7 @@ The comment above a limit says what it limits, and why.
 The end of a name is the unit, _BYTES or _SECONDS. A limit without a unit counts what its name says.
 Code reads a limit as `bounds.NAME` when it needs it, so a test that patches this module changes the
 limit everywhere. Only error texts, defaults of parameters and `framing.Limits` are made when their
-module is imported. This module is longer than other modules: one table has them all.
+module is imported.
 
 `Annotated[int, 512]` gives the extreme value that the simulation (`tests/sim`) may draw instead. An
 extreme makes a rare branch common, and clients must notice nothing but the delay. A limit has no
