@@ -336,6 +336,30 @@ TLS_RECORDS = 16
 #: the reactor: sessions when Redis is back, when a pause ends, or when a connection is lost.
 RESUMED_PER_TURN: Annotated[int, 1] = 25
 
+# Commands that may keep Redis busy: tenants/window.py, session/windowed.py.
+
+#: Time from which on an answer is late: as for slowlog-log-slower-than. Redis serves nobody else
+#: meanwhile.
+LATE_SECONDS: Annotated[float, 0.001] = 0.01
+#: Such commands of a tenant that are under way at first, and that a tenant keeps after late ones.
+WINDOW_FIRST: Annotated[int, 1] = 2
+#: The most that are. So many long ones hold Redis up, once, before the window shrinks.
+WINDOW_MOST: Annotated[int, 2] = 16
+#: With more than these under way, Redis tells how long one of some takes.
+WINDOW_UNTIMED: Annotated[int, 0] = 4
+#: Commands of which one is timed then: few enough that the window cannot fill without one.
+WINDOW_SAMPLE: Annotated[int, 1] = 8
+#: Time after a late answer in which Redis tells how long each takes, and a tenant's window that has
+#: shrunk stays smaller.
+WINDOW_DOUBT_SECONDS = 60.0
+#: Time from which on commands of a tenant make its largest window smaller, too. A busy machine
+#: makes a Redis late by some 10 ms that runs nothing.
+WINDOW_LONG_SECONDS: Annotated[float, 0.002] = 0.1
+#: Times as long as a tenant's commands kept Redis busy, its window stays at one command.
+WINDOW_REST: Annotated[int, 1] = 10
+#: Time for Redis to end commands whose session has ended.
+WINDOW_LOST_SECONDS = 1.0
+
 #: Connections that a port accepts in one turn of the reactor: listen/bound_port.py.
 ACCEPTED_PER_TURN = 16
 
@@ -433,6 +457,10 @@ def _check() -> None:
             max(WORK_SLICE, UNAUTHENTICATED_WORK_SLICE) < WORK_BUDGET <= WORK_TURN_UNITS,
             "who waits for a share gets no more of it than who does not",
         ),
+        (WINDOW_FIRST <= WINDOW_MOST, "a window grows"),
+        (WINDOW_UNTIMED + WINDOW_SAMPLE <= WINDOW_MOST, "no window is full without a timed command"),
+        (LATE_SECONDS < WINDOW_LONG_SECONDS, "what takes long is late"),
+        (LATE_SECONDS < WINDOW_LOST_SECONDS < WINDOW_DOUBT_SECONDS, "a late answer comes before doubts end"),
         (RATE_TICK_SECONDS < RATE_READ_SECONDS < BURST_SECONDS, "a burst has several reads"),
         (IDLE_LINGER_SECONDS <= LINGER_SECONDS <= CLOSE_SECONDS, "a client has more time to read than to close"),
         (HALF_CLOSED_BLOCKING_SECONDS <= HALF_CLOSED_SECONDS, "a command that is still sent has time for its reply"),

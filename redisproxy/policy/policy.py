@@ -3,6 +3,7 @@
 Owns the decisions, not framing and not replies. A Policy is made once for each server. The scanner
 sorts commands by its table, and the session answers or rewrites the inspected ones. The ACL user of
 the tenant's upstream connections gets the right to the same commands: the second isolation layer.
+This module is longer than other modules: one decision makes the table, the rights and the refusals.
 """
 
 from __future__ import annotations
@@ -11,7 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from .. import messages
-from ..resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE, SCRIPT
+from ..resp.framing import (
+    FORWARD,
+    INSPECT,
+    INSPECT_ABOVE,
+    INSPECT_FIRST,
+    INSPECT_KNOWN,
+    INSPECT_TEXT,
+    REFUSE,
+    SCRIPT,
+    WINDOWED,
+    WINDOWED_ABOVE,
+)
+from . import costs
 from .costs import CommandLimits, verdict
 from .facts import Command
 from .server_config import NAMES
@@ -151,6 +164,8 @@ class Policy:
     selects: bool = False
     #: what one command may cost
     limits: CommandLimits = DEFAULT_LIMITS
+    #: commands and subcommands that need a place in the tenant's window
+    windowed: frozenset[bytes] = frozenset()
     #: the whole error reply to commands about scripts, for a tenant that may run none; empty if it
     #: may, or if the policy refuses them to all tenants
     script_error: bytes = b""
@@ -158,6 +173,11 @@ class Policy:
     usual: Policy | None = field(default=None, compare=False, repr=False)
     # By error: what `without_scripts` has returned.
     _variants: dict[bytes, Policy] = field(default_factory=dict, compare=False, repr=False)
+
+    def is_windowed(self, words: list[bytes]) -> bool:
+        """Whether a command needs a place in the tenant's window. words: its name and arguments."""
+        name = words[0].upper()
+        return name in self.windowed or (len(words) > 1 and name + b"|" + words[1].upper() in self.windowed)
 
     def without_scripts(self, error: bytes) -> Policy:
         """The same policy, for a tenant that may run no scripts.
@@ -256,6 +276,9 @@ def make_policy(
     forwarded: list[bytes] = []
     blocking: set[bytes] = set()
     opened: set[bytes] = set()
+    windowed = frozenset(
+        each.name for command in commands.values() for each in (command, *command.subcommands) if costs.windowed(each.name)
+    )
     for name, command in commands.items():
         if command.subcommands:
             known[name] = frozenset(map(_subcommand, command.subcommands))
@@ -264,7 +287,7 @@ def make_policy(
         if not command.subcommands:
             if may(command):
                 forwarded.append(name)
-                table[name] = FORWARD
+                table[name] = WINDOWED if name in windowed else FORWARD
                 if "blocking" in command.facts or name in BLOCKING:
                     table[name] = INSPECT
                     blocking.add(name)
@@ -275,7 +298,7 @@ def make_policy(
                 elif name in CALLS:
                     table[name] = SCRIPT
                 elif (inspects := verdict(name, limits)) is not None:
-                    table[name] = inspects
+                    table[name] = inspects + (WINDOWED_ABOVE - INSPECT_ABOVE) * (name in windowed)
             continue
         allowed = [subcommand for subcommand in command.subcommands if may(subcommand, command)]
         whole = len(allowed) == len(command.subcommands)
@@ -286,7 +309,9 @@ def make_policy(
         # another error. Redis before 7 would answer that the user has no right to it, so there the
         # session answers.
         passes = whole and (name in ALLOWED or not before_7) and name != b"SCRIPT"  # its scripts may be rewritten
-        table[name] = FORWARD if passes else INSPECT
+        table[name] = INSPECT
+        if passes:
+            table[name] = WINDOWED if any(subcommand.name in windowed for subcommand in allowed) else FORWARD
         subcommands[name] = frozenset(map(_subcommand, allowed))
     for kind, names in ((INSPECT, ANSWERED), (INSPECT, PASSED_ON), (INSPECT_FIRST, HEADED)):
         for name in names - (deny - NEVER):
@@ -316,6 +341,7 @@ def make_policy(
         known=known,
         before_7=before_7,
         runs_scripts=runs_scripts,
+        windowed=windowed,
         selects=runs_scripts and select_rule and b"SELECT" not in deny,
         limits=limits,
     )

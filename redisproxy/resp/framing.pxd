@@ -8,6 +8,8 @@ cimport cython
 
 cdef object _number(bytes digits)
 
+cdef int _above(int mode, Py_ssize_t arguments) noexcept
+
 @cython.locals(number=int, digit=int, at=Py_ssize_t)
 cdef (Py_ssize_t, Py_ssize_t) _short_header(bytes data, Py_ssize_t pos, Py_ssize_t end) noexcept
 
@@ -17,6 +19,7 @@ cdef class RequestScanner:
     cdef public object default
     cdef public object inspects
     cdef public dict known
+    cdef public object window
     cdef object _limits
     cdef long long _arguments_limit
     cdef long long _bulk_limit
@@ -40,6 +43,7 @@ cdef class RequestScanner:
     @cython.locals(
         buffer=bytes, end=Py_ssize_t, start=Py_ssize_t, pos=Py_ssize_t, begin=Py_ssize_t, count=Py_ssize_t, remaining=Py_ssize_t,
         name_at=Py_ssize_t, after=Py_ssize_t, wanted=Py_ssize_t, name=bytes, view="const unsigned char *", kind=object,
+        most=Py_ssize_t,
     )
     cdef _scan(self)
     @cython.locals(arguments=Py_ssize_t, at=Py_ssize_t, length=Py_ssize_t, name_at=Py_ssize_t, after=Py_ssize_t)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from .. import bounds
 
@@ -38,9 +38,13 @@ INSPECT_TEXT = 4
 #: the same, but if the first argument is in RequestScanner.known
 INSPECT_KNOWN = 5
 SCRIPT = 6  #: plain, but may take long: pass its bytes on, apart from commands of FORWARD
-#: plus a number of arguments: as INSPECT if the command has more than these, else as FORWARD. It is
-#: the largest verdict.
+#: plain, but may keep Redis busy: pass its bytes on, apart from all others, if there is a place for
+#: it in RequestScanner.window
+WINDOWED = 7
+#: plus a number of arguments: as INSPECT if the command has more than these, else as FORWARD
 INSPECT_ABOVE = 16
+#: the same, but else as WINDOWED. It is the largest verdict.
+WINDOWED_ABOVE = 1 << 20
 
 # The kinds of what RequestScanner.next() returns.
 # RUN and SCRIPTS are also the verdicts for their commands.
@@ -56,10 +60,32 @@ HEADED: Final = 4
 #: pieces have a 0
 STREAM: Final = 5
 SCRIPTS: Final = 6  #: as RUN, but of SCRIPT
+#: as RUN, but of WINDOWED, and of no more commands than there are places. Not the verdict's number,
+#: so that each such command leaves the scanner's shortest way, where nothing counts.
+WINDOW: Final = 8
+NO_PLACE: Final = 9  #: (NO_PLACE, b"", 0): a command of WINDOWED comes next, and there is no place
 
 if TYPE_CHECKING:
-    #: bytes with RUN, REFUSED, OVERSIZE, STREAM or SCRIPTS; a list with COMMAND or HEADED
-    Found: TypeAlias = tuple[Literal[0, 2, 3, 5, 6], bytes, int] | tuple[Literal[1, 4], list[bytes], int]
+    #: bytes with RUN, REFUSED, OVERSIZE, STREAM, SCRIPTS, WINDOW or NO_PLACE; a list with COMMAND
+    #: or HEADED
+    Found: TypeAlias = tuple[Literal[0, 2, 3, 5, 6, 8, 9], bytes, int] | tuple[Literal[1, 4], list[bytes], int]
+
+
+class FreePlaces(Protocol):
+    """How many commands of WINDOWED may be passed on."""
+
+    @property
+    def free(self) -> int:
+        """How many, now."""
+
+
+class _Unlimited:
+    """Places without a limit."""
+
+    free = 1 << 60
+
+
+UNLIMITED = _Unlimited()
 
 
 CRLF = b"\r\n"
@@ -121,6 +147,13 @@ def _short_header(data: bytes, pos: int, end: int) -> tuple[int, int]:
     if data[at] != 13 or data[at + 1] != 10:
         return -1, pos
     return number, at + 2
+
+
+def _above(mode: int, arguments: int) -> int:
+    """The verdict for a command of INSPECT_ABOVE or WINDOWED_ABOVE with so many arguments."""
+    if mode >= WINDOWED_ABOVE:
+        return INSPECT if arguments > mode - WINDOWED_ABOVE else WINDOWED
+    return INSPECT if arguments > mode - INSPECT_ABOVE else FORWARD
 
 
 def encode(arguments: Iterable[bytes]) -> bytes:
@@ -207,8 +240,8 @@ class RequestScanner:
 
     limits: what a request may announce; table: FORWARD, INSPECT or another verdict by command name
     (upper or lower case); default: the verdict for other names; inspects: see INSPECT_TEXT. All of
-    these, and `known`, may be replaced between two calls of next(), and then apply from the next
-    command on.
+    these, `known` and `window` may be replaced between two calls of next(), and then apply from the
+    next command on.
     """
 
     def __init__(
@@ -218,6 +251,8 @@ class RequestScanner:
         self.table = table
         self.default = default
         self.inspects = inspects
+        #: see WINDOWED
+        self.window: FreePlaces = UNLIMITED
         #: see INSPECT_KNOWN; the keys are in lower case
         self.known: dict[bytes, bytes] = {}
         self._name_limit = bounds.COMMAND_NAME_BYTES
@@ -231,10 +266,10 @@ class RequestScanner:
         self._size = 0
         self._wanted = 0
         # The command to pass on at _pos, if it is not whole: bytes that were scanned, arguments
-        # still to come, and RUN or SCRIPTS.
+        # still to come, and RUN, SCRIPTS or WINDOW.
         self._seen = 0
         self._unseen = 0
-        self._seen_kind: Literal[0, 6] = RUN
+        self._seen_kind: Literal[0, 6, 8] = RUN
         # The current command, if it is passed on, collected or skipped in pieces.
         self._mode = FORWARD
         self._arguments_left = 0  # arguments whose header was not read yet
@@ -346,22 +381,26 @@ class RequestScanner:
                 return None
 
     def _scan(self) -> Found | None:
-        """All whole commands that come next and are all FORWARD or all SCRIPT, or the next command
-        if it is neither. Must be called at a command boundary.
+        """All whole commands that come next and are all FORWARD, all SCRIPT or all WINDOWED, or the
+        next command if it is none of these. Must be called at a command boundary.
         """
         buffer = self._buffer
         end = len(buffer)
         view = buffer  # a pointer in the compiled form: a slice of a pointer costs half as much
         start = pos = begin = self._pos
-        count = 0
-        kind: Literal[0, 6] = RUN
+        count = most = 0
+        kind: Literal[0, 6, 8] = RUN
         try:
             while pos < end:
                 begin = pos
                 if self._seen:
+                    kind = self._seen_kind
+                    if kind == WINDOW:
+                        most = self.window.free
+                        if most <= 0:
+                            return NO_PLACE, b"", 0
                     pos += self._seen
                     remaining = self._unseen
-                    kind = self._seen_kind
                     self._seen = 0
                 elif buffer[pos] != 42:  # b"*"
                     if count:
@@ -398,18 +437,27 @@ class RequestScanner:
                     # the branch would still do what is right.
                     if mode is not kind:
                         if mode >= INSPECT_ABOVE:
-                            mode = INSPECT if remaining > mode - INSPECT_ABOVE else FORWARD
-                        elif mode >= INSPECT_TEXT:
+                            mode = _above(mode, remaining)
+                        elif INSPECT_TEXT <= mode <= SCRIPT:
                             mode, wanted = self._by_first(mode, buffer, begin, after, remaining, end)
                             if mode < 0:
                                 if not count:
                                     self._wanted = wanted
                                 break
-                        if mode != kind:
+                        if mode == WINDOWED and kind == WINDOW:
+                            if count >= most:
+                                break
+                        elif mode != kind:
                             if count:
                                 break
                             if mode == FORWARD:
                                 kind = RUN
+                            elif mode == WINDOWED:
+                                kind = WINDOW
+                                most = self.window.free
+                                if most <= 0:
+                                    self._pos = pos
+                                    return NO_PLACE, b"", 0
                             elif mode == SCRIPT:
                                 kind = SCRIPTS
                             else:
@@ -446,16 +494,16 @@ class RequestScanner:
             return kind, buffer, count
         return kind, buffer[start:pos], count
 
-    def transaction(self) -> tuple[bytes, int, bool] | None:
+    def transaction(self) -> tuple[bytes, int, bool, int] | None:
         """Takes the commands behind a MULTI, if all of them up to its EXEC are here and plain.
 
-        Returns (bytes, number of commands, whether a script is among them), the first two with the
-        EXEC, or None. With None, no bytes are consumed.
+        Returns (bytes, number of commands, whether a script is among them, how many of WINDOWED
+        are), the first two with the EXEC, or None. With None, no bytes are consumed.
         """
         buffer = self._buffer
         end = len(buffer)
         pos = self._pos
-        count = 0
+        count = windowed = 0
         scripts = False
         if self._chunks:
             return None
@@ -470,14 +518,16 @@ class RequestScanner:
                 if name == b"EXEC" and remaining == 0 and self.table.get(name) == INSPECT:
                     found = buffer[self._pos : after]
                     self._pos = after
-                    return found, count, scripts
+                    return found, count, scripts, windowed
                 mode = self.table.get(name, self.default)
                 if mode >= INSPECT_ABOVE:
-                    mode = INSPECT if remaining > mode - INSPECT_ABOVE else FORWARD
-                elif mode >= INSPECT_TEXT:
+                    mode = _above(mode, remaining)
+                elif INSPECT_TEXT <= mode <= SCRIPT:
                     mode, wanted = self._by_first(mode, buffer, begin, after, remaining, end)
                 if mode == SCRIPT:
                     scripts = True
+                elif mode == WINDOWED:
+                    windowed += 1
                 elif mode != FORWARD:
                     return None
                 pos, remaining, wanted = self._pass(buffer, begin, after, remaining, end)
@@ -706,14 +756,20 @@ class RequestScanner:
             # Redis searches for the newline with strchr(), which stops at the NUL byte.
             raise ProtocolError("a NUL byte in an inline request")
         arguments = split_inline(line.removesuffix(b"\r"))
+        name = arguments[0] if arguments else b""
+        mode = self.table.get(name.upper(), self.default)
+        if mode >= INSPECT_ABOVE:
+            mode = _above(mode, len(arguments) - 1)
+        if mode == WINDOWED and arguments and self.window.free <= 0:
+            return NO_PLACE, b"", 0
         self._pos = newline + 1
         if not arguments:
             return None
-        name = arguments[0]
-        mode = self.table.get(name.upper(), self.default)
-        if mode >= INSPECT_ABOVE:
-            mode = INSPECT if len(arguments) - 1 > mode - INSPECT_ABOVE else FORWARD
-        elif mode >= INSPECT_TEXT and (mode == SCRIPT or len(arguments) == 1 or not self._is_inspected(mode, arguments[1])):
+        if mode == WINDOWED:
+            return WINDOW, encode(arguments), 1
+        if INSPECT_TEXT <= mode <= SCRIPT and (
+            mode == SCRIPT or len(arguments) == 1 or not self._is_inspected(mode, arguments[1])
+        ):
             return SCRIPTS, encode(arguments), 1
         if mode >= INSPECT:
             return COMMAND, arguments, 1

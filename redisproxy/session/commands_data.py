@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .. import messages, probes
 from ..resp.framing import INSPECT_FIRST, encode
 from . import commands_scripts as scripts
-from . import costs
+from . import costs, windowed
 from .handler import Need, send_as
 from .pending import ReplyBatch
 from .route import DEDICATED
@@ -31,7 +31,7 @@ _DIGITS = re.compile(rb"[0-9]")
 
 def pass_on(session: Session, words: list[bytes]) -> None:
     """Sends a command that only had to be checked."""
-    session.pass_on(words)
+    windowed.pass_on(session, words)
 
 
 def block(session: Session, words: list[bytes]) -> None:
@@ -41,7 +41,7 @@ def block(session: Session, words: list[bytes]) -> None:
     run.
     """
     if not _blocks(words):
-        return session.pass_on(words)
+        return windowed.pass_on(session, words)
     if session.connection.has_left and not session.multi:
         probes.reached("command of a client that left would block")
         return session.ending.begin(messages.CLIENT_LEFT.code)
@@ -82,15 +82,17 @@ def multi(session: Session, words: list[bytes]) -> None:
     whole = session.scanner.transaction()
     if whole is None:
         return session.route.acquire(session, partial(_open_multi, session, words))
-    commands, count, has_scripts = whole
+    commands, count, has_scripts, needed = whole
     session.commands += count
     if has_scripts:
         return scripts.forward(session, encode(words) + commands, 1 + count)
+    if needed:
+        return windowed.send(session, encode(words) + commands, 1 + count, needed)
     return session.forward(encode(words) + commands, 1 + count)
 
 
 def _open_multi(session: Session, words: list[bytes]) -> None:
-    session.multi = True
+    windowed.open_multi(session)
     if session.transaction is None:
         session.transaction = session.backend.transactions(session.tenant).begin()
     session.pass_on(words)
@@ -101,10 +103,12 @@ def exec_or_discard(session: Session, words: list[bytes]) -> None:
 
     Without a MULTI neither ends anything, not even a WATCH.
     """
-    if session.multi and (words[0].upper() == b"EXEC" or len(words) == 1):
-        session.multi = session.watching = False
-        session.end_transaction()
-    session.pass_on(words)
+    if not (session.multi and (words[0].upper() == b"EXEC" or len(words) == 1)):
+        return session.pass_on(words)
+    if session.windowed_in_multi and words[0].upper() == b"EXEC" and len(words) == 1:
+        return windowed.send_exec(session, encode(words))
+    windowed.close_multi(session)
+    return session.pass_on(words)
 
 
 def watch(session: Session, words: list[bytes]) -> None:
@@ -152,4 +156,4 @@ def copy(session: Session, words: list[bytes]) -> None:
         target = options[position + 1 : position + 2]
         if option.upper() == b"DB" and target != [index] and _DIGITS.search(b"".join(target)):
             return session.forbid(b"copy", messages.COPY_ELSEWHERE.reply(index=index))
-    return session.pass_on(words)
+    return windowed.pass_on(session, words)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..policy import server_config
 from ..resp.value import Answer
+from . import windowed
 from .errors import SYNTAX
 from .handler import Need, forbid_subcommand, query, verbatim, wrong_number
 from .info import sections, tenants_info
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def container(session: Session, words: list[bytes]) -> None:
     """Passes on a subcommand that the policy allows, and refuses all others."""
     if words[1].upper() in session.policy.subcommands.get(words[0].upper(), ()):
-        session.pass_on(words)
+        windowed.pass_on(session, words)
     else:
         forbid_subcommand(session, words)
 

@@ -14,6 +14,8 @@ from .. import messages, probes
 from ..policy.policy import UNAUTHENTICATED_TABLE
 from ..resp.framing import AUTHENTICATED, UNAUTHENTICATED
 from ..tenants.model import AuthenticationError, Credential, TenantFullError
+from ..tenants.window import NO_WINDOW
+from . import windowed
 from .errors import OK
 from .ports import Dedicated, Reservation, TenantPool, Unavailable
 from .route import DEDICATED
@@ -116,6 +118,8 @@ def log_out(session: Session) -> None:
     session.protocol = 2
     session.multi = session.watching = False
     session.end_transaction()
+    session.windowed_in_multi = 0
+    windowed.use(session, NO_WINDOW)
     session.subscriptions = session.tracking = None
     session.name = b""
     session.scanner.limits = UNAUTHENTICATED
@@ -225,6 +229,8 @@ class Login:
         session.protocol = protocol
         session.multi = session.watching = False
         session.end_transaction()
+        session.windowed_in_multi = 0
+        windowed.use(session, session.backend.window(self.credential.tenant))
         session.subscriptions = None
         session.scanner.limits = AUTHENTICATED
         session.scanner.known = session.scripts.known

@@ -14,24 +14,27 @@ longer than other modules: therefore one loop reads replies and messages.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from .. import bounds
 from ..resp.framing import CRLF, PUSH, ProtocolError, ReplyMeasurer
 
 if TYPE_CHECKING:
+    from ..tenants.window import Window
     from .ports import ReplyReceiver, Subscriber, Tracker
     from .pubsub import SubscriptionChange
 
 # Kinds of batches.
 REPLIES = 0  #: one reply for each command
-CONFIRMATIONS = 1  #: one for each channel of a (P|S)(UN)SUBSCRIBE: array in RESP2, push in RESP3
-HELLO = 2  #: the reply to a HELLO, which may change the protocol
-REWRITTEN = 3  #: one reply that may be rewritten: see `RewrittenReply`
-BLOCKING = 4  #: the reply to a command that may block; no later command enlarges the batch
-TRACKING = 5  #: the reply to a CLIENT TRACKING: see `TrackingReply`
-_KINDS = ("replies", "confirmations", "hello", "rewritten", "blocking", "tracking")
+#: the same, of commands in the tenant's window: see `WindowedBatch`; no later command enlarges it
+WINDOWED = 1
+CONFIRMATIONS = 2  #: one for each channel of a (P|S)(UN)SUBSCRIBE: array in RESP2, push in RESP3
+HELLO = 3  #: the reply to a HELLO, which may change the protocol
+REWRITTEN = 4  #: one reply that may be rewritten: see `RewrittenReply`
+BLOCKING = 5  #: the reply to a command that may block; no later command enlarges the batch
+TRACKING = 6  #: the reply to a CLIENT TRACKING: see `TrackingReply`
+_KINDS = ("replies", "windowed", "confirmations", "hello", "rewritten", "blocking", "tracking")
 
 _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
@@ -90,9 +93,51 @@ class ReplyBatch:
         #: for CONFIRMATIONS: who is notified of them, and what they confirm
         self.subscription = subscription
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether others wait for these replies, whoever receives them."""
+        return False
+
+    def lost(self) -> None:
+        """The connection was given up: no more of these replies come."""
+
     def __repr__(self) -> str:
         discard = f", {self.discard} discarded" * bool(self.discard)
         return f"<ReplyBatch {self.count} {_KINDS[self.kind]}{discard}>"
+
+
+class WindowedBatch(ReplyBatch):
+    """The replies to commands in the tenant's window. Implements `tenants.window.Flight`.
+
+    window: gets the places back when the last reply has come, or when none will come. hasten: see
+    `tenants.window.Flight`.
+    """
+
+    __slots__ = ("commands", "hasten", "since", "window")
+
+    def __init__(
+        self,
+        receiver: ReplyReceiver,
+        count: int,
+        commands: int,
+        window: Window,
+        hasten: Callable[[], None],
+        discard: int = 0,
+    ) -> None:
+        super().__init__(receiver, count, WINDOWED, discard)
+        self.window = window
+        self.commands = commands
+        self.since = 0.0
+        self.hasten = hasten
+
+    @property
+    def waited_for(self) -> bool:
+        """See `ReplyBatch`."""
+        return self.window.waited_for
+
+    def lost(self) -> None:
+        """See `ReplyBatch`."""
+        self.window.lost(self)
 
 
 class RewrittenReply(ReplyBatch):
@@ -224,7 +269,7 @@ class PendingReplies:
         pos = 0
         end = len(data)
         while pos < end and not self._abandoned:
-            if self._listened or (batches and batches[0].kind != REPLIES):
+            if self._listened or (batches and batches[0].kind > WINDOWED):
                 if self._kept:
                     data = self._kept + data[pos:]
                     self._kept = b""
@@ -260,8 +305,10 @@ class PendingReplies:
         batch.receiver.reply(batch, piece, ended)
 
     def _confirm(self, batch: ReplyBatch) -> None:
-        """Applies what a batch of CONFIRMATIONS, HELLO or TRACKING changes at its end."""
-        if batch.subscription is not None:
+        """Applies what a batch of another kind than REPLIES changes at its end."""
+        if isinstance(batch, WindowedBatch):
+            batch.window.answered(batch)
+        elif batch.subscription is not None:
             subscriber, update = batch.subscription
             self._subscriber = subscriber if subscriber.confirmed(update, batch.refused) else None
             self.small_messages = self._subscriber is not None
@@ -298,7 +345,7 @@ class PendingReplies:
                     raise ProtocolError("a push that was not asked for")
             else:
                 # Redis refuses a SUBSCRIBE with one error, however many channels it names.
-                failed = data[pos : pos + 1] == b"-" and bool(batches) and batches[0].kind != REPLIES
+                failed = data[pos : pos + 1] == b"-" and bool(batches) and batches[0].kind > WINDOWED
             if not self._passing_message and batches and isinstance(batches[0], RewrittenReply):
                 found_whole = batches[0].whole(data, pos)
                 if found_whole is None:
@@ -441,4 +488,14 @@ class PendingReplies:
         self._subscriber = self._tracker = None
         self._listened = False
         self._abandoned = True
+        self._lost(batches)
         return batches
+
+    def lost(self) -> None:
+        """The connection is gone. The batches stay, until its user abandons them."""
+        self._lost(self.batches)
+
+    @staticmethod
+    def _lost(batches: Iterable[ReplyBatch]) -> None:
+        for batch in list(batches):
+            batch.lost()

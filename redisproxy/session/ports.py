@@ -19,12 +19,13 @@ from ..policy.policy import Policy
 from ..resp.value import Answer
 from ..tenants.memory import Usage
 from ..tenants.model import Credential, Tenant
+from ..tenants.window import Window
 from ..tenants.work import Budget
 from .order import Order
 from .pending import ReplyBatch
 from .pubsub import SubscriptionChange
 from .scripts import Scripts
-from .state import Step
+from .state import BugError, Step
 from .transactions import Transactions
 
 if TYPE_CHECKING:
@@ -175,6 +176,9 @@ class Upstream(Protocol):
         batch: the replies to expect; None: the newest batch was enlarged for them already.
         """
 
+    def expect(self, batch: ReplyBatch) -> None:
+        """Expects the replies to commands that are sent next, by `send`."""
+
     def newest(self) -> ReplyBatch | None:
         """Returns the newest batch that Redis has to answer, if there is one."""
 
@@ -204,9 +208,6 @@ class Dedicated(Upstream, Protocol):
 
     def carry_session(self, session: DedicatedUser) -> None:
         """Carries this session's commands from now on."""
-
-    def expect(self, batch: ReplyBatch) -> None:
-        """Expects the replies to commands that are sent next."""
 
     def withdraw(self, batch: ReplyBatch) -> None:
         """Expects the newest batch no more: Redis did not get its command whole."""
@@ -362,6 +363,9 @@ class Backend(Protocol):
     def order(self, tenant: Tenant) -> Order:
         """Returns the order of the tenant's commands, the same object for all of its sessions."""
 
+    def window(self, tenant: Tenant) -> Window:
+        """Returns the tenant's window, the same object for all of its sessions."""
+
     def holds(self, tenant: Tenant) -> bool:
         """Whether the tenant's work waits because Redis is away, or the tenant is paused."""
 
@@ -493,6 +497,10 @@ class Unavailable:
             count, heard = batch.count, batch.count - batch.discard
             batch.count = batch.discard = 0
             batch.receiver.reply(batch, self.reply * heard, count)
+
+    def expect(self, batch: ReplyBatch) -> None:
+        """See Upstream. Raises BugError: nothing is sent here but what `send` answers."""
+        raise BugError("a reply is expected of a Redis that is away")
 
     def newest(self) -> ReplyBatch | None:
         """See Upstream."""

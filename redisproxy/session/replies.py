@@ -68,6 +68,11 @@ class ReplyQueue:
         """Whether the client has all its replies, and its last message whole."""
         return not (self._items or self.mid_message)
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether others wait for a pending reply: see `pending.ReplyBatch`."""
+        return any(isinstance(item, ReplyBatch) and item.waited_for for item in self._items)
+
     # Replies that Redis will send.
 
     def expect(self, count: int, upstream: Upstream) -> ReplyBatch | None:
@@ -95,10 +100,19 @@ class ReplyQueue:
 
     def _expect_muted(self, count: int) -> ReplyBatch:
         """Expects replies of which CLIENT REPLY discards all (OFF), or the first (SKIP)."""
-        batch = ReplyBatch(self, count, discard=1 if self.mode is ReplyMode.SKIP else count)
-        self.heard()
+        batch = ReplyBatch(self, count, discard=self.muted(count))
         self._items.append(batch)
         return batch
+
+    def muted(self, count: int) -> int:
+        """Returns how many of the next replies CLIENT REPLY discards: none (ON), the first (SKIP)
+        or all (OFF).
+
+        Must be called once for them, because the call uses up a SKIP.
+        """
+        discard = 0 if self.mode is _ON else 1 if self.mode is ReplyMode.SKIP else count
+        self.heard()
+        return discard
 
     def expect_batch(self, batch: ReplyBatch) -> None:
         """Expects a batch that no later command enlarges: of another kind, or one to discard."""

@@ -264,6 +264,24 @@ class Route:
             self.settle(session)
         return free
 
+    def renew(self, session: Session, count: int, then: Callable[[], None]) -> None:
+        """Calls `then` when a command that has waited may be sent to `upstream`, at once or later.
+
+        No reply may be pending. If there is no connection to be had, `count` commands are answered
+        with an error instead.
+        """
+        pool = self.pool
+        if self.state is not MULTIPLEXED or pool is None:
+            return then()
+        upstream = pool.upstream
+        if self.upstream is not upstream:
+            self.move(MULTIPLEXED, upstream)
+        if not isinstance(upstream, Unavailable):
+            return then()
+        if not upstream.busy:
+            return session.not_held(upstream, count)
+        return self._acquire(session, partial(self._acquired_for_scripts, session, count, then))
+
     def takes_scripts(self) -> bool:
         """Returns whether commands that run scripts may be sent to `upstream` now.
 

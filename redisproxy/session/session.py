@@ -23,18 +23,21 @@ from .. import bounds, messages, probes
 from ..policy import policy
 from ..resp.framing import (
     INSPECT,
+    NO_PLACE,
     RUN,
     SCRIPTS,
     STREAM,
     UNAUTHENTICATED,
+    WINDOW,
     ProtocolError,
     RequestScanner,
     encode,
 )
 from ..tenants.memory import Usage
 from ..tenants.model import Credential, Tenant
+from ..tenants.window import NO_WINDOW, Window
 from ..tenants.work import UNLIMITED, Budget
-from . import commands, commands_scripts, transactions
+from . import commands, commands_scripts, transactions, windowed
 from .costs import Watched
 from .ending import Ending
 from .errors import SPOILER
@@ -56,7 +59,7 @@ TLS_HANDSHAKE = b"\x16"
 
 _OPEN, _DRAINING = Phase.OPEN, Phase.DRAINING
 #: What a Step waits for that only replies of Redis end.
-_FOR_REPLIES = (Until.DRAINED, Until.HELLO)
+_FOR_REPLIES = (Until.DRAINED, Until.HELLO, Until.WINDOW)
 
 _PING = encode([b"PING"])
 #: In place of that while tracking is on: any other command would end a CLIENT CACHING YES.
@@ -107,6 +110,8 @@ class Session:
         "usage",
         "watched",
         "watching",
+        "window",
+        "windowed_in_multi",
         "work",
     )
 
@@ -118,6 +123,8 @@ class Session:
         self.usage = Usage(self)
         #: its tenant's share of the proxy's work
         self.work: Budget = UNLIMITED
+        #: its tenant's window: see `windowed`
+        self.window: Window = NO_WINDOW
         self.replies = ReplyQueue(connection, self)
         self.route = Route(self.replies)
         self.scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, INSPECT, publishes)
@@ -141,6 +148,8 @@ class Session:
         # State that Redis keeps for the dedicated connection: an open MULTI, watched keys,
         # subscriptions. The first command about channels makes the Subscriptions.
         self.multi = False
+        #: commands in the open MULTI that will need a place in the window
+        self.windowed_in_multi = 0
         self.watching = False
         #: what was sent since MULTI; None before the first, and behind EXEC
         self.transaction: Transaction | None = None
@@ -199,13 +208,14 @@ class Session:
 
     @property
     def wants_replies(self) -> bool:
-        """Whether the session waits for pending replies, so that they must be read from Redis.
+        """Whether the session, or another one of its tenant, waits for its pending replies, so that
+        they must be read from Redis.
 
         Not while there is no memory to keep them until the client reads them.
         """
         step = self.step
         waits = self.gates & Gate.UPSTREAM or (step is not None and step.until in _FOR_REPLIES)
-        return bool(waits) and not self.gates & Gate.MEMORY
+        return bool(waits or self.replies.waited_for) and not self.gates & Gate.MEMORY
 
     @property
     def at_rest(self) -> bool:
@@ -677,6 +687,11 @@ class Session:
                     assert isinstance(what, bytes)
                 self.commands += count
                 commands_scripts.forward(self, what, count)
+            elif kind in (WINDOW, NO_PLACE):
+                if TYPE_CHECKING:
+                    assert isinstance(what, bytes)
+                self.commands += count
+                windowed.forward(self, what, count)
             else:
                 self.commands += 1
                 self._collected = 0

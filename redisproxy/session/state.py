@@ -82,6 +82,7 @@ class Until(Enum):
     #: the connection for scripts takes commands. Source: ScriptPool.wait_until_free
     SCRIPTS = "scripts"
     TURN = "turn"  #: its tenant's next turn of the proxy's work. Source: `tenants.work`
+    WINDOW = "window"  #: a place in its tenant's window. Source: `tenants.window`
     SESSIONS = "sessions"  #: a visit of the tenant's sessions. Source: Accounts.visit
 
 

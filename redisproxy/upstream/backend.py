@@ -114,6 +114,7 @@ class Backend(service.MultiService):
             settings.connections == "multiplexed",
             lambda: self.control.busy_error,
             self.scripts.rights.error,
+            clock=reactor,
         )
         #: whether Redis answers
         self.health = Health(reactor, self.control)

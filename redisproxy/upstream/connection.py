@@ -546,8 +546,10 @@ class RedisConnection(RespReceiver):
         if self.awaits_script:
             self._pool.left_script(self)
         user, self._user = self._user, None
-        self._session = None
-        self._pending = self._deal_out = self._spied = self._deferred = None
+        self._session = self._spied = self._deferred = None
+        pending, self._pending, self._deal_out = self._pending, None, None
+        if pending is not None:
+            pending.lost()
         self._pool.lost(self)
         while self._asked:
             self._asked.popleft().errback(reason)

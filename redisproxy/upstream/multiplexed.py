@@ -107,6 +107,10 @@ class MultiplexedConnection:
             probes.reached("multiplexed connection takes no more for now")
             self.busy = True
 
+    def expect(self, batch: ReplyBatch) -> None:
+        """See `session.ports.Upstream`."""
+        self._batches.append(batch)
+
     def newest(self) -> ReplyBatch | None:
         """See `session.ports.Upstream`."""
         return self._batches[-1] if self._batches else None
@@ -159,7 +163,9 @@ class MultiplexedConnection:
         if but is not None:
             slow.add(but.replies)
         # What is discarded concerns nobody: that of sessions that left, and the proxy's own PINGs.
-        return any(batch.count > batch.discard and batch.receiver not in slow for batch in self._batches)
+        return any(
+            (batch.count > batch.discard and batch.receiver not in slow) or batch.waited_for for batch in self._batches
+        )
 
     # For the proxy's own commands.
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Never
 
 from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -28,6 +29,7 @@ from ..session.scripts import Scripts
 from ..session.state import Step
 from ..session.transactions import Transactions
 from ..tenants.model import Tenant
+from ..tenants.window import Window
 from .acl_users import AclUsers
 from .client import ControlError
 from .connection import PausedError, RedisConnection, UpstreamError
@@ -42,7 +44,8 @@ class SessionBackend:
     """Implements `session.ports.Backend` for one Redis.
 
     multiplexes: whether sessions share connections; tenant_limits: charges the answers to control
-    queries; busy_error, script_error: see `session.ports.Backend`.
+    queries; busy_error, script_error: see `session.ports.Backend`; clock: times the commands in
+    tenants' windows.
     """
 
     _log = Logger()
@@ -56,7 +59,10 @@ class SessionBackend:
         multiplexes: bool,
         busy_error: Callable[[], str] = str,
         script_error: Callable[[Tenant], bytes] = lambda _: b"",
+        *,
+        clock: IReactorTime,
     ) -> None:
+        self._clock = clock
         self._pool = pool
         self._spares = Spares(pool)
         self._queries = queries
@@ -68,12 +74,20 @@ class SessionBackend:
         self.policy: Policy = make_policy(builtin(), scripts=False)
         self._scripts: dict[Tenant, Scripts] = {}
         self._transactions: dict[Tenant, Transactions] = {}
+        self._windows: dict[Tenant, Window] = {}
 
     def keep_only(self, tenants: Collection[Tenant]) -> None:
-        """Forgets the scripts and the open transactions of all other tenants."""
-        for kept in (self._scripts, self._transactions):
+        """Forgets the scripts, the open transactions and the windows of all other tenants."""
+        for kept in (self._scripts, self._transactions, self._windows):
             for tenant in kept.keys() - tenants:
                 del kept[tenant]
+
+    def window(self, tenant: Tenant) -> Window:
+        """See `session.ports.Backend`."""
+        found = self._windows.get(tenant)
+        if found is None:
+            found = self._windows[tenant] = Window(self._clock.seconds, self._clock.callLater)
+        return found
 
     def transactions(self, tenant: Tenant) -> Transactions:
         """See `session.ports.Backend`."""

@@ -39,7 +39,9 @@ class WorkCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
         self.snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, [BLUE, GREEN]), wall_clock=self.clock.seconds)
-        backend = SessionBackend(SimpleNamespace(hold=SimpleNamespace(holds=lambda tenant: False)), None, None, None, True)
+        backend = SessionBackend(
+            SimpleNamespace(hold=SimpleNamespace(holds=lambda tenant: False)), None, None, None, True, clock=self.clock
+        )
         backend.busy_error = lambda: ""
         self.factory = ClientFactory(
             self.clock, self.snapshot, backend, Admission(1000, 0), AccessLog(self.clock), Timeouts(60.0)

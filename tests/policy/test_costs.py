@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from redisproxy.policy import costs, facts, policy
 from redisproxy.policy.costs import COSTS, WINDOWED, Bound, CommandLimits, windowed
 from redisproxy.policy.policy import make_policy
-from redisproxy.resp.framing import FORWARD, INSPECT, INSPECT_ABOVE
+from redisproxy.resp import framing
+from redisproxy.resp.framing import FORWARD, INSPECT, INSPECT_ABOVE, WINDOWED_ABOVE
 
 from ..support.raw import RawClient
 from ..support.servers import MASTER_PASSWORD, MATRIX, RedisServer
@@ -140,13 +141,15 @@ class TableTests(unittest.TestCase):
     def test_each_command_with_a_number_is_inspected_above_it(self) -> None:
         made = make_policy(facts.builtin(), scripts=True).table
         self.assertEqual(made[b"LOLWUT"], INSPECT_ABOVE)
-        self.assertEqual(made[b"srandmember"], INSPECT_ABOVE + 1)
-        self.assertEqual(made[b"SUNION"], INSPECT_ABOVE + 16)
-        self.assertEqual((made[b"SET"], made[b"KEYS"], made[b"BLPOP"]), (FORWARD, FORWARD, INSPECT))
+        self.assertEqual(made[b"srandmember"], WINDOWED_ABOVE + 1)
+        self.assertEqual(made[b"SUNION"], WINDOWED_ABOVE + 16)
+        self.assertEqual((made[b"SET"], made[b"KEYS"], made[b"BLPOP"]), (FORWARD, framing.WINDOWED, INSPECT))
         few = make_policy(facts.builtin(), scripts=True, limits=CommandLimits(keys=3)).table
-        self.assertEqual(few[b"PFCOUNT"], INSPECT_ABOVE + 3)
+        self.assertEqual(few[b"PFCOUNT"], WINDOWED_ABOVE + 3)
         none = make_policy(facts.builtin(), scripts=True, limits=CommandLimits(0, 0, 0)).table
-        self.assertEqual((none[b"SUNION"], none[b"SRANDMEMBER"], none[b"LOLWUT"]), (FORWARD, FORWARD, INSPECT_ABOVE))
+        self.assertEqual(
+            (none[b"SUNION"], none[b"SRANDMEMBER"], none[b"LOLWUT"]), (framing.WINDOWED, framing.WINDOWED, INSPECT_ABOVE)
+        )
 
     def test_what_is_refused_stays_refused(self) -> None:
         made = make_policy(facts.builtin(), scripts=True, deny=frozenset((b"SRANDMEMBER", b"SORT")))

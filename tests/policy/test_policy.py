@@ -9,7 +9,7 @@ import unittest
 from redisproxy.policy import policy
 from redisproxy.policy.facts import Command, builtin, parse
 from redisproxy.policy.policy import closed, make_policy, parse_names
-from redisproxy.resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE
+from redisproxy.resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE, WINDOWED
 
 #: Commands for the whole server or across databases: these never pass, whatever else a server has.
 FOREIGN = b"""ACL ASKING BGREWRITEAOF BGSAVE CLUSTER CONFIG DEBUG FAILOVER FCALL FCALL_RO FUNCTION LATENCY MIGRATE
@@ -17,6 +17,8 @@ MODULE MONITOR MOVE PFDEBUG PFSELFTEST PSYNC READONLY READWRITE REPLCONF REPLICA
 SLAVEOF SLOWLOG SWAPDB SYNC COMMANDLOG""".split()
 OWN = b"""APPEND GET SET DEL HSET LPUSH XADD ZADD GEOADD PFADD KEYS SCAN DBSIZE RANDOMKEY FLUSHDB PING
 ECHO TIME TYPE OBJECT XGROUP XINFO DUMP COMMAND LASTSAVE EXPIRE RENAME UNLINK TOUCH BITFIELD LCS GETEX""".split()
+#: Those of them whose arguments do not bound their time.
+COSTLY = {b"KEYS", b"SCAN", b"XINFO", b"DUMP", b"LCS"}
 
 SCRIPTING = ["EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO", "FUNCTION", "SCRIPT"]
 
@@ -32,8 +34,9 @@ class DecisionsTests(unittest.TestCase):
 
     def test_what_passes_and_what_does_not(self) -> None:
         for name in OWN:
-            self.assertEqual(self.policy.table[name], FORWARD, name)
-            self.assertEqual(self.policy.table[name.lower()], FORWARD, name)
+            kind = WINDOWED if name in COSTLY else FORWARD
+            self.assertEqual(self.policy.table[name], kind, name)
+            self.assertEqual(self.policy.table[name.lower()], kind, name)
         for name in (b"BLPOP", b"XREAD", b"WAIT"):
             self.assertEqual((self.policy.table[name], name in self.policy.blocking), (INSPECT, True), name)
         for name in FOREIGN:
@@ -145,7 +148,7 @@ class DecisionsTests(unittest.TestCase):
     def test_new_commands_and_modules_are_judged_by_their_flags(self) -> None:
         commands = dict(builtin())
         for name, facts, kind in (
-            (b"JSON.GET", {"keys"}, FORWARD),
+            (b"JSON.GET", {"keys"}, WINDOWED),
             (b"NEW.ADMIN", {"keys", "admin"}, REFUSE),
             (b"NEW.DANGER", {"keys", "dangerous"}, REFUSE),
             (b"NEW.PUBLISH", {"keys", "pubsub"}, REFUSE),

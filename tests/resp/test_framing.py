@@ -308,7 +308,7 @@ class RequestScannerTests(ScanCase):
             scanning = scanner()
             data = get + encode(words) + end
             scanning.feed(data)
-            self.assertEqual(scanning.transaction(), (data, 3, True) if whole else None)
+            self.assertEqual(scanning.transaction(), (data, 3, True, 0) if whole else None)
             # While the first argument is not whole, nobody knows. The command before it still runs.
             scanning = scanner()
             scanning.feed(data[: -len(end) - 12])
@@ -340,7 +340,7 @@ class RequestScannerTests(ScanCase):
             scanning = scanner()
             data = encode(words) + end
             scanning.feed(data)
-            self.assertEqual(scanning.transaction(), (data, 2, False) if whole else None)
+            self.assertEqual(scanning.transaction(), (data, 2, False, 0) if whole else None)
 
     def test_a_headed_command(self) -> None:
         """A small headed command is handed over whole; if the last of three arguments is large, it
@@ -367,7 +367,7 @@ class RequestScannerTests(ScanCase):
         get, execute = encode([b"GET", b"a"]), encode([b"exec"])
         scanning = scanner()
         scanning.feed(get * 2 + execute + get)
-        self.assertEqual(scanning.transaction(), (get * 2 + execute, 3, False))
+        self.assertEqual(scanning.transaction(), (get * 2 + execute, 3, False, 0))
         self.assertEqual(scanning.next(), (RUN, get, 1))
 
     def test_no_whole_transaction(self) -> None:

@@ -143,6 +143,8 @@ class StepTests(unittest.TestCase):
             return conversation.command(b"EVAL", b"x", b"0")
         if until is Until.SESSIONS:
             return logged_in().command(b"CLIENT", b"LIST")
+        if until is Until.WINDOW:
+            return logged_in().command(b"KEYS", b"*").command(b"KEYS", b"*").command(b"KEYS", b"*")
         conversation = logged_in()
         if until is Until.TURN:
             conversation.session.work = WorkQueue(lambda: 0.0, lambda call: None).of("blue")

@@ -7,6 +7,7 @@ Owns the classes that tests of sessions are written with. It opens no socket and
 from __future__ import annotations
 
 import unittest
+from collections.abc import Callable
 
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import Policy, make_policy
@@ -23,6 +24,7 @@ from redisproxy.session.state import Step
 from redisproxy.session.transactions import Transactions
 from redisproxy.tenants.memory import FREE, Memory
 from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot, Tenant, TenantFullError, digest
+from redisproxy.tenants.window import Window
 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
 GREEN = Credential(Tenant("green", 5), "redis-secret-master", digest(b"green"))
@@ -59,6 +61,9 @@ class RecordingUpstream:
         if batch is not None:
             self.pending.batches.append(batch)
         self.sent += data
+
+    def expect(self, batch: ReplyBatch) -> None:
+        self.pending.batches.append(batch)
 
     def carry_session(self, session: object) -> None:
         assert session is self._conversation.session
@@ -151,6 +156,9 @@ class Conversation:
         self.now = 0.0
         #: Seconds until a wrong password is answered.
         self.login_delay = 0.0
+        self.windows: dict[Tenant, Window] = {}
+        #: what a window does a while later
+        self.later: list[Callable[[], None]] = []
         self.known_scripts: dict[Tenant, Scripts] = {}
         self.open_transactions: dict[Tenant, Transactions] = {}
         self.script_errors: dict[Tenant, bytes] = {}
@@ -253,6 +261,9 @@ class Conversation:
 
     def scripts(self, tenant: Tenant) -> Scripts:
         return self.known_scripts.setdefault(tenant, Scripts(tenant.channel_prefix))
+
+    def window(self, tenant: Tenant) -> Window:
+        return self.windows.setdefault(tenant, Window(lambda: self.now, lambda _, call: self.later.append(call)))
 
     def holds(self, tenant: Tenant) -> bool:
         return self.redis_away

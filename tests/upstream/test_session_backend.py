@@ -81,7 +81,12 @@ class BackendCase(unittest.SynchronousTestCase):
         )
         self.has_idle = True
         self.backend = SessionBackend(
-            self.pool, SimpleNamespace(ask=self._wait), SimpleNamespace(permit=self._wait), self.limits, multiplexes=True
+            self.pool,
+            SimpleNamespace(ask=self._wait),
+            SimpleNamespace(permit=self._wait),
+            self.limits,
+            multiplexes=True,
+            clock=task.Clock(),
         )
         self.session = Session()
 

@@ -1,0 +1,289 @@
+"""Commands that may keep Redis busy: a session sends few of them at once."""
+
+from __future__ import annotations
+
+import unittest
+
+from redisproxy import bounds, messages
+from redisproxy.policy.facts import builtin
+from redisproxy.policy.policy import make_policy
+from redisproxy.resp.framing import encode
+from redisproxy.session.ports import Unavailable
+from redisproxy.session.state import Gate
+
+from ..support.conversations import BLUE, Conversation, RecordingUpstream, logged_in, logged_in_multiplexed
+
+KEYS, GET = encode([b"KEYS", b"*"]), encode([b"GET", b"a"])
+TIME, MULTI, EXEC = encode([b"TIME"]), encode([b"MULTI"]), encode([b"EXEC"])
+
+
+def time(seconds: float) -> bytes:
+    """Returns Redis's reply to TIME."""
+    whole, micro = b"%d" % seconds, b"%d" % round(seconds % 1 * 1_000_000)
+    return b"*2\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(whole), whole, len(micro), micro)
+
+
+class RunTests(unittest.TestCase):
+    """Over a connection of its own, and over a shared one."""
+
+    def conversations(self) -> list[Conversation]:
+        return [logged_in(), logged_in_multiplexed()]
+
+    def upstream(self, conversation: Conversation) -> RecordingUpstream:
+        return conversation.session.route.upstream
+
+    def test_few_at_first_and_more_as_answers_come(self) -> None:
+        for conversation in self.conversations():
+            upstream = self.upstream(conversation)
+            conversation.client(KEYS * 10 + GET)
+            self.assertEqual(upstream.sent, KEYS * 2)
+            upstream.pending.received(b"*0\r\n")
+            self.assertEqual(upstream.sent, KEYS * 2)
+            upstream.pending.received(b"*0\r\n")
+            self.assertEqual(upstream.sent, KEYS * 6)
+            upstream.pending.received(b"*0\r\n" * 4)
+            self.assertEqual(upstream.sent, KEYS * 10 + GET)
+            upstream.pending.received(b"*0\r\n" * 4 + b"$1\r\na\r\n")
+            self.assertEqual(conversation.hears(), b"*0\r\n" * 10 + b"$1\r\na\r\n")
+            self.assertTrue(conversation.session.replies.drained)
+
+    def test_what_stands_before_and_between_is_sent_in_order(self) -> None:
+        for conversation in self.conversations():
+            upstream = self.upstream(conversation)
+            conversation.client(GET * 2 + KEYS + GET + KEYS * 2 + GET)
+            self.assertEqual(upstream.sent, GET * 2 + KEYS + GET + KEYS)
+            upstream.pending.received(b"$1\r\na\r\n" * 2 + b"*0\r\n" + b"$1\r\nb\r\n")
+            self.assertEqual(upstream.sent, GET * 2 + KEYS + GET + KEYS * 2 + GET)
+            upstream.pending.received(b"*0\r\n" * 2 + b"$1\r\nc\r\n")
+            self.assertEqual(
+                conversation.hears(), b"$1\r\na\r\n" * 2 + b"*0\r\n" + b"$1\r\nb\r\n" + b"*0\r\n" * 2 + b"$1\r\nc\r\n"
+            )
+
+    def test_byte_by_byte_and_inline(self) -> None:
+        for data in (KEYS * 4, b"keys *\r\n" * 4):
+            conversation = logged_in()
+            for number in range(len(data)):
+                conversation.client(data[number : number + 1])
+            self.assertEqual(conversation.upstream.sent.upper(), KEYS * 2)
+            conversation.redis(b"*0\r\n*0\r\n")
+            self.assertEqual(conversation.upstream.sent.upper(), KEYS * 4)
+
+    def test_a_late_answer_leaves_one_which_redis_times(self) -> None:
+        for conversation in self.conversations():
+            upstream = self.upstream(conversation)
+            conversation.client(KEYS * 9)
+            conversation.now += 0.5
+            upstream.pending.received(b"*0\r\n" * 2)
+            self.assertEqual(upstream.sent, KEYS * 2 + TIME + KEYS + TIME)
+            conversation.now += 0.5
+            answer = time(7.9995) + b"*0\r\n" + time(8.4)
+            for number in range(len(answer)):
+                upstream.pending.received(answer[number : number + 1])
+            self.assertEqual(conversation.session.window.size, 1)
+            self.assertEqual(upstream.sent, KEYS * 2 + (TIME + KEYS + TIME) * 2)
+            # Now another tenant keeps Redis busy.
+            conversation.now += 5.0
+            upstream.pending.received(time(9) + b"*0\r\n" + time(9.001))
+            self.assertEqual(conversation.session.window.size, 2)
+            self.assertEqual(conversation.hears(), b"*0\r\n" * 4)
+
+    def test_a_time_that_redis_does_not_tell(self) -> None:
+        conversation = logged_in()
+        conversation.client(KEYS * 3)
+        conversation.now += 0.5
+        conversation.redis(b"*0\r\n" * 2)
+        conversation.now += 0.5
+        conversation.redis(b"-NOPERM a\r\n*0\r\n-NOPERM b\r\n")
+        self.assertEqual(conversation.hears(), b"*0\r\n" * 3)
+        self.assertEqual(conversation.session.window.size, 1)
+        self.assertTrue(conversation.session.replies.drained)
+
+    def test_a_client_that_hears_nothing(self) -> None:
+        conversation = logged_in().command(b"CLIENT", b"REPLY", b"OFF").client(KEYS * 3)
+        conversation.redis(b"*0\r\n" * 2)
+        self.assertEqual(conversation.upstream.sent, KEYS * 3)
+        conversation.redis(b"*0\r\n").command(b"CLIENT", b"REPLY", b"ON")
+        conversation.command(b"CLIENT", b"REPLY", b"SKIP").client(KEYS * 2)
+        conversation.redis(b"*0\r\n" + b"*1\r\n$1\r\na\r\n")
+        self.assertEqual(conversation.hears(), b"+OK\r\n*1\r\n$1\r\na\r\n")
+
+    def test_another_session_of_the_tenant_waits_and_goes_on(self) -> None:
+        first, second = logged_in(), logged_in()
+        second.session.window = second.session.scanner.window = first.session.window
+        first.client(KEYS * 2)
+        second.client(KEYS + GET)
+        self.assertEqual(second.upstream.sent, b"")
+        first.redis(b"*0\r\n" * 2)
+        self.assertEqual(second.upstream.sent, KEYS + GET)
+
+    def test_not_behind_a_command_that_blocks(self) -> None:
+        conversation = logged_in().client(encode([b"BLPOP", b"q", b"0"]), KEYS)
+        self.assertNotIn(KEYS, conversation.upstream.sent)
+        self.assertTrue(conversation.session.window.has(2))
+        conversation.redis(b"*2\r\n$1\r\nq\r\n$1\r\na\r\n")
+        self.assertTrue(conversation.upstream.sent.endswith(KEYS))
+        conversation.redis(b"*0\r\n")
+        self.assertEqual(conversation.hears(), b"*2\r\n$1\r\nq\r\n$1\r\na\r\n*0\r\n")
+
+    def test_inspected_ones(self) -> None:
+        usage, read = [b"MEMORY", b"USAGE", b"a"], [b"XREAD", b"STREAMS", b"s", b"0"]
+        conversation = logged_in().command(*usage).command(*read).command(b"COPY", b"a", b"b").client(GET)
+        self.assertEqual(conversation.upstream.sent, encode(usage) + encode(read))
+        conversation.redis(b":1\r\n*-1\r\n")
+        self.assertEqual(conversation.upstream.sent, encode(usage) + encode(read) + encode([b"COPY", b"a", b"b"]) + GET)
+
+    def test_those_that_are_inspected_above_a_number_of_arguments(self) -> None:
+        few, many = encode([b"SUNION", b"a", b"b"]), encode([b"SUNION", *(b"k%d" % number for number in range(30))])
+        random = encode([b"SRANDMEMBER", b"s", b"-3"])
+        for first, second, third in ((few, few, many), (many, many, few), (random, random, b"SUNION a b\r\n")):
+            conversation = logged_in().client(first + second + third + GET)
+            self.assertEqual(conversation.upstream.sent, first + second)
+            conversation.redis(b"*0\r\n*0\r\n")
+            self.assertTrue(conversation.upstream.sent.endswith(GET))
+            self.assertGreater(len(conversation.upstream.sent), len(first + second + GET))
+
+    def test_before_the_log_in_and_after_a_reset(self) -> None:
+        conversation = logged_in().client(KEYS).redis(b"*0\r\n").command(b"RESET")
+        conversation.hears()
+        self.assertEqual(conversation.client(KEYS).hears()[:7], b"-NOAUTH")
+
+
+class TransactionTests(unittest.TestCase):
+    def test_exec_needs_a_place_for_each(self) -> None:
+        conversation = logged_in().client(MULTI + KEYS * 5)
+        self.assertEqual(conversation.upstream.sent, MULTI + KEYS * 5, "Redis only keeps them")
+        other = logged_in()
+        other.session.window = other.session.scanner.window = conversation.session.window
+        other.client(KEYS)
+        conversation.client(EXEC + GET)
+        self.assertTrue(conversation.session.stateful, "so it keeps its connection")
+        self.assertNotIn(EXEC, conversation.upstream.sent)
+        other.redis(b"*0\r\n")
+        self.assertNotIn(EXEC, conversation.upstream.sent, "its own replies are pending")
+        conversation.redis(b"+OK\r\n" + b"+QUEUED\r\n" * 5)
+        self.assertTrue(conversation.upstream.sent.endswith(EXEC + GET))
+        other.client(KEYS)
+        self.assertEqual(other.upstream.sent, KEYS)
+        conversation.redis(b"*0\r\n")
+        self.assertEqual(other.upstream.sent, KEYS * 2)
+
+    def test_in_one_piece(self) -> None:
+        conversation = logged_in_multiplexed()
+        upstream = conversation.session.route.upstream
+        conversation.client(MULTI + KEYS * 3 + EXEC + MULTI + KEYS + EXEC + GET)
+        self.assertEqual(upstream.sent, MULTI + KEYS * 3 + EXEC)
+        upstream.pending.received(b"+OK\r\n" + b"+QUEUED\r\n" * 3 + b"*0\r\n")
+        self.assertEqual(upstream.sent, MULTI + KEYS * 3 + EXEC + MULTI + KEYS + EXEC + GET)
+        upstream.pending.received(b"+OK\r\n+QUEUED\r\n*0\r\n$-1\r\n")
+        self.assertTrue(conversation.session.replies.drained)
+        self.assertEqual(conversation.session.window.free, conversation.session.window.size)
+
+    def test_exec_is_never_timed(self) -> None:
+        """A TIME in front of it would be a part of the transaction."""
+        conversation = logged_in().client(KEYS)
+        conversation.now += 0.5
+        conversation.redis(b"*0\r\n")
+        conversation.client(MULTI + KEYS).redis(b"+OK\r\n+QUEUED\r\n").client(EXEC)
+        self.assertNotIn(TIME, conversation.upstream.sent)
+        conversation.redis(b"*1\r\n*0\r\n")
+        conversation.client(KEYS)
+        self.assertTrue(conversation.upstream.sent.endswith(TIME + KEYS + TIME))
+
+    def test_what_was_discarded_counts_no_more(self) -> None:
+        for end in ([b"DISCARD"], [b"EXEC", b"too", b"many"], [b"RESET"]):
+            conversation = logged_in().client(MULTI + KEYS * 5)
+            conversation.redis(b"+OK\r\n" + b"+QUEUED\r\n" * 5).command(*end)
+            if end == [b"RESET"]:
+                conversation.command(b"AUTH", b"blue")
+            else:
+                conversation.redis(b"+OK\r\n")
+            conversation.client(KEYS * 3)
+            self.assertEqual(conversation.upstream.sent.count(KEYS), 2 if end == [b"RESET"] else 7, end)
+
+
+class EndTests(unittest.TestCase):
+    """All ways in which places come back."""
+
+    def assertFree(self, conversation: Conversation) -> None:
+        for call in conversation.later:
+            call()
+        window = conversation.window(BLUE.tenant)
+        self.assertEqual(window.free, window.size)
+        self.assertFalse(window.waited_for)
+
+    def test_the_client_leaves_while_it_waits(self) -> None:
+        conversation = logged_in().client(KEYS * 3)
+        self.assertEqual(conversation.session.gates, Gate.STEP)
+        conversation.session.ending.at_once()
+        self.assertFree(conversation)
+
+    def test_the_client_leaves_and_a_shared_connection_stays(self) -> None:
+        conversation = logged_in_multiplexed().client(KEYS * 2)
+        upstream = conversation.session.route.upstream
+        conversation.session.ending.at_once()
+        self.assertEqual(conversation.window(BLUE.tenant).free, 0)
+        upstream.pending.received(b"*0\r\n" * 2)
+        self.assertFree(conversation)
+
+    def test_the_connection_is_lost(self) -> None:
+        conversation = logged_in().client(KEYS * 3)
+        conversation.upstream.pending.lost()
+        conversation.session.upstream_lost()
+        self.assertFree(conversation)
+
+    def test_a_client_that_sends_its_end_of_file_gets_all_replies(self) -> None:
+        conversation = logged_in().client(KEYS * 3)
+        conversation.session.ending.half_closed()
+        conversation.redis(b"*0\r\n" * 2).redis(b"*0\r\n")
+        self.assertEqual(conversation.hears(), b"*0\r\n" * 3)
+        self.assertIsNotNone(conversation.closed)
+        self.assertFree(conversation)
+
+    def test_a_drain_runs_what_has_come(self) -> None:
+        conversation = logged_in().client(KEYS * 3)
+        conversation.session.ending.drain()
+        conversation.redis(b"*0\r\n" * 2).redis(b"*0\r\n")
+        self.assertEqual(conversation.hears(), b"*0\r\n" * 3)
+        self.assertIsNotNone(conversation.closed)
+
+    def test_redis_goes_away_while_a_command_waits(self) -> None:
+        conversation = logged_in_multiplexed()
+        upstream, copy = conversation.session.route.upstream, [b"COPY", b"a", b"b"]
+        conversation.client(KEYS * 2).command(*copy)
+        conversation.tenant_pool.upstream = Unavailable("ERR away")
+        upstream.pending.received(b"*0\r\n" * 2)
+        self.assertEqual(conversation.hears(), b"*0\r\n" * 2 + b"-ERR away\r\n")
+        self.assertFree(conversation)
+
+    def test_another_policy_refuses_what_waited(self) -> None:
+        conversation = logged_in_multiplexed()
+        upstream = conversation.session.route.upstream
+        conversation.client(KEYS * 2).command(b"COPY", b"a", b"b")
+        conversation.use_policy(make_policy(builtin(), scripts=True, databases=False))
+        upstream.pending.received(b"*0\r\n" * 2)
+        self.assertEqual(conversation.hears(), b"*0\r\n" * 2 + b"-%b\r\n" % messages.REPLACED.text.encode())
+        self.assertFree(conversation)
+
+    def test_a_client_that_does_not_read_is_read_for_while_others_wait(self) -> None:
+        first, second = logged_in(), logged_in()
+        second.session.window = second.session.scanner.window = first.session.window
+        first.client(KEYS * 2)
+        first.session.client_slow(True)
+        self.assertTrue(first.upstream.paused)
+        second.client(KEYS)
+        self.assertFalse(first.upstream.paused)
+        first.redis(b"*0\r\n" * 2)
+        self.assertEqual(second.upstream.sent, KEYS)
+
+
+class BoundTests(unittest.TestCase):
+    def test_the_places_are_the_tenants(self) -> None:
+        conversation = logged_in().client(KEYS * 100)
+        sent = 0
+        while conversation.upstream.sent.count(KEYS) < 100:
+            now = conversation.upstream.sent.count(KEYS)
+            self.assertLessEqual(now - sent, bounds.WINDOW_MOST)
+            timed = conversation.upstream.pending.newest().kind != 1
+            answer = time(1) + b"*0\r\n" * (now - sent) + time(1) if timed else b"*0\r\n" * (now - sent)
+            sent = now
+            conversation.redis(answer)
