@@ -82,6 +82,7 @@ def send_hello(session: Session, hello: Hello) -> None:
     """
     if hello.name is not None:
         session.name = hello.name
+        session.charge_state()
     upstream = session.route.upstream
     if isinstance(upstream, Unavailable) and upstream.hello and hello.protocol in (0, session.protocol):
         session.answer(session.with_own_id(upstream.hello))  # Redis is busy with a script, and answers a HELLO still
@@ -118,6 +119,7 @@ def log_out(session: Session) -> None:
     session.end_transaction()
     session.subscriptions = session.tracking = None
     session.name = b""
+    session.charge_state()
     session.scanner.limits = UNAUTHENTICATED
     session.scanner.table = UNAUTHENTICATED_TABLE
     session.replies.reset_mode()
@@ -226,6 +228,7 @@ class Login:
         session.multi = session.watching = False
         session.end_transaction()
         session.subscriptions = None
+        session.charge_state()
         session.scanner.limits = AUTHENTICATED
         session.scanner.known = session.scripts.known
         session.use_policy()

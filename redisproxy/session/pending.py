@@ -31,7 +31,8 @@ HELLO = 2  #: the reply to a HELLO, which may change the protocol
 REWRITTEN = 3  #: one reply that may be rewritten: see `RewrittenReply`
 BLOCKING = 4  #: the reply to a command that may block; no later command enlarges the batch
 TRACKING = 5  #: the reply to a CLIENT TRACKING: see `TrackingReply`
-_KINDS = ("replies", "confirmations", "hello", "rewritten", "blocking", "tracking")
+MUTED = 6  #: replies of which CLIENT REPLY SKIP discards some: see `MutedReplies`
+_KINDS = ("replies", "confirmations", "hello", "rewritten", "blocking", "tracking", "muted")
 
 _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
@@ -90,9 +91,60 @@ class ReplyBatch:
         #: for CONFIRMATIONS: who is notified of them, and what they confirm
         self.subscription = subscription
 
+    def drop_newest(self) -> None:
+        """Expects no reply to the newest command."""
+        self.count -= 1
+        self.discard = min(self.discard, self.count)
+
+    def discard_all(self) -> None:
+        """Discards all replies that are still to come."""
+        self.discard = self.count
+
     def __repr__(self) -> str:
         discard = f", {self.discard} discarded" * bool(self.discard)
         return f"<ReplyBatch {self.count} {_KINDS[self.kind]}{discard}>"
+
+
+class MutedReplies(ReplyBatch):
+    """Replies of which any may be discarded, not only the first ones. Each costs one byte.
+
+    discard, count: see `add`. `discard` of the batch itself says whether the next reply is.
+    """
+
+    __slots__ = ("_at", "_muted")
+
+    def __init__(self, receiver: ReplyReceiver, discard: int, count: int) -> None:
+        super().__init__(receiver, 0, MUTED)
+        # For each reply whether it is discarded, from the next one on at _at.
+        self._muted = bytearray()
+        self._at = 0
+        self.add(discard, count)
+
+    def add(self, discard: int, count: int) -> None:
+        """Expects so many further replies, of which the first ones are discarded."""
+        self._muted += b"\1" * discard
+        self._muted += bytes(count - discard)
+        self.count += count
+        self.discard = self._muted[self._at]
+
+    def ended(self) -> None:
+        """A reply has ended."""
+        self._at += 1
+        if self._at >= bounds.MUTED_REPLIES:
+            del self._muted[: self._at]
+            self._at = 0
+        self.discard = self._muted[self._at] if self._at < len(self._muted) else 0
+
+    def drop_newest(self) -> None:
+        """See `ReplyBatch`."""
+        self.count -= 1
+        del self._muted[-1]
+        self.discard = self._muted[self._at] if self.count else 0
+
+    def discard_all(self) -> None:
+        """See `ReplyBatch`."""
+        self._muted, self._at = bytearray(b"\1" * self.count), 0
+        self.discard = min(1, self.count)
 
 
 class RewrittenReply(ReplyBatch):
@@ -248,6 +300,8 @@ class PendingReplies:
         if batch.discard:
             batch.discard -= ended
             piece = b""
+        if isinstance(batch, MutedReplies) and ended:
+            batch.ended()
         if not batch.count:
             self.batches.popleft()
             if batch.kind != REPLIES:
@@ -295,7 +349,7 @@ class PendingReplies:
                     raise ProtocolError("a push that was not asked for")
             else:
                 # Redis refuses a SUBSCRIBE with one error, however many channels it names.
-                failed = data[pos : pos + 1] == b"-" and bool(batches) and batches[0].kind != REPLIES
+                failed = data[pos : pos + 1] == b"-" and bool(batches) and batches[0].kind not in (REPLIES, MUTED)
             if not self._passing_message and batches and isinstance(batches[0], RewrittenReply):
                 found_whole = batches[0].whole(data, pos)
                 if found_whole is None:
