@@ -1,9 +1,9 @@
 """Charges tenants for what the kernel keeps for their clients' sockets, and gives memory back that
 clients do not use any more.
 
-Owns when that is looked at. The kernel gives no notice, and a client that does not read looks like
+Owns when that is checked. The kernel gives no notice, and a client that does not read looks like
 one that reads until its buffers are full. While all sockets of the machine use little, nothing is
-looked at.
+checked.
 """
 
 from __future__ import annotations
