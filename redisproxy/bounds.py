@@ -34,6 +34,22 @@ WIDE_READ_BYTES: Annotated[int, 64 * 1024] = 256 * 1024
 #: A read of fewer bytes ends the wide reads. Also one read while small messages come, and the
 #: smallest read of a tenant with rates.
 SMALL_READ_BYTES = 4 * 1024
+#: The kernel's buffer of a logged-in client's socket, and of one to Redis, each way. The kernel
+#: counts its own overhead, and allows twice as much. Of less than 64 KiB, one packet over loopback
+#: is all.
+SOCKET_BYTES = 256 * 1024
+#: The same before log-in: what a client sends.
+UNAUTHENTICATED_RECEIVED_BYTES = 16 * 1024
+#: What it is sent.
+UNAUTHENTICATED_SENT_BYTES = 4 * 1024
+#: Time between two checks what the kernel keeps for clients.
+KERNEL_CHECK_SECONDS = 0.25
+#: While all TCP sockets of the machine use less, this is not checked for each client.
+KERNEL_FREE_BYTES = 32 * 1024 * 1024
+#: What the kernel keeps for one client, and costs nothing.
+KERNEL_CLIENT_BYTES = 32 * 1024
+#: If clients use so much less than before, free memory is given back to the system.
+RELEASED_BYTES = 32 * 1024 * 1024
 #: Connections that wait in the kernel until the proxy accepts them. Fewer if net.core.somaxconn is
 #: lower.
 ACCEPT_QUEUE = 4096
@@ -54,6 +70,11 @@ WHOLE_COMMAND_BYTES: Annotated[int, 128] = 64 * 1024
 INSPECTED_BYTES = 1024 * 1024
 #: Counts as bytes of an inspected command for each argument, because each is a Python object.
 ARGUMENT_COST_BYTES = 32
+#: What each word of a command that is kept is charged, besides its bytes: it is a Python object.
+WORD_BYTES = 70
+#: Pieces of a large argument that are kept one by one until they are joined. A client may send each
+#: byte in a piece of its own.
+CHUNKS: Annotated[int, 2] = 256
 #: The line of an inline command (PROTO_INLINE_MAX_SIZE in server.h).
 INLINE_BYTES = 64 * 1024
 #: Arguments of a command (networking.c, processMultibulkBuffer).
@@ -101,10 +122,16 @@ WRONG_PASSWORDS = 20
 #: Read from a client whose session waits. Up to this the proxy reads on, because only a read shows
 #: that the client left.
 BUFFERED_BYTES: Annotated[int, 512] = 64 * 1024
+#: Kept bytes of one kind of one session that cost nothing: a command that is not whole, one that
+#: waits, subscriptions. Most sessions never keep more, and are not charged.
+HELD_BYTES: Annotated[int, 256] = 8 * 1024
+#: What each subscription is charged, besides its name: it is an object in two sets.
+SUBSCRIPTION_COST_BYTES = 150
 #: Pending replies of one session that cost nothing. From this on the tenant's account is charged.
 PENDING_REPLIES: Annotated[int, 64] = 10_000
-#: The proxy's own replies of one session that wait behind pending replies and cost nothing.
-OWN_REPLIES_BYTES: Annotated[int, 64] = 64 * 1024
+#: The queue of replies of one session that costs nothing: its items, with the proxy's own replies
+#: that wait behind pending ones.
+OWN_REPLIES_BYTES: Annotated[int, 64] = 16 * 1024
 #: The smallest `--memory`. The proxy itself needs about as much.
 LEAST_MEMORY_BYTES = 64 * 1024 * 1024
 #: `--memory` if the container has no limit.
@@ -113,6 +140,8 @@ USUAL_MEMORY_BYTES = 512 * 1024 * 1024
 PENDING_REPLY_BYTES = 8
 #: What each item of a long queue of replies is charged: it is a Python object.
 QUEUED_REPLY_BYTES = 128
+#: Replies of a batch with discarded ones that have come before its memory is given back.
+MUTED_REPLIES: Annotated[int, 2] = 4096
 #: Time between two checks whether clients that are not read have left.
 PAUSED_CHECK_SECONDS: Annotated[float, 0.1] = 5.0
 #: The same for clients with a blocked command, which must not take an item for a client that left.
@@ -426,6 +455,8 @@ def _check() -> None:
         (PROXY_LINE_BYTES < PROXY_HEADER_BYTES <= UNAUTHENTICATED_BYTES, "a PROXY header is no larger than a log-in may be"),
         (min(PENDING_REPLIES, PENDING_BATCHES) >= 2, "half of a limit is not zero"),
         (HEADER_BYTES < COMMAND_NAME_BYTES < WHOLE_COMMAND_BYTES, "a refused command's name is there before it is streamed"),
+        (ARGUMENT_COST_BYTES <= WORD_BYTES, "an argument is charged what it is counted as"),
+        (HELD_BYTES <= BUFFERED_BYTES, "a client that is not read is charged for what it sent"),
         (INLINE_BYTES <= INSPECTED_BYTES, "an inline command can be inspected"),
         (INSPECTED_BYTES + WHOLE_COMMAND_BYTES <= REWRITTEN_BYTES, "the text of a script that was rewritten can be shown"),
         (UNAUTHENTICATED_ARGUMENTS <= ARGUMENTS, "a log-in allows more arguments"),

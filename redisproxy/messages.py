@@ -1158,9 +1158,10 @@ CUT_OFF = CloseReason(
 )
 OUT_OF_MEMORY = CloseReason(
     "out-of-memory",
-    "Clients used 70 % of --memory, and this session had the most of it: replies that its client did not read, or "
-    "commands that it sent ahead. The tenant used more than any other.",
-    "Make the client read its replies, or ask for less at once. Or raise --memory and the container's memory limit.",
+    "Clients used 60 % of --memory, and this session had the most of it: replies that its client did not read, "
+    "commands that it sent ahead or only in part, or subscriptions. The tenant used more than any other.",
+    "Make the client read its replies, ask for less at once, and subscribe to fewer channels with one connection. "
+    "Or raise --memory and the container's memory limit.",
 )
 TRACKING_ENDED = CloseReason(
     "tracking-ended",
@@ -1433,6 +1434,11 @@ TENANT_IS_FULL = ClientError(
     "ERR max number of clients reached for this tenant: see the annotation redisproxy/max-connections of its namespace",
     "Close connections that the application does not use, or raise redisproxy/max-connections.",
     "operate.md#limits",
+)
+NO_MEMORY = ClientError(
+    "error-no-memory",
+    "ERR out of memory for this tenant's clients; send less at once",
+    "Clients used 60 % of --memory, and this session had the most of it: out-of-memory.",
 )
 NO_LOGIN = ClientError(
     "error-no-login", "ERR no log-in within {seconds} seconds", "Log in at once. The limit is --login-timeout."

@@ -288,9 +288,9 @@ class Settings:
         _memory,
         0,
         "SIZE",
-        "Memory that the proxy may use, such as `512Mi`. Clients' unread replies, and commands that wait, may take 70 % "
-        "of it; at that, the tenant with the most of it pays. 0: the memory limit of the container, or 512 MiB if it has "
-        "none.",
+        "Memory that the proxy may use, such as `512Mi`. Clients' unread replies, commands that wait, subscriptions and "
+        "socket buffers may take 60 % of it; at that, the tenant with the most of it pays. 0: the memory limit of the "
+        "container, or 512 MiB if it has none.",
     )
     base_workers: int = _setting(
         "BASE_WORKERS",

@@ -28,6 +28,7 @@ from zope.interface import implementer
 
 from .. import bounds, messages, probes
 from ..listen.tls import why_tls
+from ..net import socket_buffers
 from ..net.addresses import host_of, shown_address
 from ..net.protocol import PauseReason, Pressure, RespReceiver, below_tls
 from ..net.time_limit import TimeLimit
@@ -128,6 +129,7 @@ class ClientProtocol(RespReceiver):
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
         self._socket = below_tls(self.transport) if self._handshaking else self.transport
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
+        self._limit_kernel(bounds.UNAUTHENTICATED_RECEIVED_BYTES, bounds.UNAUTHENTICATED_SENT_BYTES)
         if not self._handshaking:  # the server's part of a handshake is larger than that limit
             self._limit_backlog()
         clients.client_connected(self)
@@ -138,6 +140,25 @@ class ClientProtocol(RespReceiver):
         """See IHandshakeListener. The login deadline includes the handshake."""
         self._handshaking = False
         self._limit_backlog()
+
+    def _limit_kernel(self, receive: int, send: int) -> None:
+        """Limits what the kernel keeps for the client: see `net.socket_buffers`."""
+        if hasattr(self._socket, "getHandle"):
+            socket_buffers.limit(self._socket.getHandle(), receive, send)
+
+    def charge_kernel(self) -> int:
+        """See `kernel_watch.Client`. A dedicated connection to Redis is charged as well, and what
+        the transport has that is too little for a backlog.
+        """
+        handle = getattr(self._socket, "getHandle", lambda: None)()
+        dedicated = self.session.dedicated
+        size = socket_buffers.used(handle) + (0 if dedicated is None else dedicated.in_kernel)
+        if self._backlog is None:
+            size += unsent(self.transport)
+        size = size if size > bounds.KERNEL_CLIENT_BYTES else 0
+        if size or self.session.usage.size:
+            self.session.usage.kernel(size)
+        return size
 
     def _limit_backlog(self) -> None:
         """Limits unsent replies, because the client is not logged in."""
@@ -405,10 +426,12 @@ class ClientProtocol(RespReceiver):
             self.account.belongs_to(None)
             self.account.reservation.release()
             self._limit_backlog()
+            self._limit_kernel(bounds.UNAUTHENTICATED_RECEIVED_BYTES, bounds.UNAUTHENTICATED_SENT_BYTES)
         else:
             self._clients.log_ins.end(self)
             self.presence.belongs_to(credential.tenant)
             self.account.belongs_to(credential.tenant)
+            self._limit_kernel(bounds.SOCKET_BYTES, bounds.SOCKET_BYTES)
             self.read_at_most(self._usual_buffer)
 
     def upstream_full(self, full: bool) -> None:

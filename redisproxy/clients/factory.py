@@ -31,6 +31,7 @@ from ..upstream.session_backend import SessionBackend
 from .accounts import ClientAccount
 from .admission import Admission
 from .connection import ClientProtocol
+from .kernel_watch import KernelWatch
 from .memory_watch import MemoryWatch
 from .own_sessions import OwnSessions
 from .snapshot import CurrentSnapshot
@@ -89,6 +90,7 @@ class ClientFactory(Factory):
         self.log_ins: TimeLimit[ClientProtocol] = TimeLimit(clock, timeouts.login, ClientProtocol.login_timeout)
         self.login_timeout = timeouts.login
         self.clients: set[ClientProtocol] = set()
+        self._kernel_watch = KernelWatch(clock, self.clients, self.memory)
         #: the accounts of each tenant's clients, if it has any
         self.members: dict[Tenant, set[ClientAccount]] = {}
         self.own_sessions = OwnSessions(clock, self.members)
@@ -185,6 +187,8 @@ class ClientFactory(Factory):
 
     def client_connected(self, client: ClientProtocol) -> None:
         """A client is connected."""
+        if not self.clients:
+            self._kernel_watch.start()
         self.clients.add(client)
         if self.counted is not None:
             self.counted(len(self.clients))
@@ -194,6 +198,7 @@ class ClientFactory(Factory):
         self.clients.discard(client)
         if not self.clients:
             self._memory_watch.stop()
+            self._kernel_watch.stop()
         self._watched.discard(client)
         self._stop_probing()
         if self.counted is not None:

@@ -109,7 +109,7 @@ def _of_clients(stats: Stats) -> Iterator[Metric]:
     )
     yield _labelled(CounterMetricFamily, "logins", "Log-ins, by outcome.", "outcome", counts["logins"])
     yield _gauge("clients_memory_bytes", "Memory for unread replies, and for commands that wait.", counts["memory"])
-    yield _gauge("clients_memory_limit_bytes", "Limit of that memory: 70 % of --memory.", counts["memory_limit"])
+    yield _gauge("clients_memory_limit_bytes", "Limit of that memory: 60 % of --memory.", counts["memory_limit"])
 
 
 #: Metric, key of `TenantStats`, text.

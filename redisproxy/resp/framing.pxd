@@ -38,8 +38,10 @@ cdef class RequestScanner:
     cdef Py_ssize_t _bulk_left
     cdef readonly list _taken
     cdef Py_ssize_t _inspected_size
+    cdef Py_ssize_t _inspected_words
 
     cdef _join(self)
+    cdef _release(self)
     @cython.locals(
         buffer=bytes, end=Py_ssize_t, start=Py_ssize_t, pos=Py_ssize_t, begin=Py_ssize_t, count=Py_ssize_t, remaining=Py_ssize_t,
         name_at=Py_ssize_t, after=Py_ssize_t, wanted=Py_ssize_t, name=bytes, view="const unsigned char *", kind=object,

@@ -275,7 +275,10 @@ class RequestScanner:
         self._arguments_left = 0  # arguments whose header was not read yet
         self._bulk_left = 0  # bytes of the current argument still to come, CR LF included
         self._taken: list[bytes] = []
+        # Of the command that is inspected, or was the last one: its size as INSPECTED_BYTES limits
+        # it, and its words that were collected.
         self._inspected_size = 0
+        self._inspected_words = 0
 
     @property
     def limits(self) -> Limits:
@@ -292,6 +295,19 @@ class RequestScanner:
     def buffered(self) -> int:
         """Bytes that were fed and are not consumed yet."""
         return self._size + len(self._buffer) - self._pos
+
+    @property
+    def cost(self) -> int:
+        """The memory in bytes that the scanner uses until a command is whole: what was fed, and the
+        words that were collected.
+        """
+        cost = self._size + len(self._buffer) + len(self._chunks) * bounds.WORD_BYTES
+        return cost + self.inspected_cost if self._taken else cost
+
+    @property
+    def inspected_cost(self) -> int:
+        """The memory in bytes that the words of the latest inspected command use."""
+        return self._inspected_size + self._inspected_words * (bounds.WORD_BYTES - bounds.ARGUMENT_COST_BYTES)
 
     @property
     def arguments_left(self) -> int:
@@ -332,6 +348,15 @@ class RequestScanner:
         self._size += len(data)
         if self.buffered >= self._wanted:
             self._join()
+        elif len(self._chunks) == bounds.CHUNKS:
+            # Each chunk is an object, which costs more than a byte.
+            self._chunks = [b"".join(self._chunks)]
+
+    def drop(self) -> None:
+        """Drops all bytes, and the words that were collected. No more is read after that."""
+        self._buffer, self._pos = b"", 0
+        self._chunks, self._size = [], 0
+        self._taken = []
 
     def hold_back(self, size: int) -> bytes:
         """Removes and returns the newest bytes, which `next` has not seen. size: how many."""
@@ -370,15 +395,22 @@ class RequestScanner:
                 if found is not None:
                     return found
                 if self._arguments_left or self._bulk_left:
+                    self._release()
                     return None
             found = self._scan()
             if found is not None:
                 return found
             if not (self._arguments_left or self._bulk_left):
-                if self._pos == len(self._buffer):
-                    self._buffer = b""
-                    self._pos = 0
+                self._release()
                 return None
+
+    def _release(self) -> None:
+        """Keeps no bytes that were consumed, unless more of the buffer are still to come: a small
+        rest must not hold a whole read in memory.
+        """
+        if self._pos * 2 >= len(self._buffer):
+            self._buffer = self._buffer[self._pos :]
+            self._pos = 0
 
     def _scan(self) -> Found | None:
         """All whole commands that come next and are all FORWARD, all SCRIPT or all WINDOWED, or the
@@ -490,8 +522,11 @@ class RequestScanner:
         self._pos = pos
         if count == 0:
             return None
-        if start == 0 and pos == end:
-            return kind, buffer, count
+        if pos == end:  # an idle client's last read must not stay in memory
+            self._buffer = b""
+            self._pos = 0
+            if start == 0:
+                return kind, buffer, count
         return kind, buffer[start:pos], count
 
     def transaction(self) -> tuple[bytes, int, bool, int] | None:
@@ -635,6 +670,7 @@ class RequestScanner:
             return REFUSED, name, 1
         self._taken = [name]
         self._inspected_size = len(name)
+        self._inspected_words = 1
         if remaining == 0:
             return self._finish_inspecting()
         return self._continue()
@@ -711,6 +747,7 @@ class RequestScanner:
                 if buffer[after - 2] != 13 or buffer[after - 1] != 10:
                     raise ProtocolError("a bulk string does not end where its length says")
                 self._taken.append(buffer[data_at : after - 2])
+                self._inspected_words += 1
                 pos = after
             else:
                 pos = data_at
@@ -718,6 +755,9 @@ class RequestScanner:
             self._arguments_left -= 1
         self._pos = pos
         if mode >= INSPECT:
+            if pos == end:  # the command may wait for long
+                self._buffer = b""
+                self._pos = 0
             return None if self._arguments_left else self._finish_inspecting()
         if mode == REFUSE or pos == start:
             return None
@@ -765,6 +805,8 @@ class RequestScanner:
         self._pos = newline + 1
         if not arguments:
             return None
+        self._inspected_size = len(line) + len(arguments) * bounds.ARGUMENT_COST_BYTES
+        self._inspected_words = len(arguments)
         if mode == WINDOWED:
             return WINDOW, encode(arguments), 1
         if INSPECT_TEXT <= mode <= SCRIPT and (

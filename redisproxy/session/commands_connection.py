@@ -248,6 +248,7 @@ def _client_set(session: Session, words: list[bytes]) -> None:
         if wrong := _name_error(words[2]):
             return session.refuse(wrong)
         session.name = words[2]
+        session.charge_state()
         return session.answer(OK)
     option = words[2].upper()
     if option not in session.client_library:
@@ -255,6 +256,7 @@ def _client_set(session: Session, words: list[bytes]) -> None:
     if wrong := _name_error(words[3], words[2].lower()):
         return session.refuse(wrong)
     session.client_library[option] = words[3]
+    session.charge_state()
     return session.answer(OK)
 
 

@@ -78,6 +78,7 @@ def _subscriptions(session: Session) -> names.Subscriptions:
     """Returns the session's subscriptions, and makes them at the first call."""
     if session.subscriptions is None:
         session.subscriptions = names.Subscriptions(session.replies, session.tenant.channel_prefix)
+        session.subscriptions.changed = session.charge_state
     return session.subscriptions
 
 

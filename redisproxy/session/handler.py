@@ -133,6 +133,7 @@ def query(session: Session, asked: list[list[bytes]], then: Callable[[list[Answe
     the error instead.
     """
     step: Step[list[Answer] | Unavailable] = session.suspend(Until.QUERY, partial(_answered, session, then))
+    session.charge_waiting(asked)
     session.backend.query(session.tenant, asked, step)
 
 

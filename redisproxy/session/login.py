@@ -84,6 +84,7 @@ def send_hello(session: Session, hello: Hello) -> None:
     """
     if hello.name is not None:
         session.name = hello.name
+        session.charge_state()
     upstream = session.route.upstream
     if isinstance(upstream, Unavailable) and upstream.hello and hello.protocol in (0, session.protocol):
         session.answer(session.with_own_id(upstream.hello))  # Redis is busy with a script, and answers a HELLO still
@@ -122,6 +123,7 @@ def log_out(session: Session) -> None:
     windowed.use(session, NO_WINDOW)
     session.subscriptions = session.tracking = None
     session.name = b""
+    session.charge_state()
     session.scanner.limits = UNAUTHENTICATED
     session.scanner.table = UNAUTHENTICATED_TABLE
     session.replies.reset_mode()
@@ -232,6 +234,7 @@ class Login:
         session.windowed_in_multi = 0
         windowed.use(session, session.backend.window(self.credential.tenant))
         session.subscriptions = None
+        session.charge_state()
         session.scanner.limits = AUTHENTICATED
         session.scanner.known = session.scripts.known
         session.use_policy()

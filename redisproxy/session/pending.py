@@ -34,7 +34,8 @@ HELLO = 3  #: the reply to a HELLO, which may change the protocol
 REWRITTEN = 4  #: one reply that may be rewritten: see `RewrittenReply`
 BLOCKING = 5  #: the reply to a command that may block; no later command enlarges the batch
 TRACKING = 6  #: the reply to a CLIENT TRACKING: see `TrackingReply`
-_KINDS = ("replies", "windowed", "confirmations", "hello", "rewritten", "blocking", "tracking")
+MUTED = 7  #: replies of which CLIENT REPLY SKIP discards some: see `MutedReplies`
+_KINDS = ("replies", "windowed", "confirmations", "hello", "rewritten", "blocking", "tracking", "muted")
 
 _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
@@ -101,6 +102,15 @@ class ReplyBatch:
     def lost(self) -> None:
         """The connection was given up: no more of these replies come."""
 
+    def drop_newest(self) -> None:
+        """Expects no reply to the newest command."""
+        self.count -= 1
+        self.discard = min(self.discard, self.count)
+
+    def discard_all(self) -> None:
+        """Discards all replies that are still to come."""
+        self.discard = self.count
+
     def __repr__(self) -> str:
         discard = f", {self.discard} discarded" * bool(self.discard)
         return f"<ReplyBatch {self.count} {_KINDS[self.kind]}{discard}>"
@@ -138,6 +148,48 @@ class WindowedBatch(ReplyBatch):
     def lost(self) -> None:
         """See `ReplyBatch`."""
         self.window.lost(self)
+
+
+class MutedReplies(ReplyBatch):
+    """Replies of which any may be discarded, not only the first ones. Each costs one byte.
+
+    discard, count: see `add`. `discard` of the batch itself says whether the next reply is.
+    """
+
+    __slots__ = ("_at", "_muted")
+
+    def __init__(self, receiver: ReplyReceiver, discard: int, count: int) -> None:
+        super().__init__(receiver, 0, MUTED)
+        # For each reply whether it is discarded, from the next one on at _at.
+        self._muted = bytearray()
+        self._at = 0
+        self.add(discard, count)
+
+    def add(self, discard: int, count: int) -> None:
+        """Expects so many further replies, of which the first ones are discarded."""
+        self._muted += b"\1" * discard
+        self._muted += bytes(count - discard)
+        self.count += count
+        self.discard = self._muted[self._at]
+
+    def ended(self) -> None:
+        """A reply has ended."""
+        self._at += 1
+        if self._at >= bounds.MUTED_REPLIES:
+            del self._muted[: self._at]
+            self._at = 0
+        self.discard = self._muted[self._at] if self._at < len(self._muted) else 0
+
+    def drop_newest(self) -> None:
+        """See `ReplyBatch`."""
+        self.count -= 1
+        del self._muted[-1]
+        self.discard = self._muted[self._at] if self.count else 0
+
+    def discard_all(self) -> None:
+        """See `ReplyBatch`."""
+        self._muted, self._at = bytearray(b"\1" * self.count), 0
+        self.discard = min(1, self.count)
 
 
 class RewrittenReply(ReplyBatch):
@@ -296,6 +348,8 @@ class PendingReplies:
         if batch.discard:
             batch.discard -= ended
             piece = b""
+        if isinstance(batch, MutedReplies) and ended:
+            batch.ended()
         if not batch.count:
             self.batches.popleft()
             if batch.kind != REPLIES:
@@ -345,7 +399,7 @@ class PendingReplies:
                     raise ProtocolError("a push that was not asked for")
             else:
                 # Redis refuses a SUBSCRIBE with one error, however many channels it names.
-                failed = data[pos : pos + 1] == b"-" and bool(batches) and batches[0].kind > WINDOWED
+                failed = data[pos : pos + 1] == b"-" and bool(batches) and batches[0].kind not in (REPLIES, WINDOWED, MUTED)
             if not self._passing_message and batches and isinstance(batches[0], RewrittenReply):
                 found_whole = batches[0].whole(data, pos)
                 if found_whole is None:

@@ -206,6 +206,14 @@ class Dedicated(Upstream, Protocol):
     def waits(self) -> bool:
         """Whether a reply is pending of which no byte has come."""
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of commands that Redis's machine has not taken yet."""
+
+    @property
+    def in_kernel(self) -> int:
+        """Bytes that the kernel uses for the connection."""
+
     def carry_session(self, session: DedicatedUser) -> None:
         """Carries this session's commands from now on."""
 

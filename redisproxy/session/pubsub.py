@@ -8,7 +8,7 @@ the database index.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import bounds, messages
@@ -107,10 +107,23 @@ class Subscriptions:
     `ports.Subscriber`: passes messages on to the client's `ReplyQueue`.
     """
 
-    __slots__ = ("_confirmed", "_events", "_expected", "_outstanding", "_prefix", "_refused", "_replies", "_shown", "_size")
+    __slots__ = (
+        "_confirmed",
+        "_events",
+        "_expected",
+        "_outstanding",
+        "_prefix",
+        "_refused",
+        "_replies",
+        "_shown",
+        "_size",
+        "changed",
+    )
 
     def __init__(self, replies: ReplyQueue, prefix: bytes) -> None:
         self._replies = replies
+        #: called when `cost` has changed
+        self.changed: Callable[[], object] = lambda: None
         self._prefix = prefix
         self._expected = _nothing()
         self._confirmed = _nothing()
@@ -135,6 +148,13 @@ class Subscriptions:
         """Returns the numbers of channels, patterns and sharded channels."""
         channels, patterns, sharded = (len(self._expected[kind]) for kind in KINDS)
         return channels, patterns, sharded
+
+    @property
+    def cost(self) -> int:
+        """The memory that the subscriptions use, in bytes, about."""
+        count = sum(map(len, self._expected.values()))
+        expressions = sum(each.__sizeof__() for _, earlier in self._shown.values() for each in earlier) if self._shown else 0
+        return self._size + count * bounds.SUBSCRIPTION_COST_BYTES + expressions
 
     def joining(self, tenant: Tenant, kind: bytes, names: Sequence[bytes]) -> Work:
         """Returns the change that a (P|S)SUBSCRIBE asks for. names: as the client knows them.
@@ -217,6 +237,7 @@ class Subscriptions:
                 self._events[pattern] = events
                 for hidden, earlier in events.items():
                     self._shown[hidden] = self.bare(pattern), earlier
+        self.changed()
 
     def confirmed(self, update: SubscriptionChange, refused: bool) -> bool:
         """Records Redis's answer to the oldest pending change.
@@ -235,6 +256,8 @@ class Subscriptions:
             self._forget(list(self._events))
         if update.events:
             self._forget(update.events)
+        if not update.joins or refused:
+            self.changed()
         return any(self._confirmed.values())
 
     def ended(self) -> bytes:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import bounds, probes
-from .pending import BLOCKING, HELLO, REPLIES, REWRITTEN, ReplyBatch
+from .pending import BLOCKING, HELLO, MUTED, REPLIES, REWRITTEN, MutedReplies, ReplyBatch
 from .route import DEDICATED
 from .state import BugError, ReplyMode
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 _ON = ReplyMode.ON
+#: Items of a queue that is charged if it has more.
+_LONG = bounds.OWN_REPLIES_BYTES // bounds.QUEUED_REPLY_BYTES
 
 
 class ReplyQueue:
@@ -85,23 +87,49 @@ class ReplyQueue:
             self._charge()
         items = self._items
         if self.mode is not _ON:
-            return self._expect_muted(count)
+            return self._expect_muted(count, upstream)
         if not items:
             batch = self._spare
             batch.count = count
         else:
             last = items[-1]
-            if last is upstream.newest() and last.kind == REPLIES and not last.discard:
-                last.count += count
-                return None
+            if last is upstream.newest():
+                if last.kind == REPLIES:  # also behind ones that are discarded
+                    last.count += count
+                    return None
+                if isinstance(last, MutedReplies):
+                    last.add(0, count)
+                    return None
             batch = ReplyBatch(self, count)
         items.append(batch)
+        if len(items) > _LONG:
+            self._charge()
         return batch
 
-    def _expect_muted(self, count: int) -> ReplyBatch:
-        """Expects replies of which CLIENT REPLY discards all (OFF), or the first (SKIP)."""
-        batch = ReplyBatch(self, count, discard=self.muted(count))
-        self._items.append(batch)
+    def _expect_muted(self, count: int, upstream: Upstream) -> ReplyBatch | None:
+        """Expects replies of which CLIENT REPLY discards all (OFF), or the first (SKIP).
+
+        A client may discard every second reply, so a batch for each would cost far too much.
+        """
+        discard = self.muted(count)
+        items = self._items
+        last = items[-1] if items else None
+        if isinstance(last, ReplyBatch) and last is upstream.newest():
+            if isinstance(last, MutedReplies):
+                last.add(discard, count)
+                return None
+            if last.kind == REPLIES and last.discard == last.count:
+                last.discard += discard
+                last.count += count
+                return None
+            if last.kind == REPLIES:
+                batch: ReplyBatch = MutedReplies(self, discard, count)
+                items.append(batch)
+                return batch
+        batch = ReplyBatch(self, count, discard=discard)
+        items.append(batch)
+        if len(items) > _LONG:
+            self._charge()
         return batch
 
     def muted(self, count: int) -> int:
@@ -115,10 +143,10 @@ class ReplyQueue:
         return discard
 
     def expect_batch(self, batch: ReplyBatch) -> None:
-        """Expects a batch that no later command enlarges: of another kind, or one to discard."""
+        """Expects a batch of another kind, or one to discard."""
         self._items.append(batch)
         self.pending += batch.count
-        if self.pending >= bounds.PENDING_REPLIES:
+        if self.pending >= bounds.PENDING_REPLIES or len(self._items) > _LONG:
             self._charge()
 
     def _charge(self) -> None:
@@ -130,17 +158,15 @@ class ReplyQueue:
         session = self._session
         if session is None:
             return
-        long = self.pending >= bounds.PENDING_REPLIES or self._answers_size > bounds.OWN_REPLIES_BYTES
+        items = len(self._items) * bounds.QUEUED_REPLY_BYTES + self._answers_size
+        long = self.pending >= bounds.PENDING_REPLIES or items > bounds.OWN_REPLIES_BYTES
         if not (long or self._charged):
             return
         # Half of the limits ends it, so that it does not begin and end with each reply.
-        self._charged = long or (
-            self.pending > bounds.PENDING_REPLIES // 2 or self._answers_size > bounds.OWN_REPLIES_BYTES // 2
-        )
+        self._charged = long or self.pending > bounds.PENDING_REPLIES // 2 or items > bounds.OWN_REPLIES_BYTES // 2
         if self._charged:
             probes.reached("long queue of replies is charged")
-            items = len(self._items) * bounds.QUEUED_REPLY_BYTES
-            session.usage.queue(items + self._answers_size + self.pending * bounds.PENDING_REPLY_BYTES)
+            session.usage.queue(items + self.pending * bounds.PENDING_REPLY_BYTES)
         else:
             session.usage.queue(0)
 
@@ -150,11 +176,10 @@ class ReplyQueue:
         Returns its batch if no other reply is pending there.
         """
         batch = self._items[-1] if self._items else None
-        if not isinstance(batch, ReplyBatch) or batch.kind not in (REPLIES, REWRITTEN):
+        if not isinstance(batch, ReplyBatch) or batch.kind not in (REPLIES, REWRITTEN, MUTED):
             return None
         probes.reached("command that was sent in part is given up")
-        batch.count -= 1
-        batch.discard = min(batch.discard, batch.count)
+        batch.drop_newest()
         self.pending -= 1
         if batch.count:
             return None
@@ -187,7 +212,7 @@ class ReplyQueue:
             return
         self._items.append(data)
         self._answers_size += len(data)
-        if self._answers_size > bounds.OWN_REPLIES_BYTES:
+        if self._answers_size > bounds.OWN_REPLIES_BYTES or len(self._items) > _LONG:
             self._charge()
 
     # What Redis sends: see `ports.ReplyReceiver`.
@@ -275,7 +300,7 @@ class ReplyQueue:
         if multiplexed:
             for item in self._items:
                 if isinstance(item, ReplyBatch):
-                    item.discard = item.count
+                    item.discard_all()
                     item.receiver = NOBODY
         self._spare.receiver = NOBODY
         self._items.clear()

@@ -81,6 +81,7 @@ class Session:
         "_advancing",
         "_client_library",
         "_collected",
+        "_cost",
         "_gathers",
         "_kept",
         "_later",
@@ -171,6 +172,8 @@ class Session:
         self._advancing = False
         # Words of a command that is inspected, and is not whole yet, that were counted as work.
         self._collected = 0
+        # What the latest command that was not plain costs while it waits, in bytes.
+        self._cost = 0
         # Whether the client gets the answers to several commands in one write.
         self._gathers = False
 
@@ -254,6 +257,14 @@ class Session:
             self._client_library = {b"LIB-NAME": b"", b"LIB-VER": b""}
         return self._client_library
 
+    def charge_state(self) -> None:
+        """Charges the session's subscriptions and names, if they use much memory."""
+        size = len(self.name) + (self.subscriptions.cost if self.subscriptions else 0)
+        if self._client_library is not None:
+            size += sum(map(len, self._client_library.values()))
+        if size > bounds.HELD_BYTES or self.usage.size:
+            self.usage.state(size if size > bounds.HELD_BYTES else 0)
+
     @property
     def leaves_nothing(self) -> bool:
         """Whether it has a dedicated connection, and no state of the session is left on it.
@@ -291,7 +302,7 @@ class Session:
             self.advance()
         elif self.gates & Gate.ORDER:
             self.route.order.more(self, len(data))
-        if self.gates and self.buffered > bounds.BUFFERED_BYTES:
+        if self.gates and self.buffered > bounds.HELD_BYTES:
             self._waits_with_much()
 
     def _keep(self) -> Pieces:
@@ -301,12 +312,16 @@ class Session:
         return self._kept
 
     def _waits_with_much(self) -> None:
-        """The client sent much while the session waits: charges it, and does not read the client.
+        """The client sent much while the session waits: charges it. From BUFFERED_BYTES on, does
+        not read the client.
 
         If a command of the client is blocked, the client is read. Then only a read shows that the
         client left.
         """
-        self.usage.commands(self.buffered)
+        buffered = self.buffered
+        self.usage.commands(buffered)
+        if buffered <= bounds.BUFFERED_BYTES:
+            return
         if self.blocked and not self.usage.stopped:
             probes.reached("client with a blocked command sends much behind it")
         else:
@@ -330,8 +345,10 @@ class Session:
     def discard_kept(self) -> None:
         """The session runs no more commands: drops the bytes that were kept for it."""
         self._kept = None
+        self.scanner.drop()
         if self.usage.size:
             self.usage.commands(0)
+            self.usage.half(0)
 
     def _may_send_unauthenticated(self, data: bytes) -> bool:
         if not self.sent_unauthenticated and data.startswith(TLS_HANDSHAKE):
@@ -385,6 +402,8 @@ class Session:
     def upstream_full(self, full: bool) -> None:
         """Redis reads commands too slowly (full is True), or fast enough again (False)."""
         self.route.full = full
+        dedicated = self.route.dedicated
+        self.usage.unsent(dedicated.unsent if full and dedicated is not None else 0)
         self.connection.upstream_full(full)
         if self._kept is not None and not (full or self.gates):
             self.advance()
@@ -458,9 +477,18 @@ class Session:
             self._advance_unless_gated()
 
     def close_for_memory(self) -> None:
-        """See `tenants.memory.User`."""
+        """See `tenants.memory.User`.
+
+        A client that has read its replies gets an error. To another one it would only be more that
+        it does not read.
+        """
+        may_hear = self.replies.drained and not self.replies.slow and not self.ended
         self.ending.at_once()
-        self.connection.abort(messages.OUT_OF_MEMORY.code)
+        if may_hear:
+            self.connection.write(messages.NO_MEMORY.reply())
+            self.connection.close(messages.OUT_OF_MEMORY.code)
+        else:
+            self.connection.abort(messages.OUT_OF_MEMORY.code)
 
     def close_for_tracking(self) -> None:
         """The tenant may not use client-side caching any more, and this session does.
@@ -524,7 +552,7 @@ class Session:
     def close_gate(self, gate: int) -> None:
         """Closes a gate: the session reads no next command. Called by the gate's owner."""
         self.gates |= gate
-        if self.buffered > bounds.BUFFERED_BYTES and not gate & Gate.CLOSING:
+        if self.buffered > bounds.HELD_BYTES and not gate & Gate.CLOSING:
             self._waits_with_much()
 
     def open_gate(self, gate: int) -> None:
@@ -562,6 +590,9 @@ class Session:
         if self.step is not None:
             raise BugError(f"a session waits for {self.step} and for {until} at once")
         self.step = step = Step(self, until, then, deadline)
+        if self._cost > bounds.HELD_BYTES:
+            probes.reached("large command that waits is charged")
+            self.usage.waiting(self._cost)
         self.close_gate(Gate.STEP)
         if self.replies.slow:
             self.route.settle(self)
@@ -590,6 +621,7 @@ class Session:
         self.step = None
         step.go_on(result)
         if self.step is None:
+            self._waits_no_more()
             if self.replies.slow:
                 self.route.settle(self)
             self.route.return_if_clean(self)
@@ -603,10 +635,24 @@ class Session:
         step, self.step = self.step, None
         if step is not None:
             step.abandon()
+            self._waits_no_more()
         self.route.use_order(self)
         login, self.pending_login = self.pending_login, None
         if login is not None:
             login.abandon()
+
+    def charge_waiting(self, commands: list[list[bytes]]) -> None:
+        """Charges these commands, which wait in place of a large one: a tenant's prefix may be
+        longer than what it stands before.
+        """
+        if self._cost > bounds.HELD_BYTES:
+            self.usage.waiting(sum(sum(map(len, words)) + len(words) * bounds.WORD_BYTES for words in commands))
+
+    def _waits_no_more(self) -> None:
+        """The latest command has been passed on, or is given up."""
+        self._cost = 0
+        if self.usage.size:
+            self.usage.waiting(0)
 
     # The loop over the client's commands.
 
@@ -662,6 +708,8 @@ class Session:
                     # To collect them is a part of the work, and a client may never send the rest.
                     self.work.use(scanner.collected - self._collected)
                     self._collected = scanner.collected
+                if self.usage.size or scanner.cost > bounds.HELD_BYTES:
+                    self._charge_half()
                 if self.kept:
                     if self._take_kept():
                         continue
@@ -677,6 +725,8 @@ class Session:
                 self.commands += count
                 self.forward(what, count)
                 if not scanner.buffered and self._kept is None and ending.phase is _OPEN:
+                    if self.usage.size:
+                        self.usage.half(0)
                     return None
             elif kind == STREAM and not count:
                 if TYPE_CHECKING:
@@ -686,6 +736,7 @@ class Session:
                 if TYPE_CHECKING:
                     assert isinstance(what, bytes)
                 self.commands += count
+                self._cost = len(what)
                 commands_scripts.forward(self, what, count)
             elif kind in (WINDOW, NO_PLACE):
                 if TYPE_CHECKING:
@@ -695,7 +746,14 @@ class Session:
             else:
                 self.commands += 1
                 self._collected = 0
-                self.work.use(len(what) if isinstance(what, list) else 1)
+                if isinstance(what, list):
+                    self.work.use(len(what))
+                    self._cost = scanner.inspected_cost
+                else:
+                    self.work.use(1)
+                    self._cost = len(what)
+                if self.usage.size:
+                    self.usage.half(0)
                 if again and scanner.buffered and not self._gathers:
                     self._gathers = True
                     self.connection.gather()
@@ -704,6 +762,13 @@ class Session:
             if ending.phase is _DRAINING:
                 ending.drained(False)
         return None
+
+    def _charge_half(self) -> None:
+        """Charges what the client has sent of a command that is not whole, if that is much."""
+        cost = self.scanner.cost
+        if cost > bounds.HELD_BYTES:
+            probes.reached("half a command is charged")
+        self.usage.half(cost if cost > bounds.HELD_BYTES else 0)
 
     def _malformed(self, error: ProtocolError) -> None:
         self.withdraw()

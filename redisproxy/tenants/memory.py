@@ -17,7 +17,7 @@ from .. import bounds, probes
 
 #: The part of the limit that clients may use together. The rest is for the proxy itself, for one
 #: more read of each socket, and for what the allocator does not give back.
-FREE = 0.7
+FREE = 0.6
 #: The part of that at which clients that stopped go on.
 GO_ON = 0.9
 #: The account of clients that are not logged in.
@@ -50,17 +50,34 @@ class User(Protocol):
 class Usage:
     """The memory that one session uses. user: the session.
 
-    Charged are the bytes of unread replies, of the queue of replies, and of commands that wait.
+    Each kind is set as a whole, in bytes. What costs a session little is not charged: the callers
+    leave small sizes out, see HELD_BYTES in `bounds`.
     """
 
-    __slots__ = ("_backlog", "_commands", "_memory", "_queue", "account", "closing", "freed", "size", "stopped", "user")
+    __slots__ = (
+        "_backlog",
+        "_commands",
+        "_half",
+        "_kernel",
+        "_memory",
+        "_queue",
+        "_state",
+        "_unsent",
+        "_waiting",
+        "account",
+        "closing",
+        "freed",
+        "size",
+        "stopped",
+        "user",
+    )
 
     def __init__(self, user: User) -> None:
         self.user: User | None = user
         self._memory: Memory | None = None
         #: the tenant's namespace
         self.account = NOBODY
-        self._backlog = self._queue = self._commands = 0
+        self._nothing()
         #: all of it, in bytes
         self.size = 0
         #: bytes that were given back so far, which shows progress
@@ -71,7 +88,12 @@ class Usage:
         self.closing = False
 
     def __repr__(self) -> str:
-        return f"<Usage backlog={self._backlog} queue={self._queue} commands={self._commands}>"
+        kinds = ("backlog", "queue", "commands", "half", "waiting", "state", "unsent", "kernel")
+        return f"<Usage {' '.join(f'{kind}={size}' for kind in kinds if (size := getattr(self, f'_{kind}')))}>"
+
+    def _nothing(self) -> None:
+        self._backlog = self._queue = self._commands = 0
+        self._half = self._waiting = self._state = self._unsent = self._kernel = 0
 
     def belongs_to(self, memory: Memory, account: str) -> None:
         """Charges this account from now on. account: a namespace, or NOBODY."""
@@ -99,25 +121,51 @@ class Usage:
         self._add(size - before)
 
     def commands(self, size: int) -> None:
-        """Sets the bytes of commands that wait."""
+        """Sets the bytes of commands that wait to be read."""
         before, self._commands = self._commands, size
         self._add(size - before)
 
-    def _add(self, size: int) -> None:
+    def half(self, size: int) -> None:
+        """Sets what a command costs that is not whole yet."""
+        before, self._half = self._half, size
+        self._add(size - before, stops=False)
+
+    def waiting(self, size: int) -> None:
+        """Sets what the words of a command cost that was read, and waits."""
+        before, self._waiting = self._waiting, size
+        self._add(size - before, stops=False)
+
+    def state(self, size: int) -> None:
+        """Sets what the session's subscriptions and names cost."""
+        before, self._state = self._state, size
+        self._add(size - before, stops=False)
+
+    def unsent(self, size: int) -> None:
+        """Sets the bytes of commands that Redis has not read from the dedicated connection."""
+        before, self._unsent = self._unsent, size
+        self._add(size - before)
+
+    def kernel(self, size: int) -> None:
+        """Sets what the kernel keeps for the session's sockets."""
+        before, self._kernel = self._kernel, size
+        self._add(size - before)
+
+    def _add(self, size: int, stops: bool = True) -> None:
         self.size += size
         if size < 0:
             self.freed -= size
         if self._memory is not None and size:
-            self._memory.add(self, size)
+            self._memory.add(self, size, stops)
 
     def end(self) -> None:
         """The client is gone: gives everything back."""
         self.user = None
         if self.size:
-            self._backlog = self._queue = self._commands = 0
+            self._nothing()
             self._add(-self.size)
         if self._memory is not None and (self.stopped or self.closing):
             self._memory.forget(self)
+        self._memory = None
 
 
 class Account:
@@ -163,8 +211,11 @@ class Memory:
         account = self.accounts.get(namespace)
         return 0 if account is None else account.size
 
-    def add(self, usage: Usage, size: int) -> None:
-        """Adds bytes to a usage's account. size: negative: gives bytes back."""
+    def add(self, usage: Usage, size: int, stops: bool = True) -> None:
+        """Adds bytes to a usage's account. size: negative: gives bytes back.
+
+        stops: whether they come no more, or are given back, if the session stops.
+        """
         if not size:
             return
         account = self.accounts.get(usage.account)
@@ -183,7 +234,7 @@ class Memory:
             # at all sessions for each of these would take seconds.
             if self.size > self.bound and not (usage.stopped and self.size < self._look_again_at):
                 self._look_again_at = self.size + bounds.READ_BYTES
-                self._make_room(usage)
+                self._make_room(usage, stops)
             return
         self._look_again_at = min(self._look_again_at, self.size + bounds.READ_BYTES)
         if self.stopped and not self._waking and (not usage.outgoing or self.size <= self.bound * GO_ON):
@@ -196,8 +247,11 @@ class Memory:
         self.stopped.pop(usage, None)
         self._closing.pop(usage, None)
 
-    def _make_room(self, growing: Usage) -> None:
-        """Stops or closes the largest session of the largest account."""
+    def _make_room(self, growing: Usage, stops: bool) -> None:
+        """Stops or closes the largest session of the largest account.
+
+        stops: whether the growing session can stop.
+        """
         if self.size - sum(usage.size for usage in self._closing) <= self.bound:
             return  # there will be room soon
         account = max(self.accounts.values(), key=_stays)
@@ -205,7 +259,7 @@ class Memory:
         if not usages:
             return
         largest = max(usages, key=lambda usage: usage.size)
-        if largest is growing and largest.user is not None and largest.user.memory_full():
+        if largest is growing and stops and largest.user is not None and largest.user.memory_full():
             probes.reached("session waits for memory")
             if not largest.stopped:
                 largest.stopped = True

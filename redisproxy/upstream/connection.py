@@ -19,11 +19,12 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from .. import bounds, messages
+from ..net import socket_buffers
 from ..net.addresses import shown_address
 from ..net.keepalive import probe_idle_connection
-from ..net.protocol import PauseReason, Pressure, RespReceiver
+from ..net.protocol import PauseReason, Pressure, RespReceiver, below_tls
 from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
-from ..net.twisted_private import discard_unsent, has_unsent
+from ..net.twisted_private import discard_unsent, has_unsent, unsent
 from ..printable import printable, shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import BLOCKING, CONFIRMATIONS, TRACKING, PendingReplies, ReplyBatch
@@ -187,6 +188,7 @@ class RedisConnection(RespReceiver):
         super().connectionMade()
         if not isinstance(self.transport.getHost(), UNIXAddress):
             probe_idle_connection(self.transport.fileno())
+        socket_buffers.limit(self._handle, bounds.SOCKET_BYTES, bounds.SOCKET_BYTES)
 
     @property
     def key(self) -> tuple[Tenant, int] | None:
@@ -405,6 +407,22 @@ class RedisConnection(RespReceiver):
     # One session's commands: see `session.ports.Dedicated`.
 
     busy = False
+
+    @property
+    def unsent(self) -> int:
+        """See `session.ports.Dedicated`."""
+        return unsent(self.transport)
+
+    @property
+    def in_kernel(self) -> int:
+        """See `session.ports.Dedicated`."""
+        return socket_buffers.used(self._handle)
+
+    @property
+    def _handle(self) -> object:
+        """The socket."""
+        below = below_tls(self.transport) if ISSLTransport.providedBy(self.transport) else self.transport
+        return below.getHandle() if hasattr(below, "getHandle") else None
 
     def carry_session(self, session: DedicatedUser) -> None:
         """See `session.ports.Dedicated`."""

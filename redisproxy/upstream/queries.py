@@ -91,7 +91,7 @@ class ControlQueries:
         # The query goes on if the caller leaves. Otherwise each client that leaves would cost a
         # connection.
         heard: defer.Deferred[list[Answer]] = defer.Deferred()
-        defer.Deferred.fromCoroutine(self._in_turn(tenant, commands)).addBoth(heard.callback)
+        defer.Deferred.fromCoroutine(self._in_turn(tenant, list(commands))).addBoth(heard.callback)
         return await heard
 
     async def _in_turn(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:

@@ -173,7 +173,14 @@ class SessionBackend:
         """See `session.ports.Backend`."""
         asking = partial(self._queries.ask, tenant, commands)
         work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(tenant, asking))
-        step.cancel = work.cancel
+
+        def cancel() -> None:
+            work.cancel()
+            # What was cancelled stays in memory until the garbage collector finds it, and the words
+            # may be megabytes.
+            commands.clear()
+
+        step.cancel = cancel
 
         def answered(answers: list[Answer]) -> None:
             self._tenant_limits.of(tenant.namespace).answered(answers)

@@ -38,6 +38,10 @@ class RecordingUpstream:
     """
 
     busy = False
+    #: bytes of commands that Redis has not taken
+    unsent = 0
+    #: bytes that the kernel uses for it
+    in_kernel = 0
 
     def __init__(self, conversation: Conversation, protocol: int = 2) -> None:
         self.protocol = protocol

@@ -6,7 +6,7 @@ import unittest
 from collections.abc import Callable
 
 from redisproxy import bounds
-from redisproxy.tenants.memory import NOBODY, Memory, Usage
+from redisproxy.tenants.memory import FREE, NOBODY, Memory, Usage
 
 
 class Session:
@@ -37,7 +37,7 @@ class MemoryTests(unittest.TestCase):
     def setUp(self) -> None:
         self.later: list[Callable[[], None]] = []
         #: clients may use 700 bytes
-        self.memory = Memory(1000, self.later.append)
+        self.memory = Memory(int(700 / FREE) + 1, self.later.append)
 
     def session(self, account: str = "blue", stops: bool = True) -> Session:
         return Session(self.memory, account, stops)
@@ -99,6 +99,21 @@ class MemoryTests(unittest.TestCase):
         self.soon()
         self.assertEqual(session.calls, ["full", "close"])
         self.assertEqual((self.memory.size, self.memory.accounts, self.memory.stopped), (0, {}, {}))
+
+    def test_one_that_grows_by_what_cannot_stop_is_closed(self) -> None:
+        for kind in ("half", "waiting", "state"):
+            with self.subTest(kind):
+                session = self.session()
+                getattr(session.usage, kind)(701)
+                self.soon()
+                self.assertEqual((session.calls, self.memory.size), (["close"], 0))
+
+    def test_what_ends_later_charges_nobody(self) -> None:
+        session = self.session()
+        session.usage.state(100)
+        session.usage.end()
+        session.usage.state(200)
+        self.assertEqual((self.memory.size, self.memory.accounts), (0, {}))
 
     def test_no_more_sessions_are_closed_than_have_to_be(self) -> None:
         sessions = [self.session() for _ in range(7)]
