@@ -106,16 +106,22 @@ class Admission:
             self._forget(arrival)
             self._enter(arrival)
 
-    def log_in(self, arrival: Arrival, tenant: Tenant) -> None:
-        """Gives a session a slot, now or later, or refuses it. A session that has one keeps it."""
+    def log_in_at_once(self, arrival: Arrival, tenant: Tenant) -> bool:
+        """Gives a session a slot if one is free. Returns whether it has one now."""
         if arrival in self._serves:
+            return True
+        if len(self._served) >= self._slots:
+            return False
+        self._forget(arrival)
+        self._serve(arrival, tenant)
+        return True
+
+    def log_in(self, arrival: Arrival, tenant: Tenant) -> None:
+        """Gives a session a slot, now or later, or refuses it."""
+        if self.log_in_at_once(arrival, tenant):
             arrival.admitted()
             return
         self._forget(arrival)
-        if len(self._served) < self._slots:
-            self._serve(arrival, tenant)
-            arrival.admitted()
-            return
         self._wait(arrival, tenant)
         most = self._served.largest()
         if len(self._served.of(most)) > len(self._served.of(tenant)) + 1:

@@ -60,6 +60,10 @@ class Presence:
         """The client's address is known better now."""
         self._admission.moved(self)
 
+    def log_in_at_once(self, tenant: Tenant) -> bool:
+        """Takes a slot if one is free. Returns whether the session has one."""
+        return self._admission.log_in_at_once(self, tenant)
+
     def log_in(self, tenant: Tenant, step: Step[bool]) -> None:
         """Finishes the Step, now or later, with whether the session has a slot."""
         self._step = step

@@ -153,7 +153,7 @@ class Login:
             session.credential = self.credential
             return self._answer()
         session.pending_login = self
-        if self._reservation is None:
+        if self._reservation is None or session.accounts.take_slot_at_once(self.credential.tenant):
             self._connect(True)
         else:
             session.accounts.take_slot(self.credential.tenant, session.suspend(Until.SLOT, self._connect))

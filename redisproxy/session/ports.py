@@ -135,10 +135,11 @@ class Accounts(Protocol):
         Raises TenantFullError if the tenant has too many connections.
         """
 
+    def take_slot_at_once(self, tenant: Tenant) -> bool:
+        """Returns whether the session has a slot: it had one before, or one is free."""
+
     def take_slot(self, tenant: Tenant, step: Step[bool]) -> None:
-        """Finishes the Step, now or later, with whether the session has a slot. A session that has
-        one keeps it.
-        """
+        """Finishes the Step, now or later, with whether the session has a slot."""
 
     def wrong_password(self) -> tuple[float, bool]:
         """Counts a wrong password. Returns when to answer it, and whether to close the client then.
