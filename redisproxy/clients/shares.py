@@ -28,11 +28,8 @@ class Shares(Generic[Owner, Member]):
         self._levels: dict[int, OrderedDict[Owner, None]] | None = None
         # With fewer members than that the pressure is over.
         self._least = 0
-        self._total = 0
-
-    def __len__(self) -> int:
-        """The number of members."""
-        return self._total
+        #: the number of members
+        self.total = 0
 
     @property
     def owners(self) -> dict[Owner, dict[Member, None]]:
@@ -52,7 +49,7 @@ class Shares(Generic[Owner, Member]):
         levels = self._levels
         if levels is None:
             levels = self._levels = {}
-            self._least = self._total // 2
+            self._least = self.total // 2
             for owner, owned in self._owned.items():
                 levels.setdefault(len(owned), OrderedDict())[owner] = None
         return next(iter(levels[max(levels)]))
@@ -65,16 +62,16 @@ class Shares(Generic[Owner, Member]):
         if self._levels is not None:
             self._move(self._levels, owner, len(owned), len(owned) + 1)
         owned[member] = None
-        self._total += 1
+        self.total += 1
 
     def remove(self, owner: Owner, member: Member) -> None:
         """Removes a member. Raises KeyError if the owner does not have it."""
         owned = self._owned[owner]
         del owned[member]
-        self._total -= 1
+        self.total -= 1
         if self._levels is not None:
             self._move(self._levels, owner, len(owned) + 1, len(owned))
-            if self._total < self._least:
+            if self.total < self._least:
                 self._levels = None
         if not owned:
             del self._owned[owner]
