@@ -120,11 +120,19 @@ def log_out(session: Session) -> None:
     session.end_transaction()
     session.windowed_in_multi = 0
     windowed.use(session, NO_WINDOW)
-    session.subscriptions = session.tracking = None
+    _unsubscribe(session)
+    session.tracking = None
     session.name = b""
     session.scanner.limits = UNAUTHENTICATED
     session.scanner.table = UNAUTHENTICATED_TABLE
     session.replies.reset_mode()
+
+
+def _unsubscribe(session: Session) -> None:
+    """The session has left its connection to Redis, and with it its subscriptions."""
+    if session.subscriptions is not None:
+        session.subscriptions.leave_all()
+        session.subscriptions = None
 
 
 class Login:
@@ -231,7 +239,7 @@ class Login:
         session.end_transaction()
         session.windowed_in_multi = 0
         windowed.use(session, session.backend.window(self.credential.tenant))
-        session.subscriptions = None
+        _unsubscribe(session)
         session.scanner.limits = AUTHENTICATED
         session.scanner.known = session.scripts.known
         session.use_policy()

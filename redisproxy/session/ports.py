@@ -11,7 +11,7 @@ This module is longer than other modules because it is the only one of interface
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from .. import messages
@@ -393,10 +393,14 @@ class Backend(Protocol):
         """Returns the tenant's scripts that publish, the same object for all of its sessions."""
 
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step[Unavailable | None]) -> None:
-        """Allows the tenant's ACL user these patterns, literally.
+        """Lets the tenant PSUBSCRIBE to these patterns, literally.
 
-        Finishes the Step with None, or with an Unavailable.
+        Finishes the Step with None, or with an Unavailable. After None the session has a use of
+        each different pattern, until `leave_patterns`.
         """
+
+    def leave_patterns(self, tenant: Tenant, patterns: Collection[bytes]) -> None:
+        """The session does not use these patterns any more: see `allow_patterns`."""
 
     def allow_tracking(self, tenant: Tenant, step: Step[Unavailable | None]) -> None:
         """Allows the tenant's ACL user the commands of client-side caching.

@@ -197,7 +197,7 @@ class RedisTests(FindingsCase):
         no_memory, no_output, few = (await inspect.check(self.operator(*source, **{"base-workers": "60"}))).warnings
         self.assertRegex(no_memory, "has no maxmemory: .* Set maxmemory and")
         self.assertRegex(no_output, "keeps any number of bytes .* Set maxmemory-clients 25%")
-        self.assertRegex(few, r"takes 60 connections \(maxclients\), and each replica of the proxy may need more than 62")
+        self.assertRegex(few, r"takes 60 connections \(maxclients\), and each replica of the proxy may need more than 63")
         # Each is over when it is set, and Redis need not be started again.
         redis = server.client()
         redis.config_set("maxmemory", "1gb")
@@ -563,7 +563,7 @@ class SameRulesTests(FindingsCase):
         self.assertEqual(found.snapshot.backend, snapshot.backend)
         self.assertEqual(found.snapshot.tenants, snapshot.tenants)
         self.assertEqual(found.snapshot.limits, snapshot.limits)
-        self.assertEqual(found.snapshot.limits, {"team-blue": Limits(7, 100, 0)})
+        self.assertEqual(found.snapshot.limits, {"team-blue": Limits(7, 100, 0, max_patterns=100)})
         self.assertEqual(found.problems, problems)
 
     async def test_both_decide_by_the_same_policy(self) -> None:
