@@ -285,14 +285,20 @@ NETS_SECONDS = 60.0
 LOW_OUTPUT_LIMIT_BYTES = 256 * 1024 * 1024
 #: Time without a control query until the connection for control queries is closed.
 QUERY_IDLE_SECONDS: Annotated[float, 0.1] = 30.0
-#: Different patterns of one tenant that Redis is asked to allow. They add up until the proxy
-#: connects to Redis again.
-TENANT_PATTERNS = 10_000
-#: The bytes of those patterns.
-TENANT_PATTERN_BYTES = 1024 * 1024
+#: The bytes of all different patterns of one tenant, in all processes and replicas.
+TENANT_PATTERN_BYTES = 256 * 1024
 #: Patterns in one ACL SETUSER. Redis compares each of them with all existing ones, and serves
 #: nobody meanwhile.
 PATTERNS_PER_CALL = 500
+#: Patterns that one tenant's sessions in this process have left, and that were not removed from the
+#: ACL yet. Redis reads all of them each time it is asked to allow another one.
+UNUSED_PATTERNS = 1000
+#: Time between two looks for patterns that nobody uses. A process whose connection was lost says
+#: within that time again what its sessions use.
+UNUSED_PATTERN_SECONDS = 30.0
+#: Time until a process first looks for such patterns. Replicas of an earlier version do not say
+#: what their sessions use. In a rolling update they have ended by then.
+FIRST_CLEANING_SECONDS = 300.0
 #: One reply of a sentinel.
 SENTINEL_REPLY_BYTES = 64 * 1024
 #: Time to log in to a sentinel, and time until it has replied. A sentinel has little else to do.
@@ -314,6 +320,9 @@ LIST_BYTES = 512 * 1024
 OBJECT_BYTES = 4 * 1024 * 1024
 #: The largest limit of connections that an annotation may set.
 TENANT_CONNECTIONS = 1_000_000
+#: The largest limit of patterns that an annotation may set. The list of so many is smaller than
+#: QUERY_REPLY_BYTES.
+TENANT_PATTERNS = 5000
 #: The largest rate, of commands or bytes a second, that an annotation may set.
 TENANT_PER_SECOND = 1_000_000_000
 #: Clients of a tenant that go on in one turn of the reactor, after the tenant was over its rate.
@@ -476,6 +485,9 @@ def _check() -> None:
         (2 * SUBSCRIPTION_BYTES <= MESSAGE_HEAD_BYTES, "a message names its pattern and its channel"),
         (SECRET_BYTES + 256 * 1024 <= LIST_BYTES <= OBJECT_BYTES, "a secret has room for its annotations"),
         (PATTERNS_PER_CALL <= TENANT_PATTERNS, "one call does not exceed the tenant's patterns"),
+        # Each is listed with a prefix and the namespace.
+        (130 * TENANT_PATTERNS + TENANT_PATTERN_BYTES < QUERY_REPLY_BYTES, "all of a tenant's patterns can be listed"),
+        (PATTERNS_PER_CALL < UNUSED_PATTERNS, "a tenant may leave what one call allowed"),
         (KEEPALIVE_SECONDS < UNACKNOWLEDGED_SECONDS, "there is a probe before a connection is given up"),
         (HANDOVER_SECONDS < HANDOVER_ELSEWHERE_SECONDS, "other processes have time to cut their connections"),
         (

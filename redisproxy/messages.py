@@ -991,6 +991,13 @@ USERS_UNKEPT = LogLine(
     "security.md#two-isolation-layers",
     level="warn",
 )
+MARKERS_REFUSED = LogLine(
+    "redis-markers-refused",
+    "PSUBSCRIBE is refused, because the tenants' patterns cannot be counted: {error}",
+    "Give the master's user the rights to SUBSCRIBE, UNSUBSCRIBE and PUBSUB, and to the channels redisproxy/patterns:*.",
+    "redis.md#its-settings",
+    level="warn",
+)
 FAILOVER = LogLine(
     "redis-failover",
     "failover: the sentinels say that {name} is at {found}, no longer at {before}",
@@ -1577,15 +1584,22 @@ UNFIT_PATTERN = ClientError(
 )
 TOO_MANY_PATTERNS = ClientError(
     "error-too-many-patterns",
-    "ERR this namespace has subscribed to {count} different patterns, which is the limit",
-    "The limit applies to the namespace. Use fewer patterns.",
-    "tenants.md",
+    "ERR this namespace would have more than {count} different patterns: see the annotation redisproxy/max-patterns",
+    "The limit applies to all clients of the namespace together. A pattern that matches keyspace notifications, too, counts "
+    "several times. Use fewer patterns, or raise redisproxy/max-patterns of the namespace.",
+    "tenants.md#commands",
 )
 PATTERNS_TOO_LARGE = ClientError(
     "error-patterns-too-large",
     "ERR this namespace's different patterns would have more than {most} bytes, which is the limit",
     "The limit applies to the namespace. Use fewer patterns.",
     "tenants.md",
+)
+PATTERNS_CHANGE = ClientError(
+    "error-patterns-change",
+    "ERR this namespace has left {count} different patterns in the last minutes: use the same ones, or try again later",
+    "Unused patterns are removed from Redis after a minute. Subscribe to channels, or to one pattern for all clients.",
+    "tenants.md#commands",
 )
 CONFIG_PATTERNS = ClientError(
     "error-config-patterns",

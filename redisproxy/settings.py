@@ -437,6 +437,15 @@ class Settings:
         "Number of connections that each tenant may have. 0: no limit. The annotation `redisproxy/max-connections` of a "
         "namespace wins.",
     )
+    tenant_max_patterns: int = _setting(
+        "REDISPROXY_TENANT_MAX_PATTERNS",
+        _whole(0, bounds.TENANT_PATTERNS),
+        100,
+        "N",
+        f"Different patterns that the clients of each tenant may be subscribed to (`PSUBSCRIBE`), in all processes and "
+        f"replicas together. Redis compares each message of anybody with all of them. 0: {bounds.TENANT_PATTERNS:,}, which "
+        f"is the most. The annotation `redisproxy/max-patterns` of a namespace wins.",
+    )
     tenant_commands_per_second: int = _setting(
         "REDISPROXY_TENANT_COMMANDS_PER_SECOND",
         _whole(0, bounds.TENANT_PER_SECOND),
@@ -516,6 +525,7 @@ class Settings:
             self.tenant_commands_per_second,
             self.tenant_bytes_per_second,
             deny_scripts=self.tenant_scripts == "deny",
+            max_patterns=self.tenant_max_patterns,
         )
 
     def enrolment(self, backend: BackendAddress | None = None) -> Enrolment:

@@ -199,6 +199,10 @@ class ClientAccount:
         increase(shared.counts.logins, "ok")
         return self.reservation
 
+    def take_slot_at_once(self, tenant: Tenant) -> bool:
+        """See `session.ports.Accounts`."""
+        return self._client.presence.log_in_at_once(tenant)
+
     def take_slot(self, tenant: Tenant, step: Step[bool]) -> None:
         """See `session.ports.Accounts`."""
         self._client.presence.log_in(tenant, step)

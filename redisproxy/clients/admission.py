@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from .. import bounds, probes
 from ..tenants.model import Tenant
@@ -29,6 +29,10 @@ from .shares import Shares
 
 class Arrival(Hashable, Protocol):
     """A connection that wants to be served."""
+
+    #: where it is, and under which source or tenant: `Admission` alone sets these; None: nowhere
+    shares: Shares[Any, Arrival] | None
+    owner: Hashable
 
     @property
     def source(self) -> str:
@@ -70,30 +74,28 @@ class Admission:
         self._served: Shares[Tenant, Arrival] = Shares()
         # Those that had to go and are still closing. The first has been there longest.
         self._leaving: dict[Arrival, None] = {}
-        # Under which source or tenant each one is.
-        self._source: dict[Arrival, str] = {}
-        self._waits_for: dict[Arrival, Tenant] = {}
-        self._serves: dict[Arrival, Tenant] = {}
+        # With more connections, one of them has to go.
+        self._places = slots + waiting_slots + self._room
 
     @property
     def served(self) -> int:
         """Number of sessions that have a slot."""
-        return len(self._served)
+        return self._served.total
 
     @property
     def waiting(self) -> int:
         """Number of sessions that wait for a slot."""
-        return len(self._waiting)
+        return self._waiting.total
 
     @property
     def unauthenticated(self) -> int:
         """Number of connections that have not logged in."""
-        return len(self._unauthenticated)
+        return self._unauthenticated.total
 
     def arrive(self, arrival: Arrival) -> None:
         """Gives a connection a place. Another one that has not logged in may have to go."""
         self._enter(arrival)
-        if self._places_taken > self._slots + self._waiting_slots + self._room:
+        if self._unauthenticated.total + self._waiting.total + self._served.total > self._places:
             probes.reached("connection without a log-in makes room for a newer one")
             (first,) = islice(self._unauthenticated.of(self._unauthenticated.largest()), 1)
             self._forget(first)
@@ -102,20 +104,26 @@ class Admission:
 
     def moved(self, arrival: Arrival) -> None:
         """The source address of a connection is known better now."""
-        if arrival in self._source:
+        if arrival.shares is self._unauthenticated:
             self._forget(arrival)
             self._enter(arrival)
 
+    def log_in_at_once(self, arrival: Arrival, tenant: Tenant) -> bool:
+        """Gives a session a slot if one is free. Returns whether it has one now."""
+        if arrival.shares is self._served:
+            return True
+        if self._served.total >= self._slots:
+            return False
+        self._forget(arrival)
+        self._serve(arrival, tenant)
+        return True
+
     def log_in(self, arrival: Arrival, tenant: Tenant) -> None:
-        """Gives a session a slot, now or later, or refuses it. A session that has one keeps it."""
-        if arrival in self._serves:
+        """Gives a session a slot, now or later, or refuses it."""
+        if self.log_in_at_once(arrival, tenant):
             arrival.admitted()
             return
         self._forget(arrival)
-        if len(self._served) < self._slots:
-            self._serve(arrival, tenant)
-            arrival.admitted()
-            return
         self._wait(arrival, tenant)
         most = self._served.largest()
         if len(self._served.of(most)) > len(self._served.of(tenant)) + 1:
@@ -125,7 +133,7 @@ class Admission:
             self._leaves(victim)
             victim.give_way()
             self._serve_next(tenant)
-        elif len(self._waiting) > self._waiting_slots:
+        elif self._waiting.total > self._waiting_slots:
             longest = self._waiting.largest()
             if len(self._waiting.of(longest)) <= len(self._waiting.of(tenant)):
                 longest = tenant
@@ -135,28 +143,24 @@ class Admission:
 
     def withdraw(self, arrival: Arrival) -> None:
         """A session does not wait for a slot any more: it ended, or was refused."""
-        if arrival in self._waits_for:
+        if arrival.shares is self._waiting:
             self._forget(arrival)
             self._enter(arrival)
 
     def belongs_to(self, arrival: Arrival, tenant: Tenant) -> None:
         """A session that has a slot is logged in as this tenant now."""
-        before = self._serves.get(arrival)
-        if before is not None and before != tenant:
+        if arrival.shares is self._served and arrival.owner is not tenant:
             self._forget(arrival)
             self._serve(arrival, tenant)
 
     def leave(self, arrival: Arrival) -> None:
         """The connection is gone, whatever it was."""
-        self._leaving.pop(arrival, None)
+        if self._leaving:
+            self._leaving.pop(arrival, None)
         self._forget(arrival)
-        if self._waiting and len(self._served) < self._slots:
+        if self._waiting.total and self._served.total < self._slots:
             fewest = min(self._waiting.owners, key=lambda tenant: len(self._served.of(tenant)))
             self._serve_next(fewest)
-
-    @property
-    def _places_taken(self) -> int:
-        return len(self._unauthenticated) + len(self._waiting) + len(self._served)
 
     def _least_lost(self, arrivals: dict[Arrival, None]) -> Arrival:
         """Of those that logged in first, the first one with whose session least is lost."""
@@ -187,25 +191,23 @@ class Admission:
     # Where each connection is.
 
     def _enter(self, arrival: Arrival) -> None:
-        source = self._source[arrival] = arrival.source
-        self._unauthenticated.add(source, arrival)
+        self._put(arrival, self._unauthenticated, arrival.source)
 
     def _wait(self, arrival: Arrival, tenant: Tenant) -> None:
-        self._waits_for[arrival] = tenant
-        self._waiting.add(tenant, arrival)
+        self._put(arrival, self._waiting, tenant)
 
     def _serve(self, arrival: Arrival, tenant: Tenant) -> None:
-        self._serves[arrival] = tenant
-        self._served.add(tenant, arrival)
+        self._put(arrival, self._served, tenant)
+
+    def _put(self, arrival: Arrival, shares: Shares[Any, Arrival], owner: Hashable) -> None:
+        arrival.shares, arrival.owner = shares, owner
+        shares.add(owner, arrival)
 
     def _forget(self, arrival: Arrival) -> None:
         """Removes a connection from where it is, if it is not leaving."""
-        if (source := self._source.pop(arrival, None)) is not None:
-            self._unauthenticated.remove(source, arrival)
-        elif (tenant := self._serves.pop(arrival, None)) is not None:
-            self._served.remove(tenant, arrival)
-        elif (tenant := self._waits_for.pop(arrival, None)) is not None:
-            self._waiting.remove(tenant, arrival)
+        shares, arrival.shares = arrival.shares, None
+        if shares is not None:
+            shares.remove(arrival.owner, arrival)
 
 
 def room_for_log_ins(slots: int) -> int:

@@ -6,15 +6,17 @@ passes on what was decided.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from .. import messages
 from ..session.session import Session
 from ..session.state import Step
 from ..tenants.login_backoff import source
 from ..tenants.model import Credential, Tenant
-from .admission import Admission
+from .admission import Admission, Arrival
+from .shares import Shares
 
 #: The source of an IPv6 address. To find it is one of the dearer parts of a connection.
 _source = lru_cache(4096)(source)
@@ -42,11 +44,14 @@ class Client(Protocol):
 class Presence:
     """One client's connection, as `admission` sees it."""
 
-    __slots__ = ("_admission", "_client", "_step", "turned_away")
+    __slots__ = ("_admission", "_client", "_step", "owner", "shares", "turned_away")
 
     def __init__(self, client: Client, admission: Admission) -> None:
         self._client = client
         self._admission = admission
+        #: see `admission.Arrival`
+        self.shares: Shares[Any, Arrival] | None = None
+        self.owner: Hashable = None
         # What the session waits for, while it waits for a slot.
         self._step: Step[bool] | None = None
         #: the credential of a log-in that was refused because there is no slot
@@ -59,6 +64,10 @@ class Presence:
     def moved(self) -> None:
         """The client's address is known better now."""
         self._admission.moved(self)
+
+    def log_in_at_once(self, tenant: Tenant) -> bool:
+        """Takes a slot if one is free. Returns whether the session has one."""
+        return self._admission.log_in_at_once(self, tenant)
 
     def log_in(self, tenant: Tenant, step: Step[bool]) -> None:
         """Finishes the Step, now or later, with whether the session has a slot."""

@@ -16,17 +16,20 @@ _NOTHING: dict[Any, None] = {}
 
 
 class Shares(Generic[Owner, Member]):
-    """Members by owner. `add` and `remove` take constant time, however many there are."""
+    """Members by owner. `add` and `remove` take constant time, however many there are.
+
+    While nobody asks for the largest owner, nothing is sorted: without pressure nobody does.
+    """
 
     def __init__(self) -> None:
         self._owned: dict[Owner, dict[Member, None]] = {}
         # Owners by how many members they have. There are few levels: at most 63 for 2,000 members.
-        self._levels: dict[int, OrderedDict[Owner, None]] = {}
-        self._total = 0
-
-    def __len__(self) -> int:
-        """The number of members."""
-        return self._total
+        # None: nobody has asked for a while.
+        self._levels: dict[int, OrderedDict[Owner, None]] | None = None
+        # With fewer members than that the pressure is over.
+        self._least = 0
+        #: the number of members
+        self.total = 0
 
     @property
     def owners(self) -> dict[Owner, dict[Member, None]]:
@@ -40,34 +43,49 @@ class Shares(Generic[Owner, Member]):
     def largest(self) -> Owner:
         """Returns the owner with the most members; of several, the one that had more last, else
         the one that has so many for the longest time. Raises ValueError if there are no members.
+
+        The first call takes time for each owner.
         """
-        return next(iter(self._levels[max(self._levels)]))
+        levels = self._levels
+        if levels is None:
+            levels = self._levels = {}
+            self._least = self.total // 2
+            for owner, owned in self._owned.items():
+                levels.setdefault(len(owned), OrderedDict())[owner] = None
+        return next(iter(levels[max(levels)]))
 
     def add(self, owner: Owner, member: Member) -> None:
         """Adds a member, as the owner's last."""
-        owned = self._owned.setdefault(owner, {})
-        self._move(owner, len(owned), len(owned) + 1)
+        owned = self._owned.get(owner)
+        if owned is None:
+            owned = self._owned[owner] = {}
+        if self._levels is not None:
+            self._move(self._levels, owner, len(owned), len(owned) + 1)
         owned[member] = None
-        self._total += 1
+        self.total += 1
 
     def remove(self, owner: Owner, member: Member) -> None:
         """Removes a member. Raises KeyError if the owner does not have it."""
         owned = self._owned[owner]
         del owned[member]
-        self._move(owner, len(owned) + 1, len(owned))
-        self._total -= 1
+        self.total -= 1
+        if self._levels is not None:
+            self._move(self._levels, owner, len(owned) + 1, len(owned))
+            if self.total < self._least:
+                self._levels = None
         if not owned:
             del self._owned[owner]
 
-    def _move(self, owner: Owner, before: int, after: int) -> None:
+    @staticmethod
+    def _move(levels: dict[int, OrderedDict[Owner, None]], owner: Owner, before: int, after: int) -> None:
         """Moves an owner to another level. 0 is none."""
         if before:
-            level = self._levels[before]
+            level = levels[before]
             del level[owner]
             if not level:
-                del self._levels[before]
+                del levels[before]
         if after:
-            level = self._levels.setdefault(after, OrderedDict())
+            level = levels.setdefault(after, OrderedDict())
             level[owner] = None
             if after < before:
                 level.move_to_end(owner, last=False)

@@ -240,7 +240,12 @@ def _warned(text: str, warned: bool) -> str | Tag:
 
 def _limits(limits: Mapping[str, int], counted: TenantStats) -> Iterator[str | Tag]:
     """A tenant's limits, and their effects on it, now and since the start."""
-    units = {"max_connections": "connections", "commands_per_second": "commands/s", "bytes_per_second": "bytes/s"}
+    units = {
+        "max_connections": "connections",
+        "max_patterns": "patterns",
+        "commands_per_second": "commands/s",
+        "bytes_per_second": "bytes/s",
+    }
     yield ", ".join(f"{limits[name]:,} {unit}" for name, unit in units.items() if name in limits) or "-"
     done = []
     if counted["held"]:

@@ -11,6 +11,7 @@ import hmac
 import re
 from collections.abc import Iterable
 
+from ..resp.value import Answer, strings_of
 from ..tenants.model import Tenant
 from .policy import Policy
 
@@ -71,7 +72,7 @@ def rules(tenant: Tenant, policy: Policy, secret: bytes, databases: bool, new: b
     # Redis refuses to add a key pattern to a user that has all keys, and then refuses the whole
     # command. The proxy's users have all keys, so this fails if the user exists.
     words += [_FIRST, b"resetkeys", b"~*", b"resetchannels"] if new else [b"resetkeys", b"~*"]
-    words += [b"&" + tenant.channel_prefix + b"*", *(b"&" + own + b"*" for own in tenant.keyspace_channels)]
+    words += channel_rules(tenant)
     if databases:
         words += [b"resetdbs", b"db=%d" % tenant.index]
     words += [b"-@all", *(b"+" + name.encode() for name in policy.forwarded)]
@@ -86,8 +87,39 @@ def tracking_rules(policy: Policy) -> list[bytes]:
     return [b"+client|" + name.lower() for name in sorted(_TRACKING & known)]
 
 
+def channel_rules(tenant: Tenant) -> list[bytes]:
+    """The rules about channels that a tenant's user always has."""
+    return [b"&" + tenant.channel_prefix + b"*", *(b"&" + own + b"*" for own in tenant.keyspace_channels)]
+
+
 def pattern_rules(patterns: Iterable[bytes]) -> list[bytes]:
     """The rules that let a user PSUBSCRIBE to these patterns. Redis compares a pattern with the
     rules letter by letter, without matching.
     """
     return [b"&" + pattern for pattern in patterns]
+
+
+def only_patterns(tenant: Tenant, stay: Iterable[bytes], secret: bytes) -> list[bytes]:
+    """The rules that leave a tenant's user no other patterns than these.
+
+    Redis disconnects only subscribers of what goes. secret: the hash of the user's password. Redis
+    refuses all of the rules if the user does not have it any more, so they create no user.
+    """
+    return [b"!" + secret, b"#" + secret, b"resetchannels", *channel_rules(tenant), *pattern_rules(stay)]
+
+
+def granted(tenant: Tenant, user: Answer) -> tuple[set[bytes], list[bytes]]:
+    """Returns the patterns that a tenant's user may PSUBSCRIBE to besides those that it always may,
+    and the hashes of its passwords.
+
+    user: the answer to ACL GETUSER. Both are empty if there is no such user. Redis 6.2 lists
+    channels as they are, later servers as rules in one string. Raises ValueError for an answer of
+    another form.
+    """
+    if not isinstance(user, list):
+        return set(), []
+    fields = {name: value for name, value in zip(user[::2], user[1::2], strict=False) if isinstance(name, bytes)}
+    channels, passwords = fields.get(b"channels", []), strings_of(fields.get(b"passwords", []))
+    listed = channels.split() if isinstance(channels, bytes) else [b"&" + channel for channel in strings_of(channels)]
+    rules = set(listed)
+    return {rule[1:] for rule in rules - set(channel_rules(tenant))}, passwords

@@ -58,8 +58,15 @@ def _subscribe(
         return session.refuse(update.reply)
     if update.kind == b"P":
         patterns = [*update.channels, *update.hidden]
-        return allow_patterns(session, patterns, lambda _: _send(session, subscriptions, name, update))
+        return allow_patterns(session, patterns, partial(_send_allowed, session, subscriptions, name, update))
     return _send(session, subscriptions, name, update)
+
+
+def _send_allowed(
+    session: Session, subscriptions: names.Subscriptions, name: bytes, update: names.SubscriptionChange, _: None
+) -> None:
+    subscriptions.may_use([*update.channels, *update.hidden])
+    _send(session, subscriptions, name, update)
 
 
 def unsubscribe(session: Session, words: list[bytes]) -> None:
@@ -77,7 +84,8 @@ def unsubscribe(session: Session, words: list[bytes]) -> None:
 def _subscriptions(session: Session) -> names.Subscriptions:
     """Returns the session's subscriptions, and makes them at the first call."""
     if session.subscriptions is None:
-        session.subscriptions = names.Subscriptions(session.replies, session.tenant.channel_prefix)
+        leave = partial(session.backend.leave_patterns, session.tenant)
+        session.subscriptions = names.Subscriptions(session.replies, session.tenant.channel_prefix, leave)
         session.subscriptions.changed = session.charge_state
     return session.subscriptions
 

@@ -51,6 +51,8 @@ class Ending:
         elif phase is Phase.CLOSED:
             # Without `close_gate`, which may use the client's connection: that may be gone.
             self._session.gates |= Gate.CLOSING
+            if self._session.subscriptions is not None:
+                self._session.subscriptions.leave_all()
 
     def forget(self) -> None:
         """See `Session.forget`."""

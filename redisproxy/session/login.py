@@ -121,12 +121,20 @@ def log_out(session: Session) -> None:
     session.end_transaction()
     session.windowed_in_multi = 0
     windowed.use(session, NO_WINDOW)
-    session.subscriptions = session.tracking = None
+    _unsubscribe(session)
+    session.tracking = None
     session.name = b""
     session.charge_state()
     session.scanner.limits = UNAUTHENTICATED
     session.scanner.table = UNAUTHENTICATED_TABLE
     session.replies.reset_mode()
+
+
+def _unsubscribe(session: Session) -> None:
+    """The session has left its connection to Redis, and with it its subscriptions."""
+    if session.subscriptions is not None:
+        session.subscriptions.leave_all()
+        session.subscriptions = None
 
 
 class Login:
@@ -155,7 +163,7 @@ class Login:
             session.credential = self.credential
             return self._answer()
         session.pending_login = self
-        if self._reservation is None:
+        if self._reservation is None or session.accounts.take_slot_at_once(self.credential.tenant):
             self._connect(True)
         else:
             session.accounts.take_slot(self.credential.tenant, session.suspend(Until.SLOT, self._connect))
@@ -233,7 +241,7 @@ class Login:
         session.end_transaction()
         session.windowed_in_multi = 0
         windowed.use(session, session.backend.window(self.credential.tenant))
-        session.subscriptions = None
+        _unsubscribe(session)
         session.charge_state()
         session.scanner.limits = AUTHENTICATED
         session.scanner.known = session.scripts.known

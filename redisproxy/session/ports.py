@@ -11,7 +11,7 @@ This module is longer than other modules because it is the only one of interface
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from .. import messages
@@ -135,10 +135,11 @@ class Accounts(Protocol):
         Raises TenantFullError if the tenant has too many connections.
         """
 
+    def take_slot_at_once(self, tenant: Tenant) -> bool:
+        """Returns whether the session has a slot: it had one before, or one is free."""
+
     def take_slot(self, tenant: Tenant, step: Step[bool]) -> None:
-        """Finishes the Step, now or later, with whether the session has a slot. A session that has
-        one keeps it.
-        """
+        """Finishes the Step, now or later, with whether the session has a slot."""
 
     def wrong_password(self) -> tuple[float, bool]:
         """Counts a wrong password. Returns when to answer it, and whether to close the client then.
@@ -400,10 +401,14 @@ class Backend(Protocol):
         """Returns the tenant's scripts that publish, the same object for all of its sessions."""
 
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step[Unavailable | None]) -> None:
-        """Allows the tenant's ACL user these patterns, literally.
+        """Lets the tenant PSUBSCRIBE to these patterns, literally.
 
-        Finishes the Step with None, or with an Unavailable.
+        Finishes the Step with None, or with an Unavailable. After None the session has a use of
+        each different pattern, until `leave_patterns`.
         """
+
+    def leave_patterns(self, tenant: Tenant, patterns: Collection[bytes]) -> None:
+        """The session does not use these patterns any more: see `allow_patterns`."""
 
     def allow_tracking(self, tenant: Tenant, step: Step[Unavailable | None]) -> None:
         """Allows the tenant's ACL user the commands of client-side caching.

@@ -8,7 +8,7 @@ the database index.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import bounds, messages
@@ -105,25 +105,33 @@ class Subscriptions:
     While changes are pending, `of` and `counts` assume that Redis will refuse none of them. If
     Redis refused one, they agree with Redis again once no change is pending. Implements
     `ports.Subscriber`: passes messages on to the client's `ReplyQueue`.
+
+    leave: called with patterns, as Redis knows them, that the session does not use any more: see
+    `ports.Backend.leave_patterns`.
     """
 
     __slots__ = (
         "_confirmed",
         "_events",
         "_expected",
+        "_leave",
         "_outstanding",
         "_prefix",
         "_refused",
         "_replies",
         "_shown",
         "_size",
+        "_used",
         "changed",
     )
 
-    def __init__(self, replies: ReplyQueue, prefix: bytes) -> None:
+    def __init__(self, replies: ReplyQueue, prefix: bytes, leave: Callable[[Collection[bytes]], object]) -> None:
         self._replies = replies
         #: called when `cost` has changed
         self.changed: Callable[[], object] = lambda: None
+        self._leave = leave
+        # The patterns that the session uses: those that Redis has, or may get.
+        self._used: set[bytes] = set()
         self._prefix = prefix
         self._expected = _nothing()
         self._confirmed = _nothing()
@@ -224,6 +232,30 @@ class Subscriptions:
             )
         return update
 
+    def may_use(self, patterns: Sequence[bytes]) -> None:
+        """The session has a use of each of these patterns, which a command is about to name."""
+        again = self._used.intersection(patterns)
+        self._used.update(patterns)
+        if again:
+            self._leave(again)
+
+    def leave_all(self) -> None:
+        """The session is not subscribed to anything any more, or soon not: its connection to Redis
+        ends.
+        """
+        used, self._used = self._used, set()
+        if used:
+            self._leave(used)
+
+    def _leave_unused(self, patterns: Iterable[bytes]) -> None:
+        """Leaves those of these patterns that Redis neither has nor may get."""
+        unused = self._used.intersection(patterns).difference(
+            *(each[kind] for each in (self._expected, self._confirmed) for kind in (b"P", HIDDEN))
+        )
+        self._used -= unused
+        if unused:
+            self._leave(unused)
+
     def ask(self, update: SubscriptionChange) -> None:
         """Records a change that is sent to Redis now."""
         self._outstanding += 1
@@ -254,10 +286,13 @@ class Subscriptions:
             self._expected = {kind: set(channels) for kind, channels in self._confirmed.items()}
             self._size = sum(sum(map(len, channels)) for channels in self._expected.values())
             self._forget(list(self._events))
+            self._leave_unused(list(self._used))
         if update.events:
             self._forget(update.events)
         if not update.joins or refused:
             self.changed()
+        if update.kind == b"P" and not update.joins and self._used:
+            self._leave_unused([*update.channels, *update.hidden])
         return any(self._confirmed.values())
 
     def ended(self) -> bytes:

@@ -1,5 +1,5 @@
-"""A tenant's limits: the number of connections, commands and bytes a second, client-side caching,
-and scripts; and whether the tenant is paused.
+"""A tenant's limits: the number of connections and patterns, commands and bytes a second,
+client-side caching, and scripts; and whether the tenant is paused.
 
 Owns the meaning of a Namespace's annotations, and the token bucket that measures a rate.
 `net.rate_limit` decides which clients wait, and for how long.
@@ -17,7 +17,8 @@ from ..messages import Text
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of one tenant: its connections at a time, and its rates. 0 means no limit.
+    """The limits of one tenant: its connections and patterns at a time, and its rates. 0 means no
+    limit.
 
     client_tracking: whether it may use client-side caching, which shows names of other tenants'
     keys that it reads itself. deny_scripts: whether it may run no scripts and no functions.
@@ -29,10 +30,15 @@ class Limits:
     bytes_per_second: int = 0
     client_tracking: bool = False
     deny_scripts: bool = False
+    #: patterns that its clients are subscribed to: `bounds.TENANT_PATTERNS` if it is 0
+    max_patterns: int = 0
 
     def per_process(self, processes: int) -> Limits:
-        """The part of each limit that one of so many processes enforces, rounded up."""
-        parts = {name: -(-getattr(self, name) // processes) for name, _ in ANNOTATIONS.values()}
+        """The part of each limit that one of so many processes enforces, rounded up.
+
+        Patterns are counted over all processes.
+        """
+        parts = {name: -(-getattr(self, name) // processes) for name, _ in ANNOTATIONS.values() if name != "max_patterns"}
         return replace(self, **parts)
 
 
@@ -44,6 +50,7 @@ PREFIX = "redisproxy/"
 #: By annotation: (field of Limits, largest value).
 ANNOTATIONS = {
     f"{PREFIX}max-connections": ("max_connections", bounds.TENANT_CONNECTIONS),
+    f"{PREFIX}max-patterns": ("max_patterns", bounds.TENANT_PATTERNS),
     f"{PREFIX}commands-per-second": ("commands_per_second", bounds.TENANT_PER_SECOND),
     f"{PREFIX}bytes-per-second": ("bytes_per_second", bounds.TENANT_PER_SECOND),
 }

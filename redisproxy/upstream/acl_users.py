@@ -7,9 +7,8 @@ over the control connection.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
-from itertools import islice
 
 from twisted.internet import defer
 from twisted.python.failure import Failure
@@ -43,35 +42,6 @@ class AclUserError(messages.MessageError):
         self.answer = answer
 
 
-def _refused(error: messages.Text) -> ControlError:
-    """What a client is answered, whose patterns Redis is not told of."""
-    return ControlError(error, error, passing=False)
-
-
-class _Patterns:
-    """The patterns to which Redis lets one tenant's user PSUBSCRIBE."""
-
-    def __init__(self) -> None:
-        #: patterns that Redis has granted
-        self.granted: set[bytes] = set()
-        #: their number, and their size in bytes; both include patterns that Redis is being asked
-        #: for
-        self.count = 0
-        self.size = 0
-
-    def reserve(self, patterns: Collection[bytes]) -> None:
-        """Counts these patterns, before Redis is asked to grant them."""
-        self.count += len(patterns)
-        self.size += sum(map(len, patterns))
-
-    def give_up(self, patterns: Collection[bytes]) -> None:
-        """Takes back a reservation: Redis did not grant these patterns, or another session reserved
-        them too.
-        """
-        self.count -= len(patterns)
-        self.size -= sum(map(len, patterns))
-
-
 class AclUsers:
     """The ACL users that tenants' connections log in as.
 
@@ -92,7 +62,8 @@ class AclUsers:
         self._provisioned: dict[Tenant, bytes] = {}
         # Callers that wait for a tenant's user, which is created once for all of them.
         self._waiting: dict[tuple[Tenant, bytes], Waiters[None]] = {}
-        self._patterns: dict[Tenant, _Patterns] = {}
+        # The patterns that Redis has granted to sessions of this process.
+        self._patterns: dict[Tenant, set[bytes]] = {}
         # The namespaces of tenants that may use client-side caching; and those tenants whose users
         # Redis lets use it.
         self._trackers: Collection[str] = frozenset()
@@ -269,33 +240,53 @@ class AclUsers:
         else:
             self.forget(tenant)  # the next log-in takes the right away again
 
-    async def permit(self, tenant: Tenant, patterns: list[bytes]) -> None:
+    def check(self, patterns: Collection[bytes]) -> None:
+        """Raises ControlError if there are no ACL rules for some of these patterns, where tenants
+        have ACL users.
+        """
+        if self._uses_users and any(map(_UNFIT.search, patterns)):
+            raise ControlError(messages.UNFIT_PATTERN(), messages.UNFIT_PATTERN(), passing=False)
+
+    def granted(self, tenant: Tenant, patterns: Collection[bytes]) -> bool:
+        """Whether the tenant's user may PSUBSCRIBE to these patterns. True where tenants have no
+        ACL users.
+        """
+        return not self._uses_users or self._patterns.get(tenant, set()).issuperset(patterns)
+
+    async def permit(
+        self, tenant: Tenant, patterns: Collection[bytes], cleaned: Callable[[Tenant], Awaitable[object]]
+    ) -> None:
         """Lets the tenant's user PSUBSCRIBE to these patterns. Raises ControlError.
 
-        Does nothing where tenants have no ACL users.
+        cleaned: waits until nobody removes patterns of that user. Does nothing where tenants have
+        no ACL users.
         """
-        if self._server is None or not self.enforced_by(self._server):
-            return
-        known = self._patterns.setdefault(tenant, _Patterns())
-        new = {pattern for pattern in patterns if pattern not in known.granted}
-        if any(_UNFIT.search(pattern) for pattern in new):
-            raise _refused(messages.UNFIT_PATTERN())
-        if known.size + sum(map(len, new)) > bounds.TENANT_PATTERN_BYTES:
-            raise _refused(messages.PATTERNS_TOO_LARGE(most=bounds.TENANT_PATTERN_BYTES))
-        if known.count + len(new) > bounds.TENANT_PATTERNS:
-            raise _refused(messages.TOO_MANY_PATTERNS(count=bounds.TENANT_PATTERNS))
-        if not new:
-            return
-        # Counted before Redis answers: otherwise many sessions at once could all pass the check
-        # above.
-        known.reserve(new)
-        try:
-            while new:
-                some = set(islice(new, bounds.PATTERNS_PER_CALL))
-                await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(some))
-                known.give_up(known.granted & some)  # counted twice: another session was granted these meanwhile
-                known.granted |= some
-                new -= some
-        except BaseException:
-            known.give_up(new)
-            raise
+        while self._uses_users:
+            granted = self._patterns.setdefault(tenant, set())
+            new = list(set(patterns) - granted)
+            if not new:
+                return
+            self.check(new)
+            await cleaned(tenant)
+            for first in range(0, len(new), bounds.PATTERNS_PER_CALL):
+                rules = acl.pattern_rules(new[first : first + bounds.PATTERNS_PER_CALL])
+                await self._control.ask("ACL", "SETUSER", acl.username(tenant), *rules)
+            # If the user was made anew meanwhile, they are granted again.
+            if self._patterns.get(tenant) is granted:
+                granted.update(new)
+
+    @property
+    def _uses_users(self) -> bool:
+        return self._server is not None and self.enforced_by(self._server)
+
+    def forget_patterns(self, tenant: Tenant, patterns: Collection[bytes]) -> bool:
+        """Forgets that Redis has granted these patterns, because anybody may remove them from now
+        on. Returns whether tenants have ACL users.
+        """
+        if tenant in self._patterns:
+            self._patterns[tenant].difference_update(patterns)
+        return self._uses_users
+
+    def forget_all_patterns(self) -> None:
+        """Forgets all patterns that Redis has granted: they had no markers for a while."""
+        self._patterns.clear()

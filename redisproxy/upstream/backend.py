@@ -39,6 +39,7 @@ from .pool import ConnectionPool
 from .queries import ControlQueries
 from .scripts import TenantScripts
 from .session_backend import SessionBackend
+from .tenant_patterns import TenantPatterns
 
 #: Reasons that pass by themselves. Until the time to hold work is over, they are none.
 _HELD = {messages.REDIS_NO_ANSWER.code, messages.REDIS_NOT_PROBED.code, messages.REDIS_REFUSES_CONNECTIONS.code}
@@ -104,12 +105,16 @@ class Backend(service.MultiService):
             reactor, settings.script_seconds, self.control, self.pool, self.acl_users, counts, self._master_password
         )
         #: asks INFO, PUBSUB and CONFIG GET for tenants
-        self.queries = ControlQueries(reactor, self._query_client)
+        self.queries = ControlQueries(reactor, partial(self._client, "redisproxy-queries", None))
+        #: the patterns that sessions are subscribed to
+        client = partial(self._client, "redisproxy-patterns", bounds.CONTROL_REPLY_SECONDS)
+        self.patterns = TenantPatterns(reactor, client, self.control, self.queries, self.acl_users)
         #: the pool, control queries and ACL users, as sessions see them
         self.sessions = SessionBackend(
             self.pool,
             self.queries,
             self.acl_users,
+            self.patterns.uses,
             TenantLimits(reactor) if tenant_limits is None else tenant_limits,
             settings.connections == "multiplexed",
             lambda: self.control.busy_error,
@@ -131,7 +136,12 @@ class Backend(service.MultiService):
         self.acl_maintenance: acl_maintenance.AclMaintenanceService | None = None
         if number == acl_maintenance.PROCESS and settings.acl != "off":
             self.acl_maintenance = acl_maintenance.AclMaintenanceService(
-                reactor, self.control, settings.ns_prefix, settings.refresh, self.acl_users.forget
+                reactor,
+                self.control,
+                settings.ns_prefix,
+                settings.refresh,
+                self.acl_users.forget,
+                self.patterns.cleaner.seen,
             )
             self.acl_maintenance.setServiceParent(self)
         #: how long Redis takes to answer, in seconds
@@ -139,7 +149,7 @@ class Backend(service.MultiService):
         #: how long Redis takes with each tenant's commands, in seconds, by namespace
         self.tenant_latency: dict[str, Histogram] = {}
         sampler = Sampler(reactor, lambda: self.pool.multiplexed, self.latency.observe, self._observe_tenant)
-        for part in (self.pool, self.control, self.master, self.health, self.nets, self.scripts, sampler):
+        for part in (self.pool, self.control, self.master, self.health, self.nets, self.scripts, self.patterns, sampler):
             part.setServiceParent(self)
         # When this process was ready last, in the reactor's seconds; None: it never was.
         self._ready_at: float | None = None
@@ -149,7 +159,17 @@ class Backend(service.MultiService):
         self._server: Server | None = None
         self._renewing: defer.Deferred[None] | None = None
 
-    def _query_client(self, address: model.BackendAddress, changed: Callable[[RedisClient], object]) -> RedisClient:
+    def _client(
+        self,
+        name: str,
+        reply_timeout: float | None,
+        address: model.BackendAddress,
+        changed: Callable[[RedisClient], object],
+    ) -> RedisClient:
+        """Makes a client with the master's rights.
+
+        reply_timeout: in seconds; None if each query has a time limit of its own.
+        """
         settings = self._settings
         return RedisClient(
             self._reactor,
@@ -157,8 +177,8 @@ class Backend(service.MultiService):
             partial(endpoint_for, self._reactor, address, settings.connect_timeout, settings.redis_ca),
             settings.connect_timeout,
             changed,
-            name="redisproxy-queries",
-            reply_timeout=None,  # each query has its own time limit
+            name=name,
+            reply_timeout=reply_timeout,
             reply_limit=bounds.QUERY_REPLY_BYTES,
         )
 
@@ -189,6 +209,7 @@ class Backend(service.MultiService):
         self.acl_users.let_track({namespace for namespace in limits if limits[namespace].client_tracking})
         self.scripts.use(snapshot)
         self.sessions.keep_only(snapshot.tenants)
+        self.patterns.use_snapshot(snapshot)
         if self.acl_maintenance is not None:
             self.acl_maintenance.claim(snapshot.tenants)
         self.master.use(snapshot.backend)
@@ -300,6 +321,7 @@ class Backend(service.MultiService):
         # The control connection moves first, so that the former Redis is asked nothing more.
         self.control.use(address)
         self.queries.use(address)
+        self.patterns.use(address)
         self.pool.use(address, abandon=failover)
 
     def _reconnect(self) -> None:
@@ -307,6 +329,7 @@ class Backend(service.MultiService):
         self.acl_users.forget_all()
         self.control.reconnect()
         self.queries.renew()
+        self.patterns.renew()
         self.pool.renew()
 
     def _is_master(self) -> None:

@@ -81,7 +81,7 @@ def connections_needed(settings: Settings, tenants: int) -> int:
     """
     if settings.connections == "dedicated":
         return settings.processes * settings.max_workers
-    return settings.processes * (2 + settings.base_workers + 4 * tenants)
+    return settings.processes * (3 + settings.base_workers + 4 * tenants)
 
 
 class NetsService(service.Service):

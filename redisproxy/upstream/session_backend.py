@@ -34,6 +34,7 @@ from .acl_users import AclUsers
 from .client import ControlError
 from .connection import PausedError, RedisConnection, UpstreamError
 from .hold import TenantPaused
+from .patterns import Patterns
 from .pool import ConnectionPool
 from .queries import ControlQueries
 from .spares import Spares
@@ -55,6 +56,7 @@ class SessionBackend:
         pool: ConnectionPool,
         queries: ControlQueries,
         acl_users: AclUsers,
+        patterns: Patterns,
         tenant_limits: TenantLimits,
         multiplexes: bool,
         busy_error: Callable[[], str] = str,
@@ -67,6 +69,7 @@ class SessionBackend:
         self._spares = Spares(pool)
         self._queries = queries
         self._acl_users = acl_users
+        self._patterns = patterns
         self._tenant_limits = tenant_limits
         self.multiplexes = multiplexes
         self.busy_error = busy_error
@@ -192,13 +195,21 @@ class SessionBackend:
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step[Unavailable | None]) -> None:
         """See `session.ports.Backend`.
 
-        The work is not cancelled with the session: Redis may have the patterns by then, and they
-        count.
+        The work is not cancelled with the session: Redis may have the patterns by then.
         """
-        permitting = partial(self._acl_users.permit, tenant, patterns)
-        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(tenant, permitting))
-        work.addCallbacks(lambda _: step.finish(None), self._not_answered, errbackArgs=(step,))
+        using = partial(self._patterns.use, tenant, patterns)
+        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(tenant, using))
+
+        def allowed(_: None) -> None:
+            if not step.finish(None):
+                self._patterns.leave(tenant, patterns)
+
+        work.addCallbacks(allowed, self._not_answered, errbackArgs=(step,))
         work.addErrback(self._bug, step)
+
+    def leave_patterns(self, tenant: Tenant, patterns: Collection[bytes]) -> None:
+        """See `session.ports.Backend`."""
+        self._patterns.leave(tenant, patterns)
 
     def allow_tracking(self, tenant: Tenant, step: Step[Unavailable | None]) -> None:
         """See `session.ports.Backend`."""

@@ -30,7 +30,7 @@ from ..support.apiserver import HANG, NAMESPACES, ApiServer, refusal
 from ..support.command import COMMAND, run_command
 from ..support.proxy import Manifests, ProxyProcess, master, namespace, plain_environment, secret, tenant
 from ..support.punctuation import DOUBLED
-from ..support.servers import RedisServer, free_port
+from ..support.servers import BOUNDED, RedisServer, free_port, valkey
 from ..support.waiting import until
 
 
@@ -38,7 +38,7 @@ class CommandCase(unittest.TestCase):
     """Two tenants and a namespace that is none yet, over the small API."""
 
     def setUp(self) -> None:
-        self.server = RedisServer().start()
+        self.server = RedisServer(valkey, *BOUNDED).start()
         self.addCleanup(self.server.stop)
         self.api = ApiServer(
             master(self.server.url),

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..support.apiserver import ApiServer
 from ..support.command import run_command
 from ..support.proxy import master, namespace, plain_environment, tenant
-from ..support.servers import RedisServer
+from ..support.servers import BOUNDED, RedisServer, valkey
 
 PAGE = Path(__file__).parents[2] / "docs/command.md"
 MASKS = (
@@ -41,7 +41,7 @@ class ExamplesTests(unittest.TestCase):
     maxDiff = None
 
     def test_each_example(self) -> None:
-        server = RedisServer().start()
+        server = RedisServer(valkey, *BOUNDED).start()
         self.addCleanup(server.stop)
         new = [namespace("team-red"), namespace("team-white")]
         for labelled in new:

@@ -34,14 +34,10 @@ from ..support.proxy import PREFIX, Manifests, master, namespace, secret, tenant
 from ..support.punctuation import DOUBLED
 from ..support.redis_errors import PASSING
 from ..support.sentinels import NAME, Sentinels
-from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_5, redis_6, valkey
+from ..support.servers import BOUNDED, MASTER_PASSWORD, RedisServer, free_port, redis_5, redis_6, valkey
 from ..support.waiting import LIMIT, until
 
 NOW = 1_767_225_600.0  # 2026-01-01
-
-
-#: Limits of Redis without which the operator is warned.
-LIMITS = ("maxmemory 1gb", "client-output-buffer-limit normal 1gb 256mb 60")
 
 
 class FindingsCase(unittest.TestCase):
@@ -54,7 +50,7 @@ class FindingsCase(unittest.TestCase):
         return Operator(reactor, settings, source_of(settings))
 
     def redis(self, binary: object = valkey, *settings: str, **more: str) -> RedisServer:
-        server = RedisServer(binary, *LIMITS, *settings, **more).start()
+        server = RedisServer(binary, *BOUNDED, *settings, **more).start()
         self.addCleanup(server.stop)
         return server
 
@@ -197,7 +193,7 @@ class RedisTests(FindingsCase):
         no_memory, no_output, few = (await inspect.check(self.operator(*source, **{"base-workers": "60"}))).warnings
         self.assertRegex(no_memory, "has no maxmemory: .* Set maxmemory and")
         self.assertRegex(no_output, "keeps any number of bytes .* Set maxmemory-clients 25%")
-        self.assertRegex(few, r"takes 60 connections \(maxclients\), and each replica of the proxy may need more than 62")
+        self.assertRegex(few, r"takes 60 connections \(maxclients\), and each replica of the proxy may need more than 63")
         # Each is over when it is set, and Redis need not be started again.
         redis = server.client()
         redis.config_set("maxmemory", "1gb")
@@ -373,7 +369,7 @@ class SentinelTests(FindingsCase):
         group = Sentinels(password="sentinel-pw").start()
         self.addCleanup(group.stop)
         group.until_replicated()
-        for setting in LIMITS:
+        for setting in BOUNDED:
             group.servers[0].client().config_set(*setting.split(" ", 1))
         documents = [*tenant("team-blue", 3, "pw-blue")]
         secrets = {"sentinel_password": "sentinel-pw"}
@@ -563,7 +559,7 @@ class SameRulesTests(FindingsCase):
         self.assertEqual(found.snapshot.backend, snapshot.backend)
         self.assertEqual(found.snapshot.tenants, snapshot.tenants)
         self.assertEqual(found.snapshot.limits, snapshot.limits)
-        self.assertEqual(found.snapshot.limits, {"team-blue": Limits(7, 100, 0)})
+        self.assertEqual(found.snapshot.limits, {"team-blue": Limits(7, 100, 0, max_patterns=100)})
         self.assertEqual(found.problems, problems)
 
     async def test_both_decide_by_the_same_policy(self) -> None:

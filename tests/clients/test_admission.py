@@ -20,6 +20,8 @@ class Visitor:
 
     def __init__(self, admission: Admission, source: str = "192.0.2.1", tenant: Tenant | None = None, rank: int = 0) -> None:
         self.admission, self.source, self.rank = admission, source, rank
+        self.shares: Shares | None = None
+        self.owner: object = None
         self.events: list[str] = []
         admission.arrive(self)
         if tenant is not None:
@@ -192,7 +194,7 @@ class AdmissionTests(unittest.TestCase):
                 continue
             visitor = there[number % len(there)]
             if what == "log_in" and not visitor.events:
-                if visitor not in admission._waits_for:
+                if visitor.shares is not admission._waiting:
                     visitor.log_in((A, B, C)[which])
             elif what == "leave":
                 there.remove(visitor)
@@ -208,7 +210,7 @@ class AdmissionTests(unittest.TestCase):
             self.assertLessEqual(taken, 5 + bounds.LOG_IN_ROOM)
             self.assertLessEqual(len(admission._leaving), bounds.LOG_IN_ROOM)
             self.assertTrue(admission.served == 3 or not admission.waiting, "nobody waits for a slot that is free")
-            self.assertEqual(taken, len(admission._serves) + len(admission._waits_for) + len(admission._source))
+            self.assertEqual(taken, sum(visitor.shares is not None for visitor in there))
         for visitor in there:
             admission.leave(visitor)
         self.assertEqual(admission.served + admission.waiting + admission.unauthenticated, 0)
@@ -221,7 +223,7 @@ class SharesTests(unittest.TestCase):
             shares.largest()
         for owner, member in (("a", 1), ("b", 2), ("b", 3), ("a", 4)):
             shares.add(owner, member)
-        self.assertEqual((shares.largest(), list(shares.of("a")), len(shares)), ("b", [1, 4], 4))
+        self.assertEqual((shares.largest(), list(shares.of("a")), shares.total), ("b", [1, 4], 4))
         shares.remove("b", 2)
         self.assertEqual(shares.largest(), "a")
         shares.remove("a", 4)

@@ -20,7 +20,7 @@ from redisproxy.tenants.model import Snapshot
 from redisproxy.upstream.session_backend import SessionBackend
 
 #: No session in these tests needs a Redis.
-NO_REDIS = SessionBackend(None, None, None, None, True, clock=task.Clock())
+NO_REDIS = SessionBackend(None, None, None, None, None, True, clock=task.Clock())
 
 
 @implementer(ITCPTransport)

@@ -54,7 +54,7 @@ class Poll:
 
 
 #: No session in these tests needs a Redis.
-NO_REDIS = SessionBackend(None, None, None, None, True, clock=task.Clock())
+NO_REDIS = SessionBackend(None, None, None, None, None, True, clock=task.Clock())
 
 
 class FactoryTests(unittest.TestCase):

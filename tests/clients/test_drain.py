@@ -24,7 +24,7 @@ from redisproxy.upstream.session_backend import SessionBackend
 BLUE = Tenant("team-blue", 3)
 
 #: No session in these tests needs a Redis.
-NO_REDIS = SessionBackend(None, None, None, None, True, clock=task.Clock())
+NO_REDIS = SessionBackend(None, None, None, None, None, True, clock=task.Clock())
 
 
 class Client:

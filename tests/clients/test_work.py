@@ -40,7 +40,7 @@ class WorkCase(SynchronousTestCase):
         self.clock = task.Clock()
         self.snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, [BLUE, GREEN]), wall_clock=self.clock.seconds)
         backend = SessionBackend(
-            SimpleNamespace(hold=SimpleNamespace(holds=lambda tenant: False)), None, None, None, True, clock=self.clock
+            SimpleNamespace(hold=SimpleNamespace(holds=lambda tenant: False)), None, None, None, None, True, clock=self.clock
         )
         backend.busy_error = lambda: ""
         self.factory = ClientFactory(

@@ -26,7 +26,7 @@ from redisproxy.tenants.documents import ReadFailure
 from ..deploy.documents import COMPONENTS, known_to_1_20
 from ..support.apiserver import NAMESPACES, TOKEN, ApiServer, believing, secrets_path
 from ..support.proxy import PREFIX, ProxyProcess, has_ended, master, namespace, secret, tenant
-from ..support.servers import RedisServer
+from ..support.servers import BOUNDED, RedisServer, valkey
 from ..support.waiting import until
 from .apiserver import ADMIN_TOKEN, ask, shared_api_server
 
@@ -144,7 +144,7 @@ class ProcessTests(ClusterCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.server = RedisServer().start()
+        self.server = RedisServer(valkey, *BOUNDED).start()
         self.addCleanup(self.server.stop)
         self.put(master(self.server.url), *tenant("team-blue", 3, BLUE), *tenant("team-green", 5, GREEN))
         kubeconfig = self.deploy()

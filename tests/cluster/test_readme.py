@@ -23,7 +23,7 @@ import redis
 
 from ..deploy.documents import KUBERNETES, ROOT, environment, kubectl
 from ..support.proxy import PREFIX, ProxyProcess, plain_environment
-from ..support.servers import RedisServer, free_port, release
+from ..support.servers import BOUNDED, RedisServer, free_port, release, valkey
 from ..support.waiting import LIMIT, until
 from .apiserver import KubeApiServer, wanted
 
@@ -51,7 +51,7 @@ class TypedTests(unittest.TestCase):
         self.api = KubeApiServer()
         self.addCleanup(self.api.stop)
         self.api.start()
-        self.server = RedisServer().start()
+        self.server = RedisServer(valkey, *BOUNDED).start()
         self.addCleanup(self.server.stop)
         directory = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
         self.addCleanup(directory.cleanup)

@@ -42,7 +42,7 @@ from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, ReplyBatch
 from redisproxy.session.ports import Unavailable
 from redisproxy.session.pubsub import HIDDEN, KINDS, SubscriptionChange
 from redisproxy.session.session import Session
-from redisproxy.session.state import Gate, ReplyMode, Step
+from redisproxy.session.state import Gate, Phase, ReplyMode, Step
 from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Snapshot
 from tests.support.conversations import BLUE, GREEN, Conversation, RecordingUpstream
@@ -568,6 +568,7 @@ class FuzzedConversation(Conversation):
         self._work("query", step)
 
     def allow_patterns(self, tenant: object, patterns: list[bytes], step: Step) -> None:
+        self._asked_for = step, patterns
         self._work("permit", step)
 
     def allow_tracking(self, tenant: object, step: Step) -> None:
@@ -857,7 +858,8 @@ class Play:
         elif talk.pools:
             self._change_pool(amount)
         if talk.steps["permit"]:
-            talk.steps["permit"].pop(0).finish(None if amount & 4 else Unavailable("ERR no"))
+            talk.step = talk.steps["permit"].pop(0)
+            talk.finish(None if amount & 4 else Unavailable("ERR no"))
         elif talk.steps["query"]:
             commands = talk.questions.pop(0)
             result = Unavailable("ERR no") if amount & 8 else list(map(_answer, commands))
@@ -937,6 +939,11 @@ class Play:
             known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in _subscribed(session, kind)}
             known |= {(b"PSUBSCRIBE", pattern) for pattern in _subscribed(session, HIDDEN)}
             assert known == (upstream.model.subscribed if upstream else set()), "it is subscribed to something else"
+            patterns = {channel for name, channel in known if name == b"PSUBSCRIBE"}
+            assert talk.in_use == dict.fromkeys(patterns, 1), "it uses other patterns"
+        assert not (session.ended and talk.in_use and session.ending.phase is Phase.CLOSED), (
+            "it ended, and has not left its patterns"
+        )
         used = session.route.pool
         assert used is None or used is talk.pools[-1]
         assert all(tenant_pool.users == (tenant_pool is used) for tenant_pool in talk.pools), "a pool was not left"

@@ -26,6 +26,26 @@ OUTSIDE = {
         "no client of the simulation subscribes to patterns that match key events in several ways",
         "tests.session.test_key_events.HeardTests.test_many_of_them_are_found_in_several_turns",
     ),
+    "a tenant would have too many patterns": (
+        "no client of the simulation subscribes to patterns",
+        "tests.upstream.test_patterns.CountTests.test_the_limit_is_for_all_processes_together",
+    ),
+    "markers are set again over another connection": (
+        "no client of the simulation subscribes to patterns",
+        "tests.upstream.test_markers.MarkersTests.test_after_a_loss_all_are_set_again",
+    ),
+    "patterns are to be granted while others are removed": (
+        "no client of the simulation subscribes to patterns",
+        "tests.upstream.test_patterns.RaceTests.test_in_any_order_of_their_commands_the_pattern_is_granted_at_the_end",
+    ),
+    "patterns that nobody uses are removed": (
+        "no client of the simulation subscribes to patterns",
+        "tests.upstream.test_patterns.CleanerTests.test_an_unused_pattern_is_removed_after_two_looks",
+    ),
+    "unused patterns cannot be looked for now": (
+        "no client of the simulation subscribes to patterns",
+        "tests.upstream.test_patterns.CleanerTests.test_a_look_that_fails_is_made_again",
+    ),
     "page of a list is too large, and is read in smaller ones": (
         "the API of Kubernetes is not simulated",
         "tests.sources.test_large_secrets.SizeTests.test_a_page_that_is_too_large_is_read_in_smaller_ones",

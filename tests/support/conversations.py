@@ -7,7 +7,8 @@ Owns the classes that tests of sessions are written with. It opens no socket and
 from __future__ import annotations
 
 import unittest
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import Policy, make_policy
@@ -126,6 +127,9 @@ class Conversation:
         self.policy = policy
         self.questions: list[list[list[bytes]]] = []
         self.permitted: list[bytes] = []
+        #: how many uses of each pattern the session has
+        self.in_use: Counter[bytes] = Counter()
+        self._asked_for: tuple[Step, list[bytes]] | None = None
         #: Whether patterns are allowed as soon as the session asks.
         self.permits_at_once = True
         self.tracking_allowed: list[Tenant] = []
@@ -224,11 +228,11 @@ class Conversation:
         self.reservations.append(RecordingReservation())
         return self.reservations[-1]
 
+    def take_slot_at_once(self, tenant: Tenant) -> bool:
+        return not self.slots_taken
+
     def take_slot(self, tenant: Tenant, step: Step) -> None:
-        if self.slots_taken:
-            self.slot_step = step
-        else:
-            step.finish(True)
+        self.slot_step = step
 
     def wrong_password(self) -> tuple[float, bool]:
         return self.now + self.login_delay, False
@@ -285,8 +289,14 @@ class Conversation:
         assert self.session.credential is not None and tenant == self.session.credential.tenant
         self.permitted += patterns
         self.step = step
+        self._asked_for = step, patterns
         if self.permits_at_once:
-            step.finish(None)
+            self.finish(None)
+
+    def leave_patterns(self, tenant: Tenant, patterns: Collection[bytes]) -> None:
+        self.in_use.subtract(set(patterns))
+        assert min(self.in_use.values(), default=0) >= 0, "a pattern is left twice"
+        self.in_use += Counter()  # without those that have no use
 
     def allow_tracking(self, tenant: Tenant, step: Step) -> None:
         assert self.session.credential is not None and tenant == self.session.credential.tenant
@@ -306,6 +316,8 @@ class Conversation:
     def finish(self, result: object) -> bool:
         """Finishes the latest Step with this result."""
         assert self.step is not None
+        if result is None and self._asked_for is not None and self._asked_for[0] is self.step and self.step.waits:
+            self.in_use.update(set(self._asked_for[1]))
         return self.step.finish(result)
 
     def finish_visit(self) -> None:

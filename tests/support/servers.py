@@ -21,6 +21,8 @@ from unittest import SkipTest
 from .waiting import LIMIT, until
 
 MASTER_PASSWORD = "master-password-of-the-tests"
+#: Settings of a Redis that has all limits of its own, of which `redisproxy check` warns else.
+BOUNDED = ("maxmemory 1gb", "client-output-buffer-limit normal 1gb 256mb 60")
 
 
 #: By port: the sockets that reserve the ports of `free_port`.

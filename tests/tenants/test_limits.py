@@ -17,7 +17,7 @@ from redisproxy.tenants.limits import (
     read_paused,
 )
 
-CONNECTIONS, COMMANDS, BYTES = ANNOTATIONS
+CONNECTIONS, PATTERNS, COMMANDS, BYTES = ANNOTATIONS
 DEFAULTS = Limits(10, 20, 0)
 
 
@@ -27,6 +27,7 @@ class AnnotationTests(unittest.TestCase):
             ({}, DEFAULTS),
             ({CONNECTIONS: "5"}, Limits(5, 20, 0)),
             ({COMMANDS: "0"}, Limits(10, 0, 0)),
+            ({PATTERNS: "5000"}, Limits(10, 20, 0, max_patterns=5000)),
             ({CONNECTIONS: "1000000", COMMANDS: "1000000000", BYTES: "007"}, Limits(1_000_000, 1_000_000_000, 7)),
         ):
             self.assertEqual(read_limits(said, DEFAULTS), (limits, []))
@@ -86,6 +87,9 @@ class AnnotationTests(unittest.TestCase):
     def test_each_process_has_its_part_rounded_up(self) -> None:
         self.assertEqual(Limits(10, 1, 0).per_process(3), Limits(4, 1, 0))
         self.assertEqual(Limits(10, 1, 7).per_process(1), Limits(10, 1, 7))
+
+    def test_patterns_are_counted_over_all_processes(self) -> None:
+        self.assertEqual(Limits(10, max_patterns=100).per_process(3), Limits(4, max_patterns=100))
 
 
 class BucketTests(unittest.TestCase):

@@ -35,6 +35,10 @@ OLD, NEW = b"old-master-password", b"new-master-password"
 INTERVAL = 300.0
 
 
+async def settled(tenant: Tenant) -> None:
+    """Nobody removes patterns."""
+
+
 class Replica:
     """One proxy, as far as its ACL users are concerned.
 
@@ -475,7 +479,7 @@ class RemovalTests(UsersCase):
         self.start(binary)
         first, second = self.replica(BLUE), self.replica(BLUE)
         run(first.acl_users.login(BLUE, NEW))
-        run(first.acl_users.permit(BLUE, [b"team-blue:news.*"]))
+        run(first.acl_users.permit(BLUE, [b"team-blue:news.*"], settled))
         first.read()
         first.service.use(NEW)
         for _ in range(2):
@@ -486,7 +490,7 @@ class RemovalTests(UsersCase):
         first.read(BLUE)
         run(second.acl_users.login(BLUE, NEW))
         run(first.acl_users.login(BLUE, NEW))
-        run(first.acl_users.permit(BLUE, [b"team-blue:news.*"]))
+        run(first.acl_users.permit(BLUE, [b"team-blue:news.*"], settled))
         pubsub = self.client(NAME, NEW).pubsub()
         self.addCleanup(pubsub.close)
         pubsub.psubscribe("team-blue:news.*")

@@ -9,6 +9,7 @@ from twisted.internet import defer
 from twisted.trial import unittest
 
 from redisproxy import bounds
+from redisproxy.policy.acl import granted, only_patterns
 from redisproxy.policy.facts import builtin, parse
 from redisproxy.policy.policy import make_policy
 from redisproxy.policy.probing import Server
@@ -32,6 +33,10 @@ def fails(words: tuple) -> None:
 
 def is_busy(words: tuple) -> None:
     raise ReplyError(BUSY)
+
+
+async def settled(tenant: Tenant) -> None:
+    """Nobody removes patterns."""
 
 
 class Unknown:
@@ -123,7 +128,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
     def subscribed(self, server: RedisServer, acl_users: AclUsers) -> redis.client.PubSub:
         """Returns a session of the tenant's user that is subscribed to a pattern."""
         name, password = run(acl_users.login(BLUE, MASTER))
-        run(acl_users.permit(BLUE, [b"team-blue:news.*"]))
+        run(acl_users.permit(BLUE, [b"team-blue:news.*"], settled))
         client = client_once(port=server.port, username=name.decode(), password=password.decode())
         pubsub = client.pubsub()
         self.addCleanup(client.close)
@@ -142,7 +147,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
         pubsub = self.subscribed(server, first)
         self.assertEqual(run(second.login(BLUE, MASTER)), run(first.login(BLUE, MASTER)))
         self.assertHears(server, pubsub)
-        run(second.permit(BLUE, [b"team-blue:other.*"]))
+        run(second.permit(BLUE, [b"team-blue:other.*"], settled))
         self.assertHears(server, pubsub)
 
     def opens(self, server: RedisServer, login: tuple[bytes, bytes]) -> bool:
@@ -192,12 +197,9 @@ class ReplicasTests(unittest.SynchronousTestCase):
         run(acl_users.login(BLUE, MASTER))
         for pattern in (b"team-blue:a b", b"team-blue:\0", b"team-blue:a\r\n", b"team-blue:\t", b"team-blue:\v"):
             with self.assertRaises(ControlError) as caught:
-                run(acl_users.permit(BLUE, [b"team-blue:fit", pattern]))
+                run(acl_users.permit(BLUE, [b"team-blue:fit", pattern], settled))
             self.assertIn("spaces or NUL bytes", caught.exception.client_reply)
-        with self.assertRaises(ControlError) as caught:
-            run(acl_users.permit(BLUE, [b"team-blue:" + b"x" * bounds.TENANT_PATTERN_BYTES]))
-        self.assertIn(f"more than {bounds.TENANT_PATTERN_BYTES} bytes", caught.exception.client_reply)
-        run(acl_users.permit(BLUE, [b"team-blue:\xff\x01", b"team-blue:fit"]))
+        run(acl_users.permit(BLUE, [b"team-blue:\xff\x01", b"team-blue:fit"], settled))
 
     def each_client_side_caching(self, binary: Callable[[], str]) -> None:
         """The user has the right while the tenant has it; the next log-in takes it away."""
@@ -254,7 +256,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
         self.assertEqual((caught.exception.passing, caught.exception.answer, refused), (False, BUSY, []))
         with self.assertRaises(ReplyError) as busy:
             acl_users.control.before = is_busy
-            run(acl_users.permit(BLUE, [b"team-blue:*"]))
+            run(acl_users.permit(BLUE, [b"team-blue:*"], settled))
         self.assertEqual((busy.exception.passing, busy.exception.client_reply), (False, BUSY))
         self.assertEqual([user for user in server.client().acl_users() if "team-blue" in user], [])
         name, password = run(acl_users.login(BLUE, MASTER))
@@ -276,27 +278,65 @@ class ReplicasTests(unittest.SynchronousTestCase):
                 self.assertHears(server, pubsub)
         self.assertTrue(reached[0])
 
-    def each_sessions_at_once_have_the_patterns_of_one(self, binary: Callable[[], str]) -> None:
-        """The limit counts patterns that Redis is being asked for, but none that it refused."""
-        acl_users = self.acl_users(self.start(binary))
-        run(acl_users.login(BLUE, MASTER))
-        many = [b"team-blue:%d" % number for number in range(bounds.TENANT_PATTERNS)]
+    def each_patterns_are_granted_once_nobody_removes_any(self, binary: Callable[[], str]) -> None:
+        server = self.start(binary)
+        acl_users = self.acl_users(server)
+        name, _ = run(acl_users.login(BLUE, MASTER))
+        client = acl_users.control._client
+        patterns = {b"team-blue:%d" % number for number in range(bounds.PATTERNS_PER_CALL + 1)}
+        waited: list[set[bytes]] = []
 
-        def meanwhile(words: tuple) -> None:
-            # another session asks for a pattern that both name
-            run(acl_users.permit(BLUE, many[:1]))
-            with self.assertRaises(ControlError) as caught:
-                run(acl_users.permit(BLUE, [b"team-blue:one_more"]))
-            self.assertIn(f"{bounds.TENANT_PATTERNS} different patterns", caught.exception.client_reply)
+        def has() -> set[bytes]:
+            return granted(BLUE, client.execute_command("ACL", "GETUSER", name))[0]
 
+        async def cleaned(tenant: Tenant) -> None:
+            waited.append(has())
+
+        run(acl_users.permit(BLUE, patterns, cleaned))
+        self.assertEqual((waited, has()), ([set()], patterns))
+        run(acl_users.permit(BLUE, patterns, cleaned))
+        self.assertEqual(len(waited), 1)
+        self.assertTrue(acl_users.forget_patterns(BLUE, [b"team-blue:0"]))
+        run(acl_users.permit(BLUE, patterns, cleaned))
+        self.assertEqual(len(waited), 2)
+        acl_users.forget_all_patterns()
         acl_users.control.before = fails
         with self.assertRaises(ControlError):
-            run(acl_users.permit(BLUE, many))
-        acl_users.control.before = meanwhile
-        run(acl_users.permit(BLUE, many[:-1]))
-        run(acl_users.permit(BLUE, many))
-        with self.assertRaises(ControlError):
-            run(acl_users.permit(BLUE, [b"team-blue:one_more"]))
+            run(acl_users.permit(BLUE, patterns, cleaned))
+
+    def each_unused_patterns_are_removed_alone(self, binary: Callable[[], str]) -> None:
+        """No other subscriber of the user is disconnected."""
+        server = self.start(binary)
+        acl_users = self.acl_users(server)
+        pubsub = self.subscribed(server, acl_users)
+        pubsub.subscribe("team-blue:plain")
+        pubsub.psubscribe("__keyspace@3__:*")
+        for _ in range(2):
+            self.assertIsNotNone(pubsub.get_message(timeout=LIMIT))
+        run(acl_users.permit(BLUE, [b"team-blue:a*"], settled))
+        name, password = run(acl_users.login(BLUE, MASTER))
+        gone = client_once(port=server.port, username=name.decode(), password=password.decode())
+        self.addCleanup(gone.close)
+        other = gone.pubsub()
+        self.addCleanup(other.close)
+        other.psubscribe("team-blue:a*")
+        self.assertEqual(other.get_message(timeout=LIMIT)["type"], "psubscribe")
+        client = acl_users.control._client
+        patterns, [secret] = granted(BLUE, client.execute_command("ACL", "GETUSER", name))
+        self.assertEqual(patterns, {b"team-blue:a*", b"team-blue:news.*"})
+        client.execute_command("ACL", "SETUSER", name, *only_patterns(BLUE, [b"team-blue:news.*"], secret))
+        patterns, secrets = granted(BLUE, client.execute_command("ACL", "GETUSER", name))
+        self.assertEqual((patterns, secrets), ({b"team-blue:news.*"}, [secret]))
+        with self.assertRaises(redis.ConnectionError):
+            other.get_message(timeout=LIMIT)
+        self.assertHears(server, pubsub)
+        self.assertEqual(client.execute_command("PUBLISH", "team-blue:plain", "x"), 1)
+        self.assertTrue(self.opens(server, (name, password)))
+        # a user that was deleted meanwhile is not made by this
+        client.execute_command("ACL", "DELUSER", name)
+        with self.assertRaises(redis.ResponseError):
+            client.execute_command("ACL", "SETUSER", name, *only_patterns(BLUE, [], secret))
+        self.assertEqual(granted(BLUE, client.execute_command("ACL", "GETUSER", name)), (set(), []))
 
     def meanwhile(self, control: Control, questions: int, call: Callable[[], object]) -> list[object]:
         """Calls before the question after so many others. Returns what `call` gave; empty if it was

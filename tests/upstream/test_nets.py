@@ -68,8 +68,8 @@ class MissingTests(unittest.TestCase):
         self.assertEqual(codes(Nets(clients=101)), [])
 
     def test_connections_needed(self) -> None:
-        self.assertEqual(connections_needed(Settings(base_workers=3), 5), 2 + 3 + 20)
-        self.assertEqual(connections_needed(Settings(base_workers=3, processes=2), 5), 2 * (2 + 3 + 20))
+        self.assertEqual(connections_needed(Settings(base_workers=3), 5), 3 + 3 + 20)
+        self.assertEqual(connections_needed(Settings(base_workers=3, processes=2), 5), 2 * (3 + 3 + 20))
         self.assertEqual(connections_needed(Settings(connections="dedicated", max_workers=70, processes=2), 5), 140)
 
 

@@ -80,10 +80,13 @@ class BackendCase(unittest.SynchronousTestCase):
             hold=HeldWork(task.Clock(), 0.0, lambda: None),
         )
         self.has_idle = True
+        self.left: list[object] = []
+        self.patterns = SimpleNamespace(use=self._wait, leave=lambda *left: self.left.append(left))
         self.backend = SessionBackend(
             self.pool,
             SimpleNamespace(ask=self._wait),
             SimpleNamespace(permit=self._wait),
+            self.patterns,
             self.limits,
             multiplexes=True,
             clock=task.Clock(),
@@ -280,11 +283,20 @@ class QueryTests(BackendCase):
         self.assertEqual(cancelled, [])
         self.work.callback(None)
         self.assertEqual(self.session.results, [])
+        self.assertEqual(self.left, [(BLUE, [b"blue:*"])])
 
     def test_patterns_that_redis_refuses(self) -> None:
         self.backend.allow_patterns(BLUE, [b"blue:*"], self.session.step)
         self.work.errback(ControlError("no"))
         self.assertFails(messages.UNANSWERED.text)
+        self.assertEqual(self.left, [])
+
+    def test_patterns_belong_to_the_session_until_it_leaves_them(self) -> None:
+        self.backend.allow_patterns(BLUE, [b"blue:*"], self.session.step)
+        self.work.callback(None)
+        self.assertEqual((self.session.results, self.left), ([None], []))
+        self.backend.leave_patterns(BLUE, {b"blue:*"})
+        self.assertEqual(self.left, [(BLUE, {b"blue:*"})])
 
     def test_a_redis_that_is_busy_with_a_script_is_not_waited_for(self) -> None:
         clock = task.Clock()
