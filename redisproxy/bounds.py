@@ -38,9 +38,11 @@ SMALL_READ_BYTES = 4 * 1024
 #: counts its own overhead, and allows twice as much. Of less than 64 KiB, one packet over loopback
 #: is all.
 SOCKET_BYTES = 256 * 1024
-#: The same before log-in: what a client sends.
+#: What a client sends, at most, until it is logged in, if it means to.
+LOG_IN_BYTES: Annotated[int, 16] = 1024
+#: The same buffer for what a client sends that has sent more, and is not logged in.
 UNAUTHENTICATED_RECEIVED_BYTES = 16 * 1024
-#: What it is sent.
+#: The same buffer before log-in, for what a client is sent.
 UNAUTHENTICATED_SENT_BYTES = 4 * 1024
 #: Time between two checks what the kernel keeps for clients.
 KERNEL_CHECK_SECONDS = 0.25

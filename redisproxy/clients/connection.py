@@ -110,6 +110,8 @@ class ClientProtocol(RespReceiver):
         # For this deadline or the session's, whichever is first.
         self._timer: IDelayedCall | None = None
         self._usual_buffer = 0
+        # Whether the kernel keeps little of what the client sends: see `sends_much_early`.
+        self._received_little = False
         # Replies that the client has not read; None while it reads.
         self._backlog: Backlog | None = None
         # Answers that are written together, while the session runs several commands.
@@ -129,7 +131,6 @@ class ClientProtocol(RespReceiver):
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
         self._socket = below_tls(self.transport) if self._handshaking else self.transport
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
-        self._limit_kernel(bounds.UNAUTHENTICATED_RECEIVED_BYTES, bounds.UNAUTHENTICATED_SENT_BYTES)
         if not self._handshaking:  # the server's part of a handshake is larger than that limit
             self._limit_backlog()
         clients.client_connected(self)
@@ -141,10 +142,15 @@ class ClientProtocol(RespReceiver):
         self._handshaking = False
         self._limit_backlog()
 
-    def _limit_kernel(self, receive: int, send: int) -> None:
+    def _limit_kernel(self, receive: int = 0, send: int = 0) -> None:
         """Limits what the kernel keeps for the client: see `net.socket_buffers`."""
         if hasattr(self._socket, "getHandle"):
             socket_buffers.limit(self._socket.getHandle(), receive, send)
+
+    def sends_much_early(self) -> None:
+        """See `session.ports.ClientConnection`."""
+        self._received_little = True
+        self._limit_kernel(receive=bounds.UNAUTHENTICATED_RECEIVED_BYTES)
 
     def charge_kernel(self) -> int:
         """See `kernel_watch.Client`. A dedicated connection to Redis is charged as well, and what
@@ -426,12 +432,12 @@ class ClientProtocol(RespReceiver):
             self.account.belongs_to(None)
             self.account.reservation.release()
             self._limit_backlog()
-            self._limit_kernel(bounds.UNAUTHENTICATED_RECEIVED_BYTES, bounds.UNAUTHENTICATED_SENT_BYTES)
+            self._limit_kernel(send=bounds.UNAUTHENTICATED_SENT_BYTES)
         else:
             self._clients.log_ins.end(self)
             self.presence.belongs_to(credential.tenant)
             self.account.belongs_to(credential.tenant)
-            self._limit_kernel(bounds.SOCKET_BYTES, bounds.SOCKET_BYTES)
+            self._limit_kernel(bounds.SOCKET_BYTES if self._received_little else 0, bounds.SOCKET_BYTES)
             self.read_at_most(self._usual_buffer)
 
     def upstream_full(self, full: bool) -> None:

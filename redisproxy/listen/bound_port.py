@@ -97,6 +97,17 @@ def probe_accepted_connections(descriptor: int, seconds: float) -> None:
                 listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def limit_accepted_connections(descriptor: int, size: int) -> None:
+    """Has the kernel keep little of what is sent over connections that are accepted at this socket.
+    TCP connections inherit that.
+
+    size: in bytes. What is received has no such limit: from a small one the kernel would choose a
+    window scale that a connection keeps for ever.
+    """
+    with socket.socket(fileno=os.dup(descriptor)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+
 class BindingReactor:
     """A reactor that can be asked to bind only: see `binding`."""
 

@@ -6,7 +6,6 @@ each grow to several megabytes.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
@@ -24,15 +23,19 @@ _SOCKSTAT = Path("/proc/net/sockstat")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def limit(handle: object, receive: int, send: int) -> None:
+def limit(handle: object, receive: int = 0, send: int = 0) -> None:
     """Limits the kernel's buffers of a socket. Does nothing if this is no socket.
 
-    receive, send: bytes of data. The kernel allows twice as much memory for them.
+    receive, send: bytes of data; 0: no change. The kernel allows twice as much memory for them.
     """
     if isinstance(handle, socket.socket):
-        with contextlib.suppress(OSError):  # it is closed already
-            handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
-            handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send)
+        try:
+            if receive:
+                handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+            if send:
+                handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send)
+        except OSError:
+            pass  # it is closed already
 
 
 def used(handle: object) -> int:

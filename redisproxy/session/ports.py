@@ -94,6 +94,9 @@ class ClientConnection(Protocol):
     def deadline_changed(self) -> None:
         """The session's `deadline` changed: calls the session's `time_is` at the new one."""
 
+    def sends_much_early(self) -> None:
+        """The client has sent more than a log-in, and is not logged in."""
+
     def identity_changed(self, credential: Credential | None) -> None:
         """The client is logged in with this credential from now on.
 

@@ -355,7 +355,10 @@ class Session:
             self.answer(messages.NO_TLS_HERE.reply())
             self.ending.begin(messages.TLS_ON_PLAIN_PORT.code)
             return False
+        before = self.sent_unauthenticated
         self.sent_unauthenticated += len(data)
+        if before <= bounds.LOG_IN_BYTES < self.sent_unauthenticated:
+            self.connection.sends_much_early()
         if self.sent_unauthenticated > bounds.UNAUTHENTICATED_BYTES:
             self.answer(messages.TOO_MUCH_BEFORE_LOGIN.reply())
             self.ending.begin(messages.NOT_RESP.code)

@@ -201,6 +201,9 @@ class Conversation:
     def deadline_changed(self) -> None:
         self.session.time_is(self.now)
 
+    def sends_much_early(self) -> None:
+        self.sent_much_early = True
+
     def identity_changed(self, credential: Credential | None) -> None:
         assert credential == self.session.credential or credential is None
         self.identities.append(credential)
