@@ -31,7 +31,7 @@ class Arrival(Hashable, Protocol):
     """A connection that wants to be served."""
 
     #: where it is, and under which source or tenant: `Admission` alone sets these; None: nowhere
-    shares: Shares[Any, Arrival] | None
+    group: Shares[Any, Arrival] | None
     owner: Hashable
 
     @property
@@ -75,7 +75,7 @@ class Admission:
         # Those that had to go and are still closing. The first has been there longest.
         self._leaving: dict[Arrival, None] = {}
         # With more connections, one of them has to go.
-        self._places = slots + waiting_slots + self._room
+        self._most = slots + waiting_slots + self._room
 
     @property
     def served(self) -> int:
@@ -95,7 +95,7 @@ class Admission:
     def arrive(self, arrival: Arrival) -> None:
         """Gives a connection a place. Another one that has not logged in may have to go."""
         self._enter(arrival)
-        if self._unauthenticated.total + self._waiting.total + self._served.total > self._places:
+        if self._unauthenticated.total + self._waiting.total + self._served.total > self._most:
             probes.reached("connection without a log-in makes room for a newer one")
             (first,) = islice(self._unauthenticated.of(self._unauthenticated.largest()), 1)
             self._forget(first)
@@ -104,13 +104,13 @@ class Admission:
 
     def moved(self, arrival: Arrival) -> None:
         """The source address of a connection is known better now."""
-        if arrival.shares is self._unauthenticated:
+        if arrival.group is self._unauthenticated:
             self._forget(arrival)
             self._enter(arrival)
 
     def log_in_at_once(self, arrival: Arrival, tenant: Tenant) -> bool:
         """Gives a session a slot if one is free. Returns whether it has one now."""
-        if arrival.shares is self._served:
+        if arrival.group is self._served:
             return True
         if self._served.total >= self._slots:
             return False
@@ -143,13 +143,13 @@ class Admission:
 
     def withdraw(self, arrival: Arrival) -> None:
         """A session does not wait for a slot any more: it ended, or was refused."""
-        if arrival.shares is self._waiting:
+        if arrival.group is self._waiting:
             self._forget(arrival)
             self._enter(arrival)
 
     def belongs_to(self, arrival: Arrival, tenant: Tenant) -> None:
         """A session that has a slot is logged in as this tenant now."""
-        if arrival.shares is self._served and arrival.owner is not tenant:
+        if arrival.group is self._served and arrival.owner is not tenant:
             self._forget(arrival)
             self._serve(arrival, tenant)
 
@@ -199,15 +199,15 @@ class Admission:
     def _serve(self, arrival: Arrival, tenant: Tenant) -> None:
         self._put(arrival, self._served, tenant)
 
-    def _put(self, arrival: Arrival, shares: Shares[Any, Arrival], owner: Hashable) -> None:
-        arrival.shares, arrival.owner = shares, owner
-        shares.add(owner, arrival)
+    def _put(self, arrival: Arrival, group: Shares[Any, Arrival], owner: Hashable) -> None:
+        arrival.group, arrival.owner = group, owner
+        group.add(owner, arrival)
 
     def _forget(self, arrival: Arrival) -> None:
         """Removes a connection from where it is, if it is not leaving."""
-        shares, arrival.shares = arrival.shares, None
-        if shares is not None:
-            shares.remove(arrival.owner, arrival)
+        group, arrival.group = arrival.group, None
+        if group is not None:
+            group.remove(arrival.owner, arrival)
 
 
 def room_for_log_ins(slots: int) -> int:

@@ -44,13 +44,13 @@ class Client(Protocol):
 class Presence:
     """One client's connection, as `admission` sees it."""
 
-    __slots__ = ("_admission", "_client", "_step", "owner", "shares", "turned_away")
+    __slots__ = ("_admission", "_client", "_step", "group", "owner", "turned_away")
 
     def __init__(self, client: Client, admission: Admission) -> None:
         self._client = client
         self._admission = admission
         #: see `admission.Arrival`
-        self.shares: Shares[Any, Arrival] | None = None
+        self.group: Shares[Any, Arrival] | None = None
         self.owner: Hashable = None
         # What the session waits for, while it waits for a slot.
         self._step: Step[bool] | None = None

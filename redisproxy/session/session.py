@@ -311,8 +311,8 @@ class Session:
             self._kept = Pieces()
         return self._kept
 
-    def _waits_with_much(self) -> None:
-        """The client sent much while the session waits: charges it. From BUFFERED_BYTES on, does
+    def _waits_with_much(self, most: int = bounds.BUFFERED_BYTES) -> None:
+        """The client sent much while the session waits: charges it. If it is more than `most`, does
         not read the client.
 
         If a command of the client is blocked, the client is read. Then only a read shows that the
@@ -320,7 +320,7 @@ class Session:
         """
         buffered = self.buffered
         self.usage.commands(buffered)
-        if buffered <= bounds.BUFFERED_BYTES:
+        if buffered <= most:
             return
         if self.blocked and not self.usage.stopped:
             probes.reached("client with a blocked command sends much behind it")
@@ -690,8 +690,8 @@ class Session:
         while not self.gates:
             if self.work.units <= 0 and (scanner.buffered or self._kept is not None) and not scanner.forwarding:
                 self.close_gate(Gate.WORK)
-                if self.buffered >= bounds.SMALL_READ_BYTES:
-                    self._waits_with_much()  # of a thousand, one more read of each would be much
+                if self.buffered >= bounds.SMALL_READ_BYTES:  # of a thousand, one more read of each would be much
+                    self._waits_with_much(bounds.SMALL_READ_BYTES - 1)
                 return self.work.wait(self, self.commands <= bounds.LOG_IN_COMMANDS)
             if route.state is MULTIPLEXED:
                 upstream, pool = route.upstream, route.pool

@@ -20,7 +20,7 @@ class Visitor:
 
     def __init__(self, admission: Admission, source: str = "192.0.2.1", tenant: Tenant | None = None, rank: int = 0) -> None:
         self.admission, self.source, self.rank = admission, source, rank
-        self.shares: Shares | None = None
+        self.group: Shares | None = None
         self.owner: object = None
         self.events: list[str] = []
         admission.arrive(self)
@@ -194,7 +194,7 @@ class AdmissionTests(unittest.TestCase):
                 continue
             visitor = there[number % len(there)]
             if what == "log_in" and not visitor.events:
-                if visitor.shares is not admission._waiting:
+                if visitor.group is not admission._waiting:
                     visitor.log_in((A, B, C)[which])
             elif what == "leave":
                 there.remove(visitor)
@@ -210,7 +210,7 @@ class AdmissionTests(unittest.TestCase):
             self.assertLessEqual(taken, 5 + bounds.LOG_IN_ROOM)
             self.assertLessEqual(len(admission._leaving), bounds.LOG_IN_ROOM)
             self.assertTrue(admission.served == 3 or not admission.waiting, "nobody waits for a slot that is free")
-            self.assertEqual(taken, sum(visitor.shares is not None for visitor in there))
+            self.assertEqual(taken, sum(visitor.group is not None for visitor in there))
         for visitor in there:
             admission.leave(visitor)
         self.assertEqual(admission.served + admission.waiting + admission.unauthenticated, 0)

@@ -130,6 +130,9 @@ class Options:
 class OneQueue(Admission):
     """Slots without shares: all sessions are one tenant's, so none gives way to another."""
 
+    def log_in_at_once(self, arrival: Arrival, tenant: Tenant) -> bool:
+        return super().log_in_at_once(arrival, self._everybody)
+
     def log_in(self, arrival: Arrival, tenant: Tenant) -> None:
         super().log_in(arrival, self._everybody)
 
