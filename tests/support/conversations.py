@@ -38,7 +38,7 @@ class RecordingUpstream:
     sent bytes.
     """
 
-    busy = False
+    busy = runs_scripts = False
 
     def __init__(self, conversation: Conversation, protocol: int = 2) -> None:
         self.protocol = protocol
