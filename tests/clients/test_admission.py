@@ -193,7 +193,9 @@ class AdmissionTests(unittest.TestCase):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["arrive", "log_in", "leave", "moved", "withdraw", "belongs_to"]), st.integers(0, 30), st.integers(0, 2)
+                st.sampled_from(["arrive", "log_in", "leave", "moved", "withdraw", "belongs_to"]),
+                st.integers(0, 30),
+                st.integers(0, 2),
             )
         )
     )
