@@ -52,6 +52,12 @@ class ScriptRunner(Protocol):
         """Bytes that Redis has sent so far."""
 
     @property
+    def held(self) -> bool:
+        """Whether reading is paused, as when its client does not read. Then what is received later
+        may have been there before.
+        """
+
+    @property
     def awaits_script(self) -> bool:
         """Whether Redis may be running a script of it."""
 
@@ -64,14 +70,15 @@ class _Waiting:
     """A script that may be running.
 
     since: when Redis was already busy with it, in the clock's seconds; seen: when it was first
-    seen; received: bytes that its connection had received by then; kept: whether Redis has
-    refused to end it.
+    seen; received: bytes that its connection had received by the latest look; held: whether it was
+    not read then; kept: whether Redis has refused to end it.
     """
 
     tenant: Tenant
     since: float
     seen: float
     received: int = 0
+    held: bool = False
     kept: bool = False
 
 
@@ -153,8 +160,9 @@ class ScriptWatch(service.Service):
                 continue
             former = self._waiting.get(runner)
             received = runner.bytes_received
-            if former is None or former.received != received:
-                former = _Waiting(runner.tenant, asked, now, received)
+            if former is None or (former.received != received and not former.held):
+                former = _Waiting(runner.tenant, asked, now)
+            former.received, former.held = received, runner.held
             waiting[runner] = former
         self._waiting = waiting
         self._next()

@@ -23,6 +23,7 @@ class Runner:
     """A connection over which a script was sent."""
 
     awaits_script = True
+    held = False
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
@@ -126,6 +127,19 @@ class ScriptWatchTests(WatchCase):
             runner.receives(b"+OK\r\n")
             self.busy()
         self.assertNotIn(("SCRIPT", "KILL"), self.asked)
+
+    def test_replies_of_before_that_a_client_reads_slowly_give_no_more_time(self) -> None:
+        """Otherwise one that reads a part now and then could keep Redis busy for minutes."""
+        [runner] = self.run_by(BLUE)
+        runner.held = True
+        self.busy()
+        for _ in range(5):
+            self.passes(0.95)
+            runner.receives(b"a part of what Redis has sent before")
+            self.busy()
+        self.passes(0.3)
+        self.confirm()
+        self.assertEqual(self.asked, [("SCRIPT", "KILL")])
 
     def test_a_process_without_a_script_asks_nothing(self) -> None:
         for _ in range(20):
