@@ -190,6 +190,20 @@ class ScriptWatchTests(WatchCase):
         self.passes(2 * GRACE)
         self.assertEqual(self.killed, [GREEN])
 
+    def test_the_error_may_stand_behind_large_replies(self) -> None:
+        """As in a transaction that reads a large value, and then runs the script."""
+        blue, green = self.run_by(BLUE, GREEN)
+        self.busy(asked_ago=5.0)
+        self.passes(2 * GRACE)
+        self.confirm()
+        self.answers[-1].callback(b"OK")
+        for data in (b"*2\r\n$100000\r\n", b"x" * 100_000 + b"\r\n" + ERROR[:30], ERROR[30:]):
+            blue.receives(data)
+        green.receives(b":1\r\n")
+        self.passes(2 * GRACE)
+        self.assertEqual(self.killed, [BLUE])
+        self.assertFalse(green.seen(ERROR), "it is looked for no more")
+
     def test_if_it_is_not_known_whose_it_was_nobody_is_refused_scripts(self) -> None:
         self.run_by(BLUE, GREEN)
         self.busy(asked_ago=5.0)
