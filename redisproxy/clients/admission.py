@@ -125,21 +125,28 @@ class Admission:
             return
         self._forget(arrival)
         self._wait(arrival, tenant)
-        most = self._served.largest()
-        if len(self._served.of(most)) > len(self._served.of(tenant)) + 1:
-            probes.reached("session gives its slot to another tenant")
-            victim = self._least_lost(self._served.of(most))
-            self._forget(victim)
-            self._leaves(victim)
-            victim.give_way()
-            self._serve_next(tenant)
-        elif self._waiting.total > self._waiting_slots:
+        if not self._even_out(tenant) and self._waiting.total > self._waiting_slots:
             longest = self._waiting.largest()
             if len(self._waiting.of(longest)) <= len(self._waiting.of(tenant)):
                 longest = tenant
             last = next(reversed(self._waiting.of(longest)))
             self.withdraw(last)
             last.refused()
+
+    def _even_out(self, tenant: Tenant) -> bool:
+        """Gives a waiting tenant a slot of the tenant that has most, if that has two more. Returns
+        whether it did so.
+        """
+        most = self._served.largest()
+        if len(self._served.of(most)) <= len(self._served.of(tenant)) + 1:
+            return False
+        probes.reached("session gives its slot to another tenant")
+        victim = self._least_lost(self._served.of(most))
+        self._forget(victim)
+        self._leaves(victim)
+        victim.give_way()
+        self._serve_next(tenant)
+        return True
 
     def withdraw(self, arrival: Arrival) -> None:
         """A session does not wait for a slot any more: it ended, or was refused."""
@@ -152,6 +159,8 @@ class Admission:
         if arrival.group is self._served and arrival.owner is not tenant:
             self._forget(arrival)
             self._serve(arrival, tenant)
+            if self._waiting.total:
+                self._even_out(self._fewest())
 
     def leave(self, arrival: Arrival) -> None:
         """The connection is gone, whatever it was."""
@@ -159,8 +168,11 @@ class Admission:
             self._leaving.pop(arrival, None)
         self._forget(arrival)
         if self._waiting.total and self._served.total < self._slots:
-            fewest = min(self._waiting.owners, key=lambda tenant: len(self._served.of(tenant)))
-            self._serve_next(fewest)
+            self._serve_next(self._fewest())
+
+    def _fewest(self) -> Tenant:
+        """Returns the waiting tenant that has the fewest slots."""
+        return min(self._waiting.owners, key=lambda tenant: len(self._served.of(tenant)))
 
     def _least_lost(self, arrivals: dict[Arrival, None]) -> Arrival:
         """Of those that logged in first, the first one with whose session least is lost."""

@@ -197,7 +197,7 @@ class ClientProtocol(RespReceiver):
 
     def cut_short(self) -> None:
         """See `presence.Client`."""
-        self.abort(self._close_reason or messages.MADE_ROOM.code)
+        self.abort(self._close_reason or self.session.ending.close_reason or messages.MADE_ROOM.code)
 
     def _read_much(self, size: int) -> None:
         """See `RespReceiver`. It is work of the tenant, which may have a thousand connections."""

@@ -8,6 +8,7 @@ connection. Then the command's handler runs, once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -72,6 +73,8 @@ HANDLERS = {
     b"WATCH": Handler(data.watch, (2, -1), _LOGIN | _DEDICATED | _UNSUBSCRIBED),
     **dict.fromkeys(costs.PLAIN, Handler(data.pass_on)),
 }
+#: The name of a command that is streamed.
+_STREAMED_NAME = re.compile(rb"\*\d+\r\n\$\d+\r\n(\w+)\r\n")
 #: A command that may wait for other sessions' commands. Those must not wait behind it.
 BLOCKING = Handler(data.block, also=data.block_needs)
 #: A command of which only some subcommands are passed on.
@@ -89,11 +92,12 @@ def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
             return dispatch(session, what)
         session.streaming = False  # HEADED
         if what[0].upper() in CALLS:
-            return session.route.acquire(session, partial(scripts.stream, session, what, session.policy))
+            return _acquire_for_script(session, partial(scripts.stream, session, what, session.policy))
         return session.route.acquire(session, partial(data.stream_publish, session, what))
     if kind == STREAM:
         session.streaming = False
-        return session.route.acquire(session, partial(_begin_stream, session, what, session.policy))
+        begin = partial(_begin_stream, session, what, session.policy)
+        return (_acquire_for_script if _may_call(what) else session.route.acquire)(session, begin)
     session.connection.inspected(what)
     if kind == OVERSIZE:
         if session.credential is not None and what.upper() not in session.policy.table:
@@ -104,6 +108,17 @@ def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
     if what:
         return session.forbid(what)
     return session.forbid(b"unknown", LONG_NAME)
+
+
+def _acquire_for_script(session: Session, then: Callable[[], None]) -> None:
+    """Calls `then` when the session has a dedicated connection for what may be a script."""
+    scripts.unblocked(session, partial(session.route.acquire, session, then))
+
+
+def _may_call(piece: bytes) -> bool:
+    """Returns whether a streamed command may run a script. piece: its first one."""
+    found = _STREAMED_NAME.match(piece)
+    return found is None or found[1].upper() in CALLS
 
 
 def _begin_stream(session: Session, piece: bytes, judge: Policy) -> None:
@@ -148,6 +163,8 @@ def _meet(session: Session, name: bytes, words: list[bytes], handler: Handler, n
     """Waits for what a command needs, if it may run, and runs it."""
     if needs & _NO_MULTI and session.multi:
         return session.refuse(messages.MULTI_INSIDE.reply(command=name))
+    if needs & Need.SCRIPT and session.blocked:
+        return scripts.unblocked(session, partial(_unblocked, session, name, words, handler, needs))
     if needs & Need.SCRIPT and not session.route.takes_scripts():
         return session.route.run_scripts(session, 1, partial(_run_later, session, name, words, handler.run))
     if needs & _DEDICATED and session.route.state is not DEDICATED:
@@ -155,6 +172,12 @@ def _meet(session: Session, name: bytes, words: list[bytes], handler: Handler, n
     if needs & Need.DRAINED and not session.replies.drained:
         return session.when_drained(partial(_run_later, session, name, words, handler.run))
     return handler.run(session, words)
+
+
+def _unblocked(session: Session, name: bytes, words: list[bytes], handler: Handler, needs: int) -> None:
+    """Goes on with a command that has waited for one that may block."""
+    if _passes(session, name, words):
+        _meet(session, name, words, handler, needs)
 
 
 def _unless_subscribed(session: Session, name: bytes, words: list[bytes], handler: Handler, needs: int) -> None:

@@ -107,6 +107,13 @@ def exec_or_discard(session: Session, words: list[bytes]) -> None:
         return session.pass_on(words)
     if session.windowed_in_multi and words[0].upper() == b"EXEC" and len(words) == 1:
         return windowed.send_exec(session, encode(words))
+    dedicated = session.route.dedicated
+    if session.blocked and dedicated is not None and dedicated.runs_scripts:
+        return scripts.unblocked(session, partial(_end_multi, session, words))
+    return _end_multi(session, words)
+
+
+def _end_multi(session: Session, words: list[bytes]) -> None:
     windowed.close_multi(session)
     return session.pass_on(words)
 

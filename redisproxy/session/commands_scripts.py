@@ -32,9 +32,31 @@ def forward(session: Session, data: bytes, count: int) -> None:
 
     They are sent as they came, when the session has a connection where they may take long.
     """
+    if session.blocked:
+        return unblocked(session, partial(_forward_unblocked, session, data, count, session.policy))
     if session.route.takes_scripts():
         return session.forward(data, count)
     return session.route.run_scripts(session, count, partial(_forward, session, data, count, session.policy))
+
+
+def unblocked(session: Session, then: Callable[[], None]) -> None:
+    """Calls `then` when no command that may block is before what runs a script, at once or later.
+
+    Redis does not write the reply of the one before while it runs the other. So nobody could tell a
+    script that has to be ended from a command that is blocked: see `upstream.script_watch`.
+    """
+    if not session.blocked:
+        return then()
+    probes.reached("script waits for a command that may block")
+    return session.when_drained(then)
+
+
+def _forward_unblocked(session: Session, data: bytes, count: int, judge: Policy) -> None:
+    """Sends such commands, which have waited for the session's own replies."""
+    then = partial(_forward, session, data, count, judge)
+    if session.route.takes_scripts():
+        return then()
+    return session.route.run_scripts(session, count, then)
 
 
 def _forward(session: Session, data: bytes, count: int, judge: Policy) -> None:

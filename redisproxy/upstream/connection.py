@@ -177,7 +177,7 @@ class RedisConnection(RespReceiver):
         self.runs_scripts = False
         # The session that it is lent to; None if it is lent to several, or to nobody.
         self._session: DedicatedUser | None = None
-        self._spied: Callable[[bytes], object] | None = None
+        self._spied: Callable[[bytes], bool] | None = None
         #: the limit of its tenant
         self.tenant_limit: TenantLimit = UNLIMITED_TENANT
 
@@ -388,18 +388,16 @@ class RedisConnection(RespReceiver):
         midway = self._session is not None and self._session.midway
         return len(batches) > 1 or batches[0].count > pending.partial + midway
 
-    def spy(self, seen: Callable[[bytes], object]) -> None:
-        """Calls `seen` with the next bytes of Redis, before they are dealt out."""
+    def spy(self, seen: Callable[[bytes], bool]) -> None:
+        """Calls `seen` with what Redis sends, before it is dealt out, while it returns True."""
         former, self._spied = self._spied, seen
         deal_out = self._deal_out
         if former is not None or deal_out is None:
             return
 
         def seen_first(data: bytes) -> None:
-            self._deal_out = deal_out
-            spied, self._spied = self._spied, None
-            if spied is not None:
-                spied(data)
+            if self._spied is None or not self._spied(data):
+                self._deal_out, self._spied = deal_out, None
             deal_out(data)
 
         self._deal_out = seen_first

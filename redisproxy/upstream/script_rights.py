@@ -71,8 +71,6 @@ class ScriptRights:
         self._ungranted = {
             tenant for tenant in (self._ungranted | (before - denied)) - denied if tenant in tenants and tenant in known
         }
-        for gone in self._pauses.keys() - set(tenants):
-            self._pauses.pop(gone).timer.cancel()
         if changed:
             self.changed(changed)
         return {tenant for tenant in changed | self._ungranted if tenant in tenants and tenant in known}

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 from twisted.application import service
@@ -52,11 +51,17 @@ class ScriptRunner(Protocol):
         """Bytes that Redis has sent so far."""
 
     @property
+    def held(self) -> bool:
+        """Whether reading is paused, as when its client does not read. Then what is received later
+        may have been there before.
+        """
+
+    @property
     def awaits_script(self) -> bool:
         """Whether Redis may be running a script of it."""
 
-    def spy(self, seen: Callable[[bytes], object]) -> None:
-        """Calls `seen` with the next bytes of Redis, before they are dealt out."""
+    def spy(self, seen: Callable[[bytes], bool]) -> None:
+        """Calls `seen` with what Redis sends, before it is dealt out, while it returns True."""
 
 
 @dataclass(slots=True)
@@ -64,14 +69,15 @@ class _Waiting:
     """A script that may be running.
 
     since: when Redis was already busy with it, in the clock's seconds; seen: when it was first
-    seen; received: bytes that its connection had received by then; kept: whether Redis has
-    refused to end it.
+    seen; received: bytes that its connection had received by the latest look; held: whether it was
+    not read then; kept: whether Redis has refused to end it.
     """
 
     tenant: Tenant
     since: float
     seen: float
     received: int = 0
+    held: bool = False
     kept: bool = False
 
 
@@ -153,8 +159,9 @@ class ScriptWatch(service.Service):
                 continue
             former = self._waiting.get(runner)
             received = runner.bytes_received
-            if former is None or former.received != received:
-                former = _Waiting(runner.tenant, asked, now, received)
+            if former is None or (former.received != received and not former.held):
+                former = _Waiting(runner.tenant, asked, now)
+            former.received, former.held = received, runner.held
             waiting[runner] = former
         self._waiting = waiting
         self._next()
@@ -221,21 +228,23 @@ class ScriptWatch(service.Service):
         now = self._clock.seconds()
         late = [one for one in self._all() if self._due(one) <= now]
         tenants = {one.tenant for one in late}
-        killed: set[Tenant] = set()
+        errors = _Errors()
         for runner, one in self._waiting.items():
             if one in late:
-                runner.spy(partial(_see, killed, one.tenant))
+                runner.spy(errors.among_replies_to(one.tenant))
         kind = "FUNCTION" if "FUNCTION KILL" in self._error else "SCRIPT"
         try:
             await self._control.ask_unprobed(kind, "KILL")
+            # The script's own connection gets its error at about the same time.
+            await defer.Deferred.fromCoroutine(_pass(self._clock, bounds.SCRIPT_GRACE_SECONDS))
         except ReplyError as error:
             self._refused(str(error), late)
             return
         except ControlError:
             return  # as in `_ask`
-        # The script's own connection gets its error at about the same time.
-        await defer.Deferred.fromCoroutine(_pass(self._clock, bounds.SCRIPT_GRACE_SECONDS))
-        self._was_ended(killed, tenants)
+        finally:
+            errors.awaited = False
+        self._was_ended(errors.tenants, tenants)
 
     def _was_ended(self, killed: Collection[Tenant], tenants: Collection[Tenant]) -> None:
         """A script was ended. killed: the tenants that got Redis's error for that; tenants: those
@@ -274,10 +283,29 @@ class ScriptWatch(service.Service):
         return None
 
 
-def _see(killed: set[Tenant], tenant: Tenant, data: bytes) -> None:
-    """Notes whether the bytes of Redis say that the tenant's script was ended."""
-    if _KILLED in data:
-        killed.add(tenant)
+class _Errors:
+    """Finds Redis's error for a script that was ended. It may stand behind large replies."""
+
+    def __init__(self) -> None:
+        #: whether it can still come
+        self.awaited = True
+        #: who got it
+        self.tenants: set[Tenant] = set()
+
+    def among_replies_to(self, tenant: Tenant) -> Callable[[bytes], bool]:
+        """Returns a function for `ScriptRunner.spy`."""
+        tail = b""
+
+        def seen(data: bytes) -> bool:
+            nonlocal tail
+            data = tail + data
+            tail = data[1 - len(_KILLED) :]
+            if self.awaited and _KILLED in data:
+                self.tenants.add(tenant)
+                return False
+            return self.awaited
+
+        return seen
 
 
 async def _pass(clock: IReactorTime, seconds: float) -> None:

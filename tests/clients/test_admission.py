@@ -169,6 +169,19 @@ class AdmissionTests(unittest.TestCase):
         admission.moved(first)
         self.assertEqual((admission.served, second.state), (2, "admitted"))
 
+    def test_a_tenant_that_waits_gets_its_share_when_a_session_changes_its_tenant(self) -> None:
+        admission = Admission(2, 1)
+        of_a, of_b = (Visitor(admission, tenant=tenant) for tenant in (A, B))
+        waiting = Visitor(admission, tenant=C)
+        self.assertEqual(waiting.state, "")
+        admission.belongs_to(of_b, A)  # A has both now
+        self.assertEqual(self.states([of_a, of_b, waiting]), ["admitted gave way", "admitted", "admitted"])
+        # If the one that had most changes its tenant, the one that it left may wait.
+        admission = Admission(2, 1)
+        first, _, late = (Visitor(admission, tenant=A) for _ in range(3))
+        admission.belongs_to(first, B)
+        self.assertEqual(late.state, "")
+
     def test_the_way_back(self) -> None:
         admission = Admission(3, 1)
         crowd = self.sessions(admission, A, 5) + [Visitor(admission) for _ in range(50)]
@@ -180,7 +193,9 @@ class AdmissionTests(unittest.TestCase):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["arrive", "log_in", "leave", "moved", "withdraw"]), st.integers(0, 30), st.integers(0, 2)
+                st.sampled_from(["arrive", "log_in", "leave", "moved", "withdraw", "belongs_to"]),
+                st.integers(0, 30),
+                st.integers(0, 2),
             )
         )
     )
@@ -204,12 +219,17 @@ class AdmissionTests(unittest.TestCase):
                 admission.moved(visitor)
             elif what == "withdraw":
                 admission.withdraw(visitor)
+            elif what == "belongs_to":
+                admission.belongs_to(visitor, (A, B, C)[which])
             taken = admission.served + admission.waiting + admission.unauthenticated
             self.assertLessEqual(admission.served, 3)
             self.assertLessEqual(admission.waiting, 2)
             self.assertLessEqual(taken, 5 + bounds.LOG_IN_ROOM)
             self.assertLessEqual(len(admission._leaving), bounds.LOG_IN_ROOM)
             self.assertTrue(admission.served == 3 or not admission.waiting, "nobody waits for a slot that is free")
+            most = max(map(len, admission._served.owners.values()), default=0)
+            for tenant in admission._waiting.owners:
+                self.assertLessEqual(most, len(admission._served.of(tenant)) + 1, "who waits has its share")
             self.assertEqual(taken, sum(visitor.group is not None for visitor in there))
         for visitor in there:
             admission.leave(visitor)

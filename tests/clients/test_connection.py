@@ -114,6 +114,15 @@ class FactoryTests(unittest.TestCase):
         self.clock.advance(bounds.CLOSE_SECONDS)
         self.assertTrue(client.transport.disconnected or client.transport.disconnecting)
 
+    def test_one_that_gave_its_slot_and_is_cut_off_is_told_by_its_own_close_reason(self) -> None:
+        client = self.log_in(BLUE)
+        client.session.replies.expect_batch(ReplyBatch(client.session.replies, 1))
+        client.presence.give_way()
+        self.assertFalse(client._closing)
+        client.presence.cut()
+        client.connectionLost()
+        self.assertEqual({reason: ended for reason, ended in self.factory.counts.ended.items() if ended}, {"over-share": 1})
+
     def taken(self, *clients: ClientProtocol) -> list[tuple[bytes, bool]]:
         return [(client.transport.value(), client.transport.disconnecting) for client in clients]
 

@@ -165,6 +165,15 @@ class OthersTests(ScriptCase):
             until(lambda client=client: PAUSED in client.ask(ONE), "its scripts are refused")
         self.assertEqual(self.installation.proxy.log.count("ended a script"), 1)
 
+    def test_behind_a_command_that_blocks(self) -> None:
+        """Redis runs the script before it writes the reply of the command that was blocked."""
+        self.start(valkey)
+        blue = self.raw()
+        blue.send(encode([b"BLPOP", b"nothing", b"0.2"]) + encode(ENDLESS))
+        self.assertEqual(blue.reply(), b"*-1\r\n")
+        self.assertEnded(blue)
+        self.installation.proxy.logged(ENDED)
+
     def test_a_pipeline_of_endless_ones(self) -> None:
         """What Redis has got already runs, but each one is ended as soon as Redis says BUSY."""
         self.start(valkey)

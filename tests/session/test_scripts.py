@@ -362,3 +362,65 @@ class StreamTests(SharedCase):
         conversation.scripts_redis(b"+OK\r\n+QUEUED\r\n*1\r\n:1\r\n")
         conversation.hears()
         self.assertEqual(conversation.client(other).gets(), other.replace(bulk(PUBLISHING), bulk(self.found.text)))
+
+
+class BehindOneThatBlocksTests(ConversationCase):
+    """Redis would run the script before it writes the reply of the command that blocked. So nobody
+    could tell the script from that command: see `upstream.script_watch`.
+    """
+
+    BLPOP = encode([b"BLPOP", b"q", b"0"])
+    ITEM = b"*2\r\n$1\r\nq\r\n$1\r\na\r\n"
+
+    def assertWaits(self, waiting: bytes, sent: bytes | None = None) -> None:
+        """waiting: the commands behind the BLPOP; sent: what Redis gets of them."""
+        conversation = logged_in().client(self.BLPOP + waiting)
+        conversation.upstream.sent = conversation.upstream.sent.removeprefix(self.BLPOP)
+        self.assertEqual(conversation.upstream.sent, b"")
+        conversation.redis(self.ITEM)
+        self.assertEqual(conversation.upstream.sent, waiting if sent is None else sent)
+        conversation.redis(b":1\r\n")
+        self.assertHears(conversation, self.ITEM, b":1\r\n")
+
+    def test_no_script_is_sent(self) -> None:
+        large = b"x" * (bounds.INSPECTED_BYTES + 1)
+        for words in (
+            [b"EVAL", PLAIN, b"0"],
+            [b"EVALSHA", sha(PLAIN), b"0"],
+            [b"EVAL_RO", PLAIN, b"0"],
+            [b"EVAL", PLAIN, b"0", large],
+            [b"evalsha", sha(PLAIN), b"0", large],
+        ):
+            with self.subTest(words[:2]):
+                self.assertWaits(encode(words))
+        self.assertWaits(encode([b"EVAL", PUBLISHING, b"0"]), encode([b"EVAL", in_redis(PUBLISHING), b"0"]))
+        sent = encode([b"EVAL", in_redis(PUBLISHING), b"0", large])
+        self.assertWaits(encode([b"EVAL", PUBLISHING, b"0", large]), sent)
+
+    def test_plain_commands_are(self) -> None:
+        for words in ([b"GET", b"a"], [b"SET", b"a", b"x" * (bounds.INSPECTED_BYTES + 1)]):
+            data = self.BLPOP + encode(words)
+            conversation = logged_in().client(data)
+            self.assertTrue(conversation.upstream.sent.endswith(data))
+        data = encode([b"MULTI"]) + self.BLPOP + encode([b"EXEC"])
+        self.assertEqual(logged_in().client(data).upstream.sent, data)
+
+    def test_no_transaction_ends(self) -> None:
+        """Inside MULTI it does not block, but only Redis knows whether there is a MULTI."""
+        multi, script, end = encode([b"MULTI"]), encode([b"EVAL", PLAIN, b"0"]), encode([b"EXEC"])
+        conversation = logged_in().client(multi + script + self.BLPOP + end)
+        self.assertEqual(conversation.upstream.sent, multi + script + self.BLPOP)
+        conversation.redis(b"+OK\r\n" + b"+QUEUED\r\n" * 2)
+        self.assertEqual(conversation.upstream.sent, multi + script + self.BLPOP + end)
+        conversation.redis(b"*2\r\n:1\r\n*-1\r\n").client(end)
+        self.assertFalse(conversation.session.multi)
+        self.assertHears(conversation, b"+OK\r\n" + b"+QUEUED\r\n" * 2 + b"*2\r\n:1\r\n*-1\r\n")
+
+    def test_refused_meanwhile(self) -> None:
+        error = b"-NOPERM no scripts\r\n"
+        for text in (PLAIN, PUBLISHING):
+            conversation = logged_in().client(self.BLPOP + encode([b"EVAL", text, b"0"]))
+            conversation.session.policy = conversation.session.policy.without_scripts(error)
+            conversation.redis(self.ITEM)
+            self.assertTrue(conversation.upstream.sent.endswith(self.BLPOP))
+            self.assertTrue(conversation.hears().startswith(self.ITEM + b"-"))

@@ -38,7 +38,7 @@ class RecordingUpstream:
     sent bytes.
     """
 
-    busy = False
+    busy = runs_scripts = False
     #: bytes of commands that Redis has not taken
     unsent = 0
     #: bytes that the kernel uses for it

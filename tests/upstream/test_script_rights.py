@@ -71,7 +71,13 @@ class ScriptRightsTests(unittest.SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.rights.pause(BLUE), 50)
 
-    def test_a_tenant_that_is_gone_is_forgotten(self) -> None:
+    def test_a_tenant_that_goes_and_comes_back_has_its_pause_still(self) -> None:
+        """It may delete its own secret, and make it again."""
         self.rights.pause(BLUE)
-        self.rights.deny(frozenset(), frozenset((GREEN,)), ())
-        self.assertEqual((self.error(), self.clock.getDelayedCalls()), (b"", []))
+        self.rights.deny(frozenset(), (GREEN,), (GREEN,))
+        self.rights.deny(frozenset(), BOTH, BOTH)
+        self.assertEqual(self.error(), b"-BUSY")
+        self.clock.advance(50)
+        self.assertEqual(self.error(), b"")
+        self.clock.advance(bounds.SCRIPT_PAUSE_SECONDS)
+        self.assertEqual(self.clock.getDelayedCalls(), [], "it is forgotten")

@@ -23,6 +23,7 @@ class Runner:
     """A connection over which a script was sent."""
 
     awaits_script = True
+    held = False
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
@@ -127,6 +128,19 @@ class ScriptWatchTests(WatchCase):
             self.busy()
         self.assertNotIn(("SCRIPT", "KILL"), self.asked)
 
+    def test_replies_of_before_that_a_client_reads_slowly_give_no_more_time(self) -> None:
+        """Otherwise one that reads a part now and then could keep Redis busy for minutes."""
+        [runner] = self.run_by(BLUE)
+        runner.held = True
+        self.busy()
+        for _ in range(5):
+            self.passes(0.95)
+            runner.receives(b"a part of what Redis has sent before")
+            self.busy()
+        self.passes(0.3)
+        self.confirm()
+        self.assertEqual(self.asked, [("SCRIPT", "KILL")])
+
     def test_a_process_without_a_script_asks_nothing(self) -> None:
         for _ in range(20):
             self.busy(asked_ago=5.0)
@@ -175,6 +189,20 @@ class ScriptWatchTests(WatchCase):
         green.receives(ERROR)
         self.passes(2 * GRACE)
         self.assertEqual(self.killed, [GREEN])
+
+    def test_the_error_may_stand_behind_large_replies(self) -> None:
+        """As in a transaction that reads a large value, and then runs the script."""
+        blue, green = self.run_by(BLUE, GREEN)
+        self.busy(asked_ago=5.0)
+        self.passes(2 * GRACE)
+        self.confirm()
+        self.answers[-1].callback(b"OK")
+        for data in (b"*2\r\n$100000\r\n", b"x" * 100_000 + b"\r\n" + ERROR[:30], ERROR[30:]):
+            blue.receives(data)
+        green.receives(b":1\r\n")
+        self.passes(2 * GRACE)
+        self.assertEqual(self.killed, [BLUE])
+        self.assertFalse(green.seen(ERROR), "it is looked for no more")
 
     def test_if_it_is_not_known_whose_it_was_nobody_is_refused_scripts(self) -> None:
         self.run_by(BLUE, GREEN)
