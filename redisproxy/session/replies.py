@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import bounds, probes
-from .pending import BLOCKING, HELLO, REPLIES, REWRITTEN, ReplyBatch
+from .pending import BLOCKING, HELLO, REPLIES, REWRITTEN, WINDOWED, ReplyBatch
 from .route import DEDICATED
 from .state import BugError, ReplyMode
 
@@ -150,7 +150,7 @@ class ReplyQueue:
         Returns its batch if no other reply is pending there.
         """
         batch = self._items[-1] if self._items else None
-        if not isinstance(batch, ReplyBatch) or batch.kind not in (REPLIES, REWRITTEN):
+        if not isinstance(batch, ReplyBatch) or batch.kind not in (REPLIES, WINDOWED, REWRITTEN):
             return None
         probes.reached("command that was sent in part is given up")
         batch.count -= 1

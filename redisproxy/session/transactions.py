@@ -51,7 +51,7 @@ class Transaction:
     def add(self, size: int, announced: int = 0) -> None:
         """So many bytes are sent.
 
-        announced: how many follow for certain. They count at once: others begin large commands, too.
+        announced: how many follow. They count at once, because others begin large commands, too.
         """
         known = min(size, self._announced)
         self._announced += announced - known
