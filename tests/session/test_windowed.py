@@ -142,6 +142,18 @@ class RunTests(unittest.TestCase):
             self.assertTrue(conversation.upstream.sent.endswith(GET))
             self.assertGreater(len(conversation.upstream.sent), len(first + second + GET))
 
+    def test_those_that_make_a_value_longer(self) -> None:
+        """Redis fills it with up to 512 MiB of zeros, for a command of 30 bytes."""
+        for words in (
+            [b"SETBIT", b"k", b"4294967295", b"1"],
+            [b"SETRANGE", b"k", b"536870911", b"x"],
+            [b"BITFIELD", b"k", b"SET", b"u1", b"4294967295", b"1"],
+        ):
+            conversation = logged_in().client(encode(words) * 3 + GET)
+            self.assertEqual(conversation.upstream.sent, encode(words) * 2)
+            conversation.redis(b":0\r\n" * 2)
+            self.assertEqual(conversation.upstream.sent, encode(words) * 3 + GET)
+
     def test_before_the_log_in_and_after_a_reset(self) -> None:
         conversation = logged_in().client(KEYS).redis(b"*0\r\n").command(b"RESET")
         conversation.hears()
