@@ -56,7 +56,7 @@ _TABLE: tuple[tuple[Bound, str, str], ...] = (
         _SIZE,
         "Each argument costs about as much as a command of its own, 0.2 to 2 us.",
         """
-        BITFIELD BITFIELD_RO DEL EXISTS GEOADD GEOHASH GEOPOS HDEL HEXPIRE HEXPIREAT HEXPIRETIME HGETDEL HGETEX HMGET HMSET
+        BITFIELD_RO DEL EXISTS GEOADD GEOHASH GEOPOS HDEL HEXPIRE HEXPIREAT HEXPIRETIME HGETDEL HGETEX HMGET HMSET
         HPERSIST HPEXPIRE HPEXPIREAT HPEXPIRETIME HPTTL HSET HSETEX HTTL LPUSH LPUSHX MGET MSET MSETEX
         MSETNX PFADD RPUSH RPUSHX SADD SCRIPT|EXISTS SMISMEMBER SREM TOUCH UNLINK VREM XACK XACKDEL
         XCLAIM XDEL XDELEX ZADD ZMSCORE ZREM
@@ -69,7 +69,6 @@ _TABLE: tuple[tuple[Bound, str, str], ...] = (
     ),
     (_SIZE, "N is the length of the script's text.", "SCRIPT|LOAD"),
     (_SIZE, "N is the number of its arguments, which are not used.", "COMMAND|GETKEYS COMMAND|GETKEYSANDFLAGS"),
-    (_SIZE, "M is the length of an argument. Where it goes is a matter of memory, not of time.", "SETRANGE"),
     (
         _ONCE,
         "An element is removed once, and adding it took longer.",
@@ -114,6 +113,11 @@ _TABLE: tuple[tuple[Bound, str, str], ...] = (
         _WINDOW,
         "It goes through all members in an area, which its arguments do not bound; COUNT only cuts the reply.",
         "GEORADIUS GEORADIUSBYMEMBER GEORADIUSBYMEMBER_RO GEORADIUS_RO GEOSEARCH GEOSEARCHSTORE",
+    ),
+    (
+        _WINDOW,
+        "It makes a value longer by as many zeros as its offset says, up to 512 MiB: 0.15 s for 256 MiB, again and again.",
+        "BITFIELD SETBIT SETRANGE",
     ),
     (_WINDOW, "It goes through the whole database.", "KEYS"),
     (

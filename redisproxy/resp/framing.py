@@ -316,8 +316,13 @@ class RequestScanner:
 
     @property
     def argument_left(self) -> int:
-        """Bytes of the current argument that are announced, and were not passed on yet."""
-        return self._bulk_left
+        """Bytes of the current argument that are announced, and were not passed on yet. Of the next
+        one, where HEADED was found.
+        """
+        if self._bulk_left or not self._arguments_left:
+            return self._bulk_left
+        length, data_at = self._bulk_header(self._buffer, self._pos, len(self._buffer))
+        return length + 2 if data_at >= 0 else 0
 
     @property
     def collected(self) -> int:

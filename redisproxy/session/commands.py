@@ -22,7 +22,7 @@ from . import commands_pubsub as channels
 from . import commands_scripts as scripts
 from . import commands_server as server
 from . import commands_standing as standing
-from . import costs
+from . import costs, windowed
 from .errors import LONG_NAME, NOAUTH
 from .handler import Handler, Need, arity_error, full_name, refuse_as, unknown
 from .route import DEDICATED
@@ -129,9 +129,12 @@ def _begin_stream(session: Session, piece: bytes, judge: Policy) -> None:
     if judge != session.policy:
         probes.reached("Redis was replaced while a large command waited")
         return session.refuse_waiting(messages.REPLACED.text)
+    if session.blocked and windowed.is_large(session, piece):
+        probes.reached("large command of the window waits for one that blocks")
+        again = partial(_begin_stream, session, piece, judge)
+        return session.when_drained(partial(session.route.acquire, session, again))
     session.route.runs_scripts()  # it may be one: only its first piece is known here
-    session.streaming = True
-    return session.forward(piece)
+    return windowed.begin_large(session, piece)
 
 
 def dispatch(session: Session, words: list[bytes]) -> None:

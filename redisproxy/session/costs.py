@@ -36,9 +36,12 @@ def _before_timeout(words: list[bytes]) -> list[bytes]:
 
 
 def _numbered(at: int, words: list[bytes]) -> list[bytes]:
-    """As many keys as the word at this place says, which stands before them."""
+    """As many keys as the word at this place says, which stands before them.
+
+    None if there are not so many words: then Redis looks at no key.
+    """
     number = integer(words[at]) if len(words) > at else None
-    return words[at + 1 : at + 1 + number] if number is not None and number > 0 else []
+    return words[at + 1 : at + 1 + number] if number is not None and 0 < number < len(words) - at else []
 
 
 def _streams(words: list[bytes]) -> list[bytes]:
@@ -71,6 +74,7 @@ _READ: Mapping[bytes, Callable[[list[bytes]], list[bytes]]] = {
     **dict.fromkeys((b"SORT", b"SORT_RO"), _patterns),
 }
 _COUNTED = (b"HRANDFIELD", b"SRANDMEMBER", b"VRANDMEMBER", b"ZRANDMEMBER")
+_WITH = (b"WITHVALUES", b"WITHSCORES")
 
 
 def _waited_for(session: Session, words: list[bytes]) -> bytes:
@@ -96,10 +100,14 @@ def _too_many(session: Session, words: list[bytes], keys: list[bytes]) -> bytes:
 
 
 def _count(session: Session, words: list[bytes]) -> bytes:
-    """SRANDMEMBER key [count], and its kind. A positive count is bounded by the value."""
+    """SRANDMEMBER key [count], and its kind. A positive count is bounded by the value.
+
+    At most one more word is behind it, which asks for values.
+    """
     most = session.policy.limits.count
     count = integer(words[2]) if len(words) > 2 else None
-    if not most or count is None or count >= -most:
+    malformed = len(words) > 3 and (len(words) > 4 or words[3].upper() not in _WITH)
+    if not most or count is None or count >= -most or malformed:
         return b""
     return messages.COUNT_TOO_LARGE.reply(command=words[0].lower(), found=count, most=most)
 

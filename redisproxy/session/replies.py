@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import bounds, probes
-from .pending import BLOCKING, HELLO, MUTED, REPLIES, REWRITTEN, MutedReplies, ReplyBatch
+from .pending import BLOCKING, HELLO, MUTED, REPLIES, REWRITTEN, WINDOWED, MutedReplies, ReplyBatch
 from .route import DEDICATED
 from .state import BugError, ReplyMode
 
@@ -176,7 +176,7 @@ class ReplyQueue:
         Returns its batch if no other reply is pending there.
         """
         batch = self._items[-1] if self._items else None
-        if not isinstance(batch, ReplyBatch) or batch.kind not in (REPLIES, REWRITTEN, MUTED):
+        if not isinstance(batch, ReplyBatch) or batch.kind not in (REPLIES, WINDOWED, REWRITTEN, MUTED):
             return None
         probes.reached("command that was sent in part is given up")
         batch.drop_newest()

@@ -42,7 +42,7 @@ from .costs import Watched
 from .ending import Ending
 from .errors import SPOILER
 from .login import Login
-from .pending import BLOCKING, HELLO, REWRITTEN, ReplyBatch, RewrittenReply
+from .pending import BLOCKING, HELLO, REWRITTEN, ReplyBatch, RewrittenReply, WindowedBatch
 from .pieces import Pieces
 from .ports import Accounts, Backend, ClientConnection, Dedicated, Unavailable
 from .pubsub import Subscriptions
@@ -93,6 +93,7 @@ class Session:
         "credential",
         "ending",
         "gates",
+        "large",
         "multi",
         "name",
         "pending_login",
@@ -167,6 +168,8 @@ class Session:
         self._newest_blocking: ReplyBatch | None = None
         #: whether the beginning of the newest streamed command was sent to Redis: see `midway`
         self.streaming = False
+        #: the batch of a large command that has no place in the window yet: see `windowed.go_on`
+        self.large: WindowedBatch | None = None
         #: bytes received while the client is not logged in
         self.sent_unauthenticated = 0
         self._advancing = False
@@ -243,7 +246,7 @@ class Session:
     @property
     def midway(self) -> bool:
         """Whether Redis got the beginning of a command, and not yet its end."""
-        return self.streaming and self.scanner.forwarding
+        return self.streaming and (self.scanner.forwarding or self.large is not None)
 
     @property
     def expects_dedicated(self) -> bool:
@@ -396,6 +399,7 @@ class Session:
         Without this, only the garbage collector would free the parts, as they hold each other.
         """
         self.end_transaction()
+        self.large = None
         self.replies.forget()
         self.ending.forget()
         del self.connection, self.accounts
@@ -545,7 +549,7 @@ class Session:
         """Gives up a command that was sent in part. Redis never gets its end, and never answers."""
         if not self.midway:
             return
-        self.route.clean = False
+        self.route.clean, self.large = False, None
         batch, dedicated = self.replies.withdraw(), self.route.dedicated
         if batch is not None and dedicated is not None:
             dedicated.withdraw(batch)
@@ -734,7 +738,10 @@ class Session:
             elif kind == STREAM and not count:
                 if TYPE_CHECKING:
                     assert isinstance(what, bytes)
-                route.upstream.send(what)
+                if self.large is None:
+                    route.upstream.send(what)
+                else:
+                    windowed.go_on(self, self.large, what)
             elif kind == SCRIPTS:
                 if TYPE_CHECKING:
                     assert isinstance(what, bytes)

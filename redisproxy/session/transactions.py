@@ -34,11 +34,13 @@ class Transactions:
 class Transaction:
     """One open transaction."""
 
-    __slots__ = ("_all", "_size", "failed")
+    __slots__ = ("_all", "_announced", "_size", "failed")
 
     def __init__(self, all_of_tenant: Transactions) -> None:
         self._all = all_of_tenant
         self._size = 0
+        # Bytes that count already, and were not sent yet.
+        self._announced = 0
         #: whether the limit was reached, so that EXEC will fail
         self.failed = False
 
@@ -46,15 +48,20 @@ class Transaction:
         """Whether so many bytes more are within the limit of all transactions. 0: no limit."""
         return not limit or self._all.size + size <= limit
 
-    def add(self, size: int) -> None:
-        """So many bytes are sent."""
-        self._size += size
-        self._all.size += size
+    def add(self, size: int, announced: int = 0) -> None:
+        """So many bytes are sent.
+
+        announced: how many follow. They count at once, because others begin large commands, too.
+        """
+        known = min(size, self._announced)
+        self._announced += announced - known
+        self._size += size + announced - known
+        self._all.size += size + announced - known
 
     def end(self) -> None:
         """Redis keeps nothing of it any more."""
         self._all.size -= self._size
-        self._size = 0
+        self._size = self._announced = 0
 
 
 def takes(session: Session, kind: int, what: bytes | list[bytes], count: int) -> bool:
@@ -78,9 +85,9 @@ def takes(session: Session, kind: int, what: bytes | list[bytes], count: int) ->
     if kind == STREAM and not count:
         transaction.add(size)
         return True
-    announced = session.scanner.argument_left if kind == STREAM else 0
+    announced = session.scanner.argument_left if kind in (STREAM, HEADED) else 0
     if not transaction.failed and transaction.fits(size + announced, session.policy.limits.transaction):
-        transaction.add(size)
+        transaction.add(size, announced)
         return True
     probes.reached("open transactions of a tenant reach their limit")
     if kind in (STREAM, HEADED):

@@ -2,8 +2,8 @@
 
 Owns who waits for a place, and how Redis is asked for its own time: by a TIME before such commands
 and one behind them, in the same write. `tenants.window` decides how many may be under way. A
-command larger than WHOLE_COMMAND_BYTES needs no place: Redis reads so little at once that others
-get their turn between two of them.
+command larger than WHOLE_COMMAND_BYTES is sent in pieces, and needs its place for the last one:
+Redis does not run it before.
 
 Inside MULTI such a command needs no place, because Redis only keeps it. EXEC needs a place for each
 of them. With more than the window has, it waits until it has the window for itself.
@@ -77,6 +77,47 @@ def pass_on(session: Session, words: list[bytes]) -> None:
         session.pass_on(words)
     else:
         send(session, encode(words), 1, 1)
+
+
+def begin_large(session: Session, piece: bytes) -> None:
+    """Sends the first piece of a large command over the dedicated connection. `go_on` sends the
+    others.
+
+    No command that blocks may be before it, if it is such a command: see `forward`.
+    """
+    session.streaming = True
+    if not is_large(session, piece):
+        return session.forward(piece)
+    if session.multi:
+        session.windowed_in_multi += 1
+        return session.forward(piece)
+    replies, hasten = session.replies, partial(session.route.settle, session)
+    batch = session.large = WindowedBatch(replies, 1, 1, session.window, hasten, replies.muted(1))
+    return session.expect(piece, batch)
+
+
+def is_large(session: Session, piece: bytes) -> bool:
+    """Whether the large command that begins with this piece is such a command."""
+    return session.policy.is_windowed(piece.split(b"\r\n", 3)[2:3])
+
+
+def go_on(session: Session, batch: WindowedBatch, piece: bytes) -> None:
+    """Sends the next piece of such a command: the last one when there is a place, at once or later.
+
+    batch: of its reply. Until then the session is `midway`, and may give the command up.
+    """
+    if session.scanner.forwarding:
+        return session.route.upstream.send(piece)
+
+    def then() -> None:
+        session.large = None
+        batch.window.sent(batch)
+        session.route.upstream.send(piece)
+
+    if batch.window.has(1):
+        return then()
+    probes.reached("end of a large command waits for a place in its tenant's window")
+    return _wait(session, 1, then)
 
 
 def send(session: Session, data: bytes, count: int, needed: int) -> None:

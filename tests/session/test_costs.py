@@ -115,6 +115,12 @@ class KeysTests(ConversationCase):
             [b"ZUNION", b"+40", *many],
             [b"ZUNION", b"040", *many],
             [b"ZUNION", b"99999999999999999999", *many],
+            [b"ZUNION", b"41", *many],
+            [b"ZUNIONSTORE", b"to", b"9223372036854775807", *many],
+            [b"BZMPOP", b"1", b"42", *many, b"MIN"],
+            [b"SRANDMEMBER", b"s", b"-1000000000", b"x"],
+            [b"HRANDFIELD", b"s", b"-1000000000", b"x"],
+            [b"ZRANDMEMBER", b"s", b"-1000000000", b"WITHSCORES", b"x"],
             [b"ZUNIONSTORE", b"to", b"x", *many],
             [b"BLMPOP", b"1", b"x", *many],
             [b"XREAD", b"COUNT", *many],
@@ -338,6 +344,38 @@ class TransactionTests(ConversationCase):
         conversation.redis(b"-ERR wrong\r\n").command(b"EXEC").redis(b"-EXECABORT\r\n")
         self.assertIn(b"have more than 131072 bytes", conversation.told)
         self.assertTrue(conversation.hears().endswith(b"-EXECABORT\r\n"))
+
+    def test_what_a_large_command_announces_counts_at_once(self) -> None:
+        """Otherwise each of many sessions could begin one, before any of them has sent much."""
+        most = 4 * bounds.WHOLE_COMMAND_BYTES
+        for words in ([b"SET", b"k"], [b"PUBLISH", b"c"], [b"EVAL", b"return redis.call('publish','a',ARGV[1])", b"0"]):
+            head, value = encode([*words, b"x" * (most - 1000)]), most - 1000
+            conversation = self.begun(transaction=most)
+            conversation.client(head[:-value])
+            self.assertGreater(self.size(conversation), value, words)
+            second = Conversation(policy=policy(transaction=most))
+            second.open_transactions = conversation.open_transactions
+            second.command(b"AUTH", b"blue").command(b"MULTI").redis(b"+OK\r\n")
+            second.gets()
+            second.client(head[:-value])
+            self.assertEqual(second.gets(), SPOILER, words)
+            # What comes is not counted twice.
+            conversation.client(head[-value:])
+            self.assertLess(self.size(conversation), len(head) + 50, words)
+            # It is given back, too, when it never comes.
+            conversation = self.begun(transaction=most)
+            transactions = conversation.transactions(conversation.session.tenant)
+            conversation.client(head[:-value])
+            conversation.session.ending.at_once()
+            conversation.session.forget()
+            self.assertEqual(transactions.size, 0, words)
+
+    def test_one_large_message_is_refused_at_its_beginning(self) -> None:
+        most = 2 * bounds.WHOLE_COMMAND_BYTES
+        for words in ([b"PUBLISH", b"c"], [b"EVAL", b"return redis.call('publish','a',ARGV[1])", b"0"]):
+            conversation = self.begun(transaction=most)
+            conversation.client(encode([*words, b"x" * (most + 1)]))
+            self.assertEqual(conversation.gets(), SPOILER, words)
 
     def test_a_streamed_message(self) -> None:
         most = 2 * bounds.WHOLE_COMMAND_BYTES

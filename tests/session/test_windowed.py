@@ -142,6 +142,18 @@ class RunTests(unittest.TestCase):
             self.assertTrue(conversation.upstream.sent.endswith(GET))
             self.assertGreater(len(conversation.upstream.sent), len(first + second + GET))
 
+    def test_those_that_make_a_value_longer(self) -> None:
+        """Redis fills it with up to 512 MiB of zeros, for a command of 30 bytes."""
+        for words in (
+            [b"SETBIT", b"k", b"4294967295", b"1"],
+            [b"SETRANGE", b"k", b"536870911", b"x"],
+            [b"BITFIELD", b"k", b"SET", b"u1", b"4294967295", b"1"],
+        ):
+            conversation = logged_in().client(encode(words) * 3 + GET)
+            self.assertEqual(conversation.upstream.sent, encode(words) * 2)
+            conversation.redis(b":0\r\n" * 2)
+            self.assertEqual(conversation.upstream.sent, encode(words) * 3 + GET)
+
     def test_before_the_log_in_and_after_a_reset(self) -> None:
         conversation = logged_in().client(KEYS).redis(b"*0\r\n").command(b"RESET")
         conversation.hears()
@@ -287,3 +299,83 @@ class BoundTests(unittest.TestCase):
             answer = time(1) + b"*0\r\n" * (now - sent) + time(1) if timed else b"*0\r\n" * (now - sent)
             sent = now
             conversation.redis(answer)
+
+
+class LargeTests(unittest.TestCase):
+    """A command that is sent in pieces needs a place for its last piece."""
+
+    LARGE = encode([b"BITCOUNT", b"k" * (bounds.WHOLE_COMMAND_BYTES + 1000)])
+
+    def gets(self, conversation: Conversation) -> bytes:
+        sent, conversation.upstream.sent = conversation.upstream.sent, b""
+        return sent
+
+    def begun(self) -> Conversation:
+        """Sends a large command, whose end waits: two others have the places."""
+        conversation, self.others = logged_in(), logged_in()
+        self.others.session.window = self.others.session.scanner.window = conversation.session.window
+        conversation.client(self.LARGE[:-10])
+        self.assertEqual(self.gets(conversation), self.LARGE[:-10])
+        self.others.client(KEYS * 2)
+        return conversation.client(self.LARGE[-10:] + GET)
+
+    def test_its_end_waits_for_a_place(self) -> None:
+        conversation = self.begun()
+        window = conversation.session.window
+        self.assertEqual(self.gets(conversation), b"")
+        self.assertTrue(conversation.session.midway)
+        self.others.redis(b"*0\r\n" * 2)
+        self.assertEqual(self.gets(conversation), self.LARGE[-10:] + GET)
+        self.assertFalse(conversation.session.midway)
+        self.assertEqual(window.free, window.size - 1)
+        conversation.redis(b":0\r\n$1\r\na\r\n")
+        self.assertEqual(conversation.hears(), b":0\r\n$1\r\na\r\n")
+        self.assertEqual(window.free, window.size)
+
+    def test_it_takes_no_place_before(self) -> None:
+        conversation = logged_in().client(self.LARGE[:-10])
+        window = conversation.session.window
+        self.assertEqual(window.free, window.size)
+        conversation.client(self.LARGE[-10:])
+        self.assertEqual(window.free, window.size - 1)
+        conversation.redis(b":0\r\n")
+        self.assertEqual(window.free, window.size)
+
+    def test_the_session_ends_while_it_waits(self) -> None:
+        for end in (
+            lambda session: session.ending.at_once(),
+            lambda session: session.ending.hurry(),
+            lambda session: session.upstream_lost(),
+            lambda session: session.ending.give_up("paused"),
+        ):
+            conversation = self.begun()
+            window, upstream = conversation.session.window, conversation.upstream
+            end(conversation.session)
+            conversation.session.ending.close_if_drained()
+            self.others.redis(b"*0\r\n" * 2)
+            self.assertEqual(window.free, window.size)
+            self.assertNotIn(self.LARGE[-10:], upstream.sent)
+            self.assertTrue(conversation.session.replies.drained)
+
+    def test_a_client_that_hears_nothing(self) -> None:
+        conversation = logged_in().command(b"CLIENT", b"REPLY", b"SKIP").client(self.LARGE + GET)
+        conversation.redis(b":0\r\n$1\r\na\r\n")
+        self.assertEqual(conversation.hears(), b"$1\r\na\r\n")
+
+    def test_behind_a_command_that_blocks(self) -> None:
+        conversation = logged_in().client(encode([b"BLPOP", b"q", b"0"]), self.LARGE)
+        self.assertNotIn(b"BITCOUNT", self.gets(conversation))
+        conversation.redis(b"*2\r\n$1\r\nq\r\n$1\r\na\r\n")
+        self.assertEqual(self.gets(conversation), self.LARGE)
+        conversation.redis(b":0\r\n")
+        self.assertTrue(conversation.session.replies.drained)
+
+    def test_inside_multi_exec_needs_the_place(self) -> None:
+        conversation = logged_in().client(MULTI).redis(b"+OK\r\n").client(self.LARGE).redis(b"+QUEUED\r\n")
+        self.assertEqual(self.gets(conversation), MULTI + self.LARGE)
+        conversation.client(EXEC)
+        self.assertEqual(conversation.session.window.free, conversation.session.window.size - 1)
+
+    def test_others_need_none(self) -> None:
+        conversation = logged_in().client(encode([b"SET", b"k", b"x" * (bounds.WHOLE_COMMAND_BYTES + 1000)]))
+        self.assertEqual(conversation.session.window.free, conversation.session.window.size)
