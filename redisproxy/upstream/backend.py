@@ -2,7 +2,7 @@
 
 Owns the wiring of these parts, and the order in which they learn of a change. Knows no sessions:
 `policy_changed` passes a new policy to their owner. Two Backends in one process share nothing but
-the tenants' accounts.
+the tenants' accounts. This module is longer than other modules: it wires all parts of one Redis.
 """
 
 from __future__ import annotations
