@@ -282,6 +282,12 @@ QUERY_SECONDS = 10.0
 QUERY_PAUSE_SECONDS: Annotated[float, 0.01] = 2.0
 #: Time between two questions for Redis's own limits, which an operator may set while it runs.
 NETS_SECONDS = 60.0
+#: Time between two looks at Redis's log of slow commands.
+SLOW_LOG_SECONDS = 5.0
+#: Entries of that log that are read at once. As many as Redis keeps by default; each may have 5 KB.
+SLOW_LOG_ENTRIES: Annotated[int, 2] = 128
+#: Looks that are left out after Redis has refused one.
+SLOW_LOG_REFUSED_ROUNDS: Annotated[int, 1] = 59
 #: A limit of unread replies below this is reached by sessions that share a connection to Redis, and
 #: that only read slowly.
 LOW_OUTPUT_LIMIT_BYTES = 256 * 1024 * 1024

@@ -914,6 +914,12 @@ REDIS_NO_CONTROL = LogLine(
     "The proxy tries again by itself.",
     level="warn",
 )
+SLOW_LOG_REFUSED = LogLine(
+    "redis-slow-log-refused",
+    "slow commands are not counted: Redis refuses SLOWLOG GET: {reason}",
+    "Give the proxy's user in Redis the right to SLOWLOG, or do without redisproxy_tenant_slow_commands_total.",
+    level="warn",
+)
 REDIS_STATE = LogLine("redis-state", "Redis at {address} {state}", level="warn")
 REDIS_WRONG_ANSWER = LogLine(
     "redis-wrong-answer",
@@ -1412,6 +1418,7 @@ SETINFO = ClientError("error-setinfo", "ERR Unrecognized option '{option}'")
 CLIENT_ID = ClientError("error-client-id", "ERR Invalid client ID")
 CLIENT_ID_TOO_SMALL = ClientError("error-client-id-too-small", "ERR client-id should be greater than 0")
 CLIENT_TYPE = ClientError("error-client-type", "ERR Unknown client type '{type}'")
+SLOW_LOG_COUNT = ClientError("error-slow-log-count", "ERR count should be greater than or equal to -1")
 MAXAGE = ClientError("error-maxage", "ERR maxage is not an integer or out of range")
 MAXAGE_TOO_SMALL = ClientError("error-maxage-too-small", "ERR maxage should be greater than 0")
 NO_SUCH_CLIENT = ClientError("error-no-such-client", "ERR No such client")

@@ -117,7 +117,18 @@ _COMMANDS_BY_TENANT: tuple[tuple[str, Literal["commands", "refused"], str], ...]
     ("commands", "commands", "Commands that clients sent, including refused ones."),
     ("commands_refused", "refused", "Commands that the tenant may not use."),
 )
-_Number = Literal["received", "replied", "turned_away", "wrong", "scripts_ended", "held", "throttled", "memory"]
+_Number = Literal[
+    "received",
+    "replied",
+    "turned_away",
+    "wrong",
+    "scripts_ended",
+    "slow_commands",
+    "slow_seconds",
+    "held",
+    "throttled",
+    "memory",
+]
 #: Kind of metric, metric, key of `TenantStats`, text.
 _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
     (CounterMetricFamily, "client_received_bytes", "received", "Bytes that clients sent."),
@@ -135,6 +146,8 @@ _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
         "scripts_ended",
         "Scripts that the proxy ended because they ran for too long.",
     ),
+    (CounterMetricFamily, "tenant_slow_commands", "slow_commands", "Commands that Redis has logged as slow."),
+    (CounterMetricFamily, "tenant_slow_command_seconds", "slow_seconds", "Seconds that Redis took for these commands."),
     (
         GaugeMetricFamily,
         "tenant_throttled_connections",

@@ -80,6 +80,7 @@ class TenantStats(TypedDict):
     turned_away: log-ins that were refused because the tenant had as many connections as it may.
     wrong: log-ins with a wrong password that named the tenant.
     scripts_ended: scripts that were ended because they ran for too long.
+    slow_commands: commands that Redis has logged as slow; slow_seconds: how long they took.
     held: connections that are not read now, because the tenant exceeded a rate.
     throttled: seconds in which there were such connections.
     memory: bytes that its sessions use, see `tenants.memory`.
@@ -95,6 +96,8 @@ class TenantStats(TypedDict):
     turned_away: int
     wrong: int
     scripts_ended: int
+    slow_commands: int
+    slow_seconds: float
     held: int
     throttled: float
     memory: int
@@ -113,6 +116,8 @@ def no_tenant_stats() -> TenantStats:
         "turned_away": 0,
         "wrong": 0,
         "scripts_ended": 0,
+        "slow_commands": 0,
+        "slow_seconds": 0.0,
         "held": 0,
         "throttled": 0.0,
         "memory": 0,

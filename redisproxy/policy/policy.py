@@ -52,7 +52,10 @@ _CLOSED = {
         + " needs no opening, for the rest ask Redis itself"
     ),
     b"MONITOR": "it shows keys and values of all tenants; ask Redis itself",
-    b"SLOWLOG|GET": "it shows keys and values of all tenants, and on Redis 5 also passwords; ask Redis itself",
+    b"SLOWLOG|GET": (
+        "it shows keys and values of all tenants, and on Redis 5 also passwords; the tenant's own part needs no opening, "
+        "for the rest ask Redis itself"
+    ),
 }
 #: Commands that an operator may allow although they show or affect other tenants: the warning.
 EXPOSES = {
@@ -81,7 +84,7 @@ EXPOSES = {
     b"SCRIPT": "it deletes the scripts of other tenants, and ends those that run",
     b"SCRIPT|FLUSH": "it deletes the scripts of other tenants",
     b"SCRIPT|KILL": "it ends a running script of any tenant",
-    b"SLOWLOG": "it counts and deletes entries of all tenants; SLOWLOG|GET stays closed",
+    b"SLOWLOG": "it deletes entries of all tenants; SLOWLOG|GET and SLOWLOG|LEN stay those of the tenant",
 }
 #: The warning for an allowed command that is not in EXPOSES.
 EXPOSES_UNKNOWN = "the proxy does not know whether it shows or affects other tenants"
@@ -114,7 +117,8 @@ ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET 
 #: Subcommands that the session answers, although the others of their container are refused. An
 #: operator may refuse them, too.
 ANSWERED_SUBCOMMANDS = _names(
-    "ACL|WHOAMI CLIENT|GETREDIR CLIENT|KILL CLIENT|LIST CLIENT|TRACKINGINFO CONFIG|GET MODULE|LIST"
+    """ACL|WHOAMI CLIENT|GETREDIR CLIENT|KILL CLIENT|LIST CLIENT|TRACKINGINFO CONFIG|GET MODULE|LIST
+    SLOWLOG|GET SLOWLOG|HELP SLOWLOG|LEN"""
 )
 #: The session inspects these and sends them to Redis, perhaps rewritten. So the upstream connection
 #: needs the right to them.

@@ -134,6 +134,8 @@ class Serving(service.MultiService):
                 "turned_away": counted.turned_away,
                 "wrong": counted.wrong,
                 "scripts_ended": counted.scripts_ended,
+                "slow_commands": counted.slow_commands,
+                "slow_seconds": counted.slow_seconds,
                 **self.tenant_limits.stats(namespace),
                 "memory": self.clients.memory.of(namespace),
                 "latency": latency[namespace].samples() if namespace in latency else {"counts": {}, "sum": 0.0},

@@ -21,6 +21,7 @@ from . import commands_data as data
 from . import commands_pubsub as channels
 from . import commands_scripts as scripts
 from . import commands_server as server
+from . import commands_slow_log as slow_log
 from . import commands_standing as standing
 from . import costs, windowed
 from .errors import LONG_NAME, NOAUTH
@@ -64,6 +65,7 @@ HANDLERS = {
     b"ROLE": Handler(standing.role, (1, 1), _LOGIN | _NO_MULTI | _UNSUBSCRIBED),
     b"SCRIPT": Handler(scripts.script, (2, -1), _LOGIN, server.container_needs),
     b"SELECT": Handler(connection.select, (2, 2), _LOGIN | _UNSUBSCRIBED),
+    b"SLOWLOG": Handler(slow_log.slow_log, (2, -1), _LOGIN, slow_log.needs),
     b"SPUBLISH": Handler(data.publish, (2, -1)),
     b"SSUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),
     b"SUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),

@@ -71,6 +71,7 @@ local redis=(function(redis,prefix)
 end)(redis,'PREFIX');
 """
 _BEFORE = " ".join(_LUA.split()).encode() + b" "
+_BEGINNING = _BEFORE[:32]
 #: Valkey's other name of `redis`. Only for texts that contain it: each local name counts towards
 #: the 200 that Lua allows.
 _SERVER = b"local server=rawget(_G,'server') and redis; "
@@ -89,6 +90,14 @@ def publishes(text: bytes) -> bool:
 def sha(text: bytes) -> bytes:
     """Returns the SHA of a script as Redis says it: SHA-1, in lower case."""
     return hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+
+
+def without_prelude(text: bytes) -> bytes:
+    """Returns what Redis has logged of a script, or of an argument of another command, without the
+    code that the proxy put before it. Redis logs no more than the beginning of a long text.
+    """
+    at = text.find(b"\n") + 1 if text.startswith(b"#!") else 0
+    return text[:at] + b"..." if text.startswith(_BEGINNING, at) else text
 
 
 class Rewritten(NamedTuple):

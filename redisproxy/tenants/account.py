@@ -52,6 +52,8 @@ class TenantCounters:
         "refused",
         "refused_names",
         "scripts_ended",
+        "slow_commands",
+        "slow_seconds",
         "turned_away",
         "wrong",
     )
@@ -77,6 +79,9 @@ class TenantCounters:
         self.wrong = 0
         #: scripts that were ended because they ran for too long
         self.scripts_ended = 0
+        #: commands that Redis has logged as slow, and the seconds that they took
+        self.slow_commands = 0
+        self.slow_seconds = 0.0
 
     def inspected_one(self, name: bytes) -> None:
         """Counts a command that is known by name."""

@@ -2,7 +2,7 @@
 
 Owns the wiring of these parts, and the order in which they learn of a change. Knows no sessions:
 `policy_changed` passes a new policy to their owner. Two Backends in one process share nothing but
-the tenants' accounts.
+the tenants' accounts. This module is longer than other modules: it wires all parts of one Redis.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from .pool import ConnectionPool
 from .queries import ControlQueries
 from .scripts import TenantScripts
 from .session_backend import SessionBackend
+from .slow_log import SlowLogService
 from .tenant_patterns import TenantPatterns
 
 #: Reasons that pass by themselves. Until the time to hold work is over, they are none.
@@ -125,6 +126,9 @@ class Backend(service.MultiService):
         self.health = Health(reactor, self.control)
         #: Redis's own limits
         self.nets = NetsService(reactor, self.control)
+        #: counts the slow commands of tenants
+        self.slow_log = SlowLogService(reactor, self.control, self.pool.names.token, self._count_slow)
+        self._counts = counts
         self.scripts.notice(self.health)
         #: which server is the master
         self.master = MasterService(
@@ -149,7 +153,8 @@ class Backend(service.MultiService):
         #: how long Redis takes with each tenant's commands, in seconds, by namespace
         self.tenant_latency: dict[str, Histogram] = {}
         sampler = Sampler(reactor, lambda: self.pool.multiplexed, self.latency.observe, self._observe_tenant)
-        for part in (self.pool, self.control, self.master, self.health, self.nets, self.scripts, self.patterns, sampler):
+        parts = (self.pool, self.control, self.master, self.health, self.nets, self.slow_log, self.scripts, self.patterns)
+        for part in (*parts, sampler):
             part.setServiceParent(self)
         # When this process was ready last, in the reactor's seconds; None: it never was.
         self._ready_at: float | None = None
@@ -228,6 +233,12 @@ class Backend(service.MultiService):
         if histogram is None:
             histogram = self.tenant_latency[namespace] = Histogram(REDIS_BOUNDS)
         histogram.observe(seconds)
+
+    def _count_slow(self, tenant: Tenant, seconds: float) -> None:
+        if tenant in self._tenants:
+            counters = self._counts.of(tenant.namespace)
+            counters.slow_commands += 1
+            counters.slow_seconds += seconds
 
     # For probes, metrics and the status page.
 
@@ -367,6 +378,7 @@ class Backend(service.MultiService):
             self._renewing.addErrback(bug(self._log, "updating the rights of the ACL users", defer.CancelledError))
         self.master.on_server(server)
         self.nets.look_now()
+        self.slow_log.use(server.run_id)
         self.databases_reported(server.databases)
 
     def _use_policy(self, policy: Policy, everywhere: bool) -> None:

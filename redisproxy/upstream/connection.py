@@ -31,6 +31,7 @@ from ..session.pending import BLOCKING, CONFIRMATIONS, TRACKING, PendingReplies,
 from ..session.ports import DedicatedUser
 from ..tenants.deferred import DeferredReads
 from ..tenants.model import BackendAddress, Tenant
+from ..tenants.slow_log import ConnectionNames
 from ..tenants.work import UNLIMITED
 from .hold import is_away, is_lasting
 from .order import TenantOrder
@@ -106,6 +107,10 @@ class Pool(Protocol):
 
     def lost(self, upstream: RedisConnection) -> None:
         """The connection is gone."""
+
+    @property
+    def names(self) -> ConnectionNames:
+        """The names that connections have in Redis."""
 
     def answered_wrongly(self, upstream: RedisConnection, reason: str) -> None:
         """Redis broke RESP, or sent a reply to nothing. reason: a text that contains none of
@@ -231,13 +236,16 @@ class RedisConnection(RespReceiver):
             raise RedisUnreachable(messages.REDIS_ANSWERED_PING(error=_error(answer)))
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
-        """SELECTs the tenant's database, logs in as its ACL user, and sends HELLO for another
-        protocol.
+        """Names the connection, SELECTs the tenant's database, logs in as its ACL user, and sends
+        HELLO for another protocol.
 
         login: user and password of a user without the right to SELECT another database; None: the
         connection keeps the master's rights. protocol: 2 or 3. Raises UpstreamError, UserUnknown,
         or RedisBusy. After RedisBusy the connection is as it was before.
         """
+        # In the same write as SELECT. Redis keeps the name after AUTH. Where Redis refuses it, only
+        # the tenant's slow commands are not known.
+        self._ask(b"CLIENT", b"SETNAME", self._pool.names.of(tenant)).addErrback(lambda _: None)
         answer = await self._ask(b"SELECT", b"%d" % tenant.index)
         if answer != b"+OK":
             text = _text(answer)

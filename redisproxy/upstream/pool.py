@@ -25,6 +25,7 @@ from ..net.waiters import Waiters
 from ..ops.logs import Log
 from ..tenants.account import Counts, increase
 from ..tenants.model import BackendAddress, Tenant
+from ..tenants.slow_log import ConnectionNames
 from .acl_users import AclUsers
 from .base import Base
 from .connection import PausedError, RedisConnection, RedisUnreachable, UpstreamError
@@ -80,6 +81,8 @@ class ConnectionPool(service.Service):
         # By tenant, protocol, and whether they are for scripts.
         self._tenant_pools: dict[tuple[Tenant, int, bool], TenantPool] = {}
         self._orders: dict[Tenant, TenantOrder] = {}
+        #: the names that connections have in Redis
+        self.names = ConnectionNames()
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._faults = Faults(reactor)
         self._preparation = Preparation(acl_users, self._idle, self._faults, self._open, self._answered, self._keep)

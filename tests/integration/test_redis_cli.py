@@ -151,7 +151,7 @@ class CallsTests(RedisCliTestCase):
             ("DEBUG", "SLEEP", "0"),
             ("CLIENT", "PAUSE", "1"),
             ("SHUTDOWN",),
-            ("SLOWLOG", "GET"),
+            ("SLOWLOG", "RESET"),
             ("CONFIG", "REWRITE"),
         ):
             self.assertIn(REFUSED, self.run_cli(*words), words)
@@ -200,7 +200,7 @@ class TerminalTests(RedisCliTestCase):
         self.says(session, "help get", "Get the value of a key")
         self.says(session, "select 5", "(error) NOPERM this password opens database 3 only")
         self.says(session, "config rewrite", f"(error) NOPERM the command 'config|rewrite' {REFUSED}")
-        self.says(session, "slowlog len", f"NOPERM the command 'slowlog|len' {REFUSED}")
+        self.says(session, "slowlog reset", f"NOPERM the command 'slowlog|reset' {REFUSED}")
         self.says(session, "multi", "OK", prompt="[3](TX)> ")
         self.says(session, "get greeting", "QUEUED", prompt="[3](TX)> ")
         self.says(session, "exec", '1) "hello"')

@@ -20,6 +20,8 @@ def tenant(commands: int, sessions: int = 1) -> TenantStats:
         "turned_away": 2,
         "wrong": 1,
         "scripts_ended": 1,
+        "slow_commands": 1,
+        "slow_seconds": 0.25,
         "held": 1,
         "throttled": 0.5,
         "memory": 700,

@@ -611,6 +611,10 @@ class SimulatedConnection:
             self._watched.setdefault((self.database, key), self.redis.version(self.database, key))
         return OK
 
+    def _client(self, words: list[bytes]) -> bytes:
+        assert words[0] == b"SETNAME", words
+        return OK
+
     def _unwatch(self, words: list[bytes]) -> bytes:
         self._watched.clear()
         return OK
@@ -623,6 +627,7 @@ class SimulatedConnection:
 _COMMANDS: dict[bytes, Callable[[SimulatedConnection, list[bytes]], bytes]] = {
     b"AUTH": SimulatedConnection._auth,
     b"HELLO": SimulatedConnection._hello,
+    b"CLIENT": SimulatedConnection._client,
     b"SELECT": SimulatedConnection._select,
     b"GET": SimulatedConnection._get,
     b"SET": SimulatedConnection._set,

@@ -25,6 +25,8 @@ def stats(**tenants: dict) -> Stats:
             "turned_away": 8,
             "wrong": 2,
             "scripts_ended": 3,
+            "slow_commands": 4,
+            "slow_seconds": 1.5,
             "held": 1,
             "throttled": 70.5,
             "memory": 2500,

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import unittest
 from types import SimpleNamespace
 from unittest import mock
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IAddress
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 
+from redisproxy.resp.framing import encode
 from redisproxy.session.pending import BLOCKING, ReplyBatch
 from redisproxy.tenants.model import BackendAddress, Tenant
+from redisproxy.tenants.slow_log import ConnectionNames
 from redisproxy.tenants.work import UNLIMITED
 from redisproxy.upstream.connection import RedisConnection
 
@@ -27,6 +35,44 @@ class LocalAddressTests(unittest.TestCase):
 
     def test_is_empty_where_that_tells_none_apart(self) -> None:
         self.assertEqual(self.local_address(UNIXAddress(None)), "")
+
+
+class BindTests(SynchronousTestCase):
+    """What is sent to make a connection ready for a tenant."""
+
+    def setUp(self) -> None:
+        self.names = ConnectionNames()
+        self.transport = StringTransport()
+        self.transport.getHost = lambda: UNIXAddress(None)
+        self.upstream = RedisConnection(BackendAddress("redis"), mock.Mock(names=self.names))
+        self.upstream.makeConnection(self.transport)
+
+    def sent(self) -> bytes:
+        sent = self.transport.value()
+        self.transport.clear()
+        return sent
+
+    def test_a_name_costs_no_round_trip(self) -> None:
+        """It goes with SELECT, before the AUTH of the tenant's user, who may not set one."""
+        for answer in (b"+OK\r\n", b"-NOPERM this user has no permissions\r\n", b"-ERR unknown command 'CLIENT'\r\n"):
+            self.setUp()
+            work = Deferred.fromCoroutine(self.upstream.bind(Tenant("team-blue", 3), (b"user", b"password"), 3))
+            name = b"redisproxy:team-blue:3:" + self.names.token
+            self.assertEqual(self.sent(), encode([b"CLIENT", b"SETNAME", name]) + encode([b"SELECT", b"3"]))
+            self.upstream.respReceived(answer + b"+OK\r\n")
+            self.assertEqual(self.sent(), encode([b"AUTH", b"user", b"password"]))
+            self.upstream.respReceived(b"+OK\r\n")
+            self.assertEqual(self.sent(), encode([b"HELLO", b"3"]))
+            self.upstream.respReceived(b"%0\r\n")
+            self.assertIsNone(self.successResultOf(work))
+            self.assertEqual(self.sent(), b"")
+
+    def test_the_connection_is_lost_before_any_answer(self) -> None:
+        work = Deferred.fromCoroutine(self.upstream.bind(Tenant("team-blue", 3), None, 2))
+        self.upstream.connectionLost(Failure(ConnectionLost()))
+        self.failureResultOf(work, ConnectionLost)
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
 
 
 class ScriptTests(unittest.TestCase):

@@ -142,7 +142,7 @@ class GivenUpTests(PoolCase):
                 if b"PING" in data:
                     self.transport.write(b"+PONG\r\n")
                 elif b"SELECT" in data:
-                    self.transport.write(b"+OK\r\n")
+                    self.transport.write(b"+OK\r\n" * 2)  # CLIENT SETNAME comes with it
                 else:
                     taken.append(data)
 

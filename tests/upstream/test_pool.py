@@ -629,7 +629,7 @@ class HeldTests(PoolCase):
     def fake(self, password: bytes = b"x", **replies: bytes) -> BackendAddress:
         Fake.replies.clear()
         Fake.opened.clear()
-        self.answer(PING=b"+PONG\r\n", AUTH=b"+OK\r\n", SELECT=b"+OK\r\n")
+        self.answer(PING=b"+PONG\r\n", AUTH=b"+OK\r\n", CLIENT=b"+OK\r\n", SELECT=b"+OK\r\n")
         self.answer(**replies)
         port = reactor.listenTCP(0, Factory.forProtocol(Fake), interface="127.0.0.1")
         self.addCleanup(port.stopListening)

@@ -1,0 +1,110 @@
+"""Counts the slow commands of each tenant, as Redis logs them.
+
+Owns when the log is read, and which entries are new. Each process counts those of its own
+connections, whose names say so: see `tenants.slow_log`. So the counts of all processes and replicas
+add up, and a process that was started again counts nothing twice.
+
+What takes Redis long enough to be logged is the operator's decision: `slowlog-log-slower-than`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.application import service
+from twisted.internet import defer, task
+from twisted.internet.interfaces import IReactorTime
+
+from .. import bounds, messages
+from ..ops.bugs import bug
+from ..ops.log_once import Condition
+from ..ops.logs import Log
+from ..resp.value import Answer
+from ..tenants.model import Tenant
+from ..tenants.slow_log import entries, newest
+from .client import Commands, ControlError, ReplyError
+
+
+class SlowLogService(service.Service):
+    """Reads the log every SLOW_LOG_SECONDS, if it has new entries.
+
+    control: the control connection; token: of this process's connections; count: called with the
+    tenant and the seconds of each slow command.
+    """
+
+    name = "slow log"
+    _log = Log()
+
+    def __init__(self, clock: IReactorTime, control: Commands, token: bytes, count: Callable[[Tenant, float], None]) -> None:
+        self._control = control
+        self._token = token
+        self._count = count
+        self._loop = task.LoopingCall(self._look)
+        self._loop.clock = clock
+        self._asking: defer.Deferred[None] | None = None
+        # The id of the newest entry that was read; -1: none of this run of Redis.
+        self._seen = -1
+        self._run_id = ""
+        self._refused = Condition()
+        # How many rounds to leave out, because Redis has refused the last one.
+        self._rest = 0
+
+    def startService(self) -> None:
+        super().startService()
+        self._loop.start(bounds.SLOW_LOG_SECONDS, now=False)
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def use(self, run_id: str) -> None:
+        """Redis was probed. run_id: of its present run, in which the ids of entries only grow."""
+        if run_id != self._run_id:
+            self._run_id, self._seen, self._rest = run_id, -1, 0
+
+    def _look(self) -> None:
+        if self._rest:
+            self._rest -= 1
+        elif self._asking is None and self._control.connected:
+            self._asking = defer.Deferred.fromCoroutine(self._read())
+            self._asking.addErrback(bug(self._log, "reading Redis's slow log", defer.CancelledError))
+            self._asking.addBoth(self._ended)
+
+    def _ended(self, _: None) -> None:
+        self._asking = None
+
+    async def _read(self) -> None:
+        run_id = self._run_id
+        try:
+            latest = newest(await self._get(1))
+            if latest is None or latest == self._seen:
+                return
+            if latest < self._seen:
+                self._seen = -1  # another run of Redis, before it is probed
+            answer = await self._get(min(latest - self._seen, bounds.SLOW_LOG_ENTRIES))
+        except ReplyError as error:
+            if error.reply.code in ("ERR", "NOPERM"):  # not while Redis is busy, or loads its data
+                self._rest = bounds.SLOW_LOG_REFUSED_ROUNDS
+                if self._refused.fault(error.reason):
+                    self._log.write(messages.SLOW_LOG_REFUSED, reason=error.reason)
+            return
+        except ControlError:
+            return  # the connection was lost, which the control connection logs
+        self._refused.over()
+        if run_id == self._run_id:
+            self._count_new(answer)
+
+    async def _get(self, count: int) -> Answer:
+        return await self._control.ask("SLOWLOG", "GET", count)
+
+    def _count_new(self, answer: Answer) -> None:
+        """Counts the entries that are new."""
+        seen = self._seen
+        # Perhaps newer than the one that the first question found: entries may have come between.
+        self._seen = max(seen, newest(answer) or 0)
+        for entry in entries(answer):
+            if entry.number > seen and entry.token == self._token:
+                self._count(entry.tenant, entry.microseconds / 1_000_000)
