@@ -311,6 +311,8 @@ RATE_READ_SECONDS = 0.05
 WORK_BUDGET: Annotated[int, 2] = 64
 #: Words of an inspected command that are another unit.
 WORK_WORDS = 16
+#: Empty lines and empty arrays that the scanner passes over before the session looks at its units.
+EMPTY_LINES: Annotated[int, 1] = 256
 #: Small pieces of a read that are another unit: messages of channels, confirmations, TLS records.
 WORK_PIECES = 2
 #: Bytes of a large read (SMALL_READ_BYTES or more) that are another unit: plain commands of 64 KiB
