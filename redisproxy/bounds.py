@@ -318,6 +318,10 @@ WORK_PIECES = 2
 #: Bytes of a large read (SMALL_READ_BYTES or more) that are another unit: plain commands of 64 KiB
 #: take 100 to 300 us. Smaller reads are no work, so that most clients pay nothing for this.
 WORK_BYTES = 8 * 1024
+#: Units that a connection of its own to Redis is: to open one, and to log in, takes about 0.5 ms.
+WORK_CONNECTION: Annotated[int, 0] = 8
+#: Units that a client's end of file is: it takes 50 us, and more if another one gets its slot.
+WORK_END: Annotated[int, 0] = 4
 #: Units that a session which had to wait has at once, before the next session has its turn.
 WORK_SLICE: Annotated[int, 1] = 16
 #: The same for a session that is not logged in.

@@ -282,6 +282,26 @@ class PlainTests(WorkCase):
             self.assertEqual(client.session.gates, 0)
             self.turn()
 
+    def test_ends_of_many_have_turns(self) -> None:
+        clients = [self.connect(BLUE) for _ in range(200)]
+        quiet = self.connect(GREEN)
+        for client in (*clients, quiet):
+            client.transport.loseConnection = mock.Mock(wraps=client.transport.loseConnection)
+            client.session.dedicated.waits = False
+            client.readConnectionLost()
+
+        def left() -> int:
+            return sum(client.session.ended or client.transport.disconnecting for client in clients)
+
+        self.assertTrue(quiet.session.ended or quiet.transport.disconnecting)
+        self.assertEqual(left(), bounds.WORK_BUDGET // bounds.WORK_END)
+        clients[-1].connectionLost()
+        while self.factory.work.waiting:
+            before = left()
+            self.turn()
+            self.assertLessEqual(left() - before, 2 * bounds.WORK_TURN_UNITS // bounds.WORK_END)
+        self.assertEqual(left(), 200)
+
     def test_what_waits_keeps_its_order(self) -> None:
         clients = [self.connect(BLUE) for _ in range(20)]
         for client in clients:
