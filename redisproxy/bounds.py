@@ -124,6 +124,9 @@ CLIENT_LIST_BYTES = 8 * 1024 * 1024
 #: Different ids in the filter of one CLIENT LIST or CLIENT KILL. Each tenant's visits wait for each
 #: other, and the filters of those that wait use memory.
 CLIENT_FILTER_IDS = 1000
+#: Channels that one control query counts for a PUBSUB NUMSUB. To take its answer apart takes 1 us
+#: for each.
+CHANNELS_PER_ANSWER: Annotated[int, 1] = 1000
 #: Sessions that a CLIENT LIST or a CLIENT KILL visits in one turn of the reactor.
 VISITED_PER_TURN: Annotated[int, 1] = 100
 #: The longest pause of a tenant after such a visit of its sessions, which kept the proxy busy.

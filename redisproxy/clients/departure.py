@@ -14,12 +14,12 @@ from ..tenants.work import Budget
 
 
 class Departure:
-    """One client's end of file. left: handles it."""
+    """One client's end of file. handle: handles it."""
 
-    __slots__ = ("_budget", "_left")
+    __slots__ = ("_budget", "_handle")
 
-    def __init__(self, budget: Budget, left: Callable[[], object]) -> None:
-        self._left = left
+    def __init__(self, budget: Budget, handle: Callable[[], object]) -> None:
+        self._handle = handle
         # In whose queue it waits.
         self._budget: Budget | None = budget
         budget.wait(self)
@@ -29,7 +29,7 @@ class Departure:
         budget, self._budget = self._budget, None
         if budget is not None:
             budget.spend(bounds.WORK_END)
-            self._left()
+            self._handle()
 
     def end(self) -> None:
         """The connection is gone."""
@@ -38,14 +38,14 @@ class Departure:
             budget.leave(self)
 
 
-def depart(budget: Budget, left: Callable[[], object]) -> Departure | None:
+def depart(budget: Budget, handle: Callable[[], object]) -> Departure | None:
     """Handles a client's end of file: now if anything is left of this budget, else in its turn.
 
     Returns what waits for that turn, if anything.
     """
     if budget.units > 0:
         budget.spend(bounds.WORK_END)
-        left()
+        handle()
         return None
     probes.reached("client's end of file waits for its turn")
-    return Departure(budget, left)
+    return Departure(budget, handle)
