@@ -155,6 +155,9 @@ CLIENT_LIST_BYTES = 8 * 1024 * 1024
 #: Different ids in the filter of one CLIENT LIST or CLIENT KILL. Each tenant's visits wait for each
 #: other, and the filters of those that wait use memory.
 CLIENT_FILTER_IDS = 1000
+#: Channels that one control query counts for a PUBSUB NUMSUB. To take its answer apart takes 1 us
+#: for each.
+CHANNELS_PER_ANSWER: Annotated[int, 1] = 1000
 #: Sessions that a CLIENT LIST or a CLIENT KILL visits in one turn of the reactor.
 VISITED_PER_TURN: Annotated[int, 1] = 100
 #: The longest pause of a tenant after such a visit of its sessions, which kept the proxy busy.
@@ -348,11 +351,17 @@ RATE_READ_SECONDS = 0.05
 WORK_BUDGET: Annotated[int, 2] = 64
 #: Words of an inspected command that are another unit.
 WORK_WORDS = 16
+#: Empty lines and empty arrays that the scanner passes over before the session looks at its units.
+EMPTY_LINES: Annotated[int, 1] = 256
 #: Small pieces of a read that are another unit: messages of channels, confirmations, TLS records.
 WORK_PIECES = 2
 #: Bytes of a large read (SMALL_READ_BYTES or more) that are another unit: plain commands of 64 KiB
 #: take 100 to 300 us. Smaller reads are no work, so that most clients pay nothing for this.
 WORK_BYTES = 8 * 1024
+#: Units that a connection of its own to Redis is: to open one, and to log in, takes about 0.5 ms.
+WORK_CONNECTION: Annotated[int, 0] = 8
+#: Units that a client's end of file is: it takes 50 us, and more if another one gets its slot.
+WORK_END: Annotated[int, 0] = 4
 #: Units that a session which had to wait has at once, before the next session has its turn.
 WORK_SLICE: Annotated[int, 1] = 16
 #: The same for a session that is not logged in.

@@ -44,6 +44,7 @@ from . import accounts
 from .accounts import ClientAccount
 from .admission import Admission
 from .backlog import Backlog
+from .departure import Departure, depart
 from .presence import Presence
 
 #: The states of a connection, for metrics. multiplexed, dedicated: the client is logged in, and its
@@ -92,6 +93,7 @@ class ClientProtocol(RespReceiver):
         self.presence = Presence(self, clients.admission)
         self._closing = False
         self._read_closed = False
+        self._departure: Departure | None = None
         # From when on the client counts as gone, in seconds of the clock; None: it does not.
         self._left_at: float | None = None
         self._handshaking = False
@@ -218,6 +220,9 @@ class ClientProtocol(RespReceiver):
     def readConnectionLost(self) -> None:
         """The client sent its end of file, and may be gone: its pending replies get little time."""
         self._read_closed = True
+        self._departure = depart(self.session.work, self._sends_no_more)
+
+    def _sends_no_more(self) -> None:
         if self._closing and self._backlog is not None:
             return  # `_empty` goes on
         if self._closing or self.presence.waits:
@@ -339,6 +344,9 @@ class ClientProtocol(RespReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         clients, session, account = self._clients, self.session, self.account
+        if self._departure is not None:
+            self._departure.end()
+            self._departure = None
         account.lost()
         session.ending.at_once()
         clients.log_ins.end(self)

@@ -20,6 +20,8 @@ cdef class RequestScanner:
     cdef public object inspects
     cdef public dict known
     cdef public object window
+    cdef public Py_ssize_t apart
+    cdef Py_ssize_t _empty
     cdef object _limits
     cdef long long _arguments_limit
     cdef long long _bulk_limit
@@ -73,6 +75,7 @@ cdef class RequestScanner:
     cdef _continue(self)
     cdef _finish_inspecting(self)
     cdef _give_up_inspecting(self, Py_ssize_t data_at, Py_ssize_t length)
+    cdef bint _pass_empty(self) except *
     @cython.locals(buffer=bytes, newline=Py_ssize_t)
     cdef _inline(self)
 

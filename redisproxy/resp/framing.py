@@ -64,11 +64,12 @@ SCRIPTS: Final = 6  #: as RUN, but of SCRIPT
 #: so that each such command leaves the scanner's shortest way, where nothing counts.
 WINDOW: Final = 8
 NO_PLACE: Final = 9  #: (NO_PLACE, b"", 0): a command of WINDOWED comes next, and there is no place
+#: (EMPTY, b"", 0): EMPTY_LINES empty lines and empty arrays were passed over, and more may come
+EMPTY: Final = 10
 
 if TYPE_CHECKING:
-    #: bytes with RUN, REFUSED, OVERSIZE, STREAM, SCRIPTS, WINDOW or NO_PLACE; a list with COMMAND
-    #: or HEADED
-    Found: TypeAlias = tuple[Literal[0, 2, 3, 5, 6, 8, 9], bytes, int] | tuple[Literal[1, 4], list[bytes], int]
+    #: a list with COMMAND or HEADED; bytes with all others
+    Found: TypeAlias = tuple[Literal[0, 2, 3, 5, 6, 8, 9, 10], bytes, int] | tuple[Literal[1, 4], list[bytes], int]
 
 
 class FreePlaces(Protocol):
@@ -235,8 +236,8 @@ class RequestScanner:
     """Cuts a client's bytes into commands to forward unchanged and commands to inspect.
 
     Give it bytes with ``feed()``, then call ``next()`` until that returns None. The results do not
-    depend on how the bytes were split into chunks, with two exceptions: how many commands a RUN
-    has, and where a STREAM is cut.
+    depend on how the bytes were split into chunks, with three exceptions: how many commands a RUN
+    has, where a STREAM is cut, and whether there is an EMPTY.
 
     limits: what a request may announce; table: FORWARD, INSPECT or another verdict by command name
     (upper or lower case); default: the verdict for other names; inspects: see INSPECT_TEXT. All of
@@ -255,6 +256,11 @@ class RequestScanner:
         self.window: FreePlaces = UNLIMITED
         #: see INSPECT_KNOWN; the keys are in lower case
         self.known: dict[bytes, bytes] = {}
+        #: What was taken apart line by line since the caller has set this to 0: 1 for each empty
+        #: line, empty array and word of a plain inline command. A long line counts more, because of
+        #: its quotes.
+        self.apart = 0
+        self._empty = 0  # of these, since next() was called
         self._name_limit = bounds.COMMAND_NAME_BYTES
         self._whole_limit = bounds.WHOLE_COMMAND_BYTES
         self._buffer = b""
@@ -394,6 +400,7 @@ class RequestScanner:
         """
         if self._chunks:
             return None  # still fewer than _wanted
+        self._empty = 0
         while True:
             if self._arguments_left or self._bulk_left:
                 found = self._continue()
@@ -446,6 +453,8 @@ class RequestScanner:
                     found = self._inline()
                     if found is None and self._pos != pos:  # an empty line
                         start = pos = self._pos
+                        if self._pass_empty():
+                            return EMPTY, b"", 0
                         continue
                     return found
                 else:
@@ -456,6 +465,8 @@ class RequestScanner:
                         if count:
                             break
                         start = pos = self._pos = after
+                        if self._pass_empty():
+                            return EMPTY, b"", 0
                         continue
                     if after - 2 - name_at > self._name_limit:
                         if count:
@@ -786,6 +797,12 @@ class RequestScanner:
         self._pos = data_at
         return OVERSIZE, name, 1
 
+    def _pass_empty(self) -> bool:
+        """Counts an empty line or an empty array. Returns whether next() has passed over many."""
+        self.apart += 1
+        self._empty += 1
+        return self._empty >= bounds.EMPTY_LINES
+
     def _inline(self) -> Found | None:
         """The inline command at _pos; None if its line is not whole, or is empty. _pos moves behind
         an empty line.
@@ -812,14 +829,18 @@ class RequestScanner:
             return None
         self._inspected_size = len(line) + len(arguments) * bounds.ARGUMENT_COST_BYTES
         self._inspected_words = len(arguments)
+        self.apart += len(line) // bounds.WORK_WORDS
         if mode == WINDOWED:
+            self.apart += len(arguments)
             return WINDOW, encode(arguments), 1
         if INSPECT_TEXT <= mode <= SCRIPT and (
             mode == SCRIPT or len(arguments) == 1 or not self._is_inspected(mode, arguments[1])
         ):
+            self.apart += len(arguments)
             return SCRIPTS, encode(arguments), 1
         if mode >= INSPECT:
             return COMMAND, arguments, 1
+        self.apart += len(arguments)
         if mode == REFUSE or len(name) > bounds.COMMAND_NAME_BYTES:
             return REFUSED, name[: bounds.COMMAND_NAME_BYTES], 1
         return RUN, encode(arguments), 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .. import bounds
 from ..resp.framing import encode
 from ..resp.value import Answer
 from . import pubsub as names
@@ -150,7 +151,10 @@ def pubsub(session: Session, words: list[bytes]) -> None:
         of_channels = subcommand in (b"CHANNELS", b"SHARDCHANNELS")
         asked = (words[2:] or [b"*"]) if of_channels else words[2:]
         then = _channels if of_channels else _numbers
-        query(session, [[b"PUBSUB", subcommand, *(prefix + name for name in asked)]], partial(then, session, prefix))
+        own = [prefix + name for name in asked]
+        # In parts, as each answer is taken apart in one turn of the reactor.
+        parts = [own[at : at + bounds.CHANNELS_PER_ANSWER] for at in range(0, len(own), bounds.CHANNELS_PER_ANSWER)] or [own]
+        query(session, [[b"PUBSUB", subcommand, *part] for part in parts], partial(then, session, prefix))
 
 
 def _channels(session: Session, prefix: bytes, answers: list[Answer]) -> None:
@@ -161,7 +165,7 @@ def _channels(session: Session, prefix: bytes, answers: list[Answer]) -> None:
 
 def _numbers(session: Session, prefix: bytes, answers: list[Answer]) -> None:
     """Answers with channels and numbers in turn: a flat array, in RESP3 as well."""
-    found = answers[0] if isinstance(answers[0], list) else []
+    found = [each for answer in answers if isinstance(answer, list) for each in answer]
     parts = [b"*%d\r\n" % len(found)]
     for channel, number in zip(found[::2], found[1::2], strict=True):
         if isinstance(channel, bytes) and isinstance(number, int):

@@ -14,7 +14,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from .. import messages, probes
+from .. import bounds, messages, probes
 from .order import UNORDERED, Order
 from .ports import Dedicated, Multiplexed, TenantPool, Unavailable, Upstream
 from .state import BugError, Gate, Until
@@ -226,6 +226,7 @@ class Route:
         order.wait(session, session.buffered)
         if session.expects_dedicated and not self.prepared:
             self.prepared = True  # one for each session: it may send MULTI again and again, and not use it
+            session.work.spend(bounds.WORK_CONNECTION)
             session.backend.prepare(session.tenant, session.protocol)
         return False
 
@@ -406,6 +407,7 @@ class Route:
         return self._with_scripts and not self._replies.drained and self.pool is not None and self.pool.scripts.slow
 
     def _acquire(self, session: Session, then: Callable[[Dedicated | Unavailable], None]) -> None:
+        session.work.spend(bounds.WORK_CONNECTION)
         session.backend.acquire(session.tenant, session.protocol, session.suspend(Until.DEDICATED, then))
 
     def _acquired(self, session: Session, then: Callable[[], None], result: Dedicated | Unavailable) -> None:

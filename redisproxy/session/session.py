@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .. import bounds, messages, probes
 from ..policy import policy
 from ..resp.framing import (
+    EMPTY,
     INSPECT,
     NO_PLACE,
     RUN,
@@ -710,6 +711,11 @@ class Session:
                 found = scanner.next()
             except ProtocolError as error:
                 return self._malformed(error)
+            if scanner.apart:  # inline commands, and what is no command at all
+                self.work.use(scanner.apart)
+                scanner.apart = 0
+                if found is not None and found[0] == EMPTY:
+                    continue
             if found is None:
                 if scanner.collected > self._collected:
                     # To collect them is a part of the work, and a client may never send the rest.

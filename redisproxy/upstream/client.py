@@ -35,7 +35,7 @@ from ..net.waiters import Waiters
 from ..ops.bugs import bug
 from ..ops.retry import Backoff
 from ..printable import printable, shown_error
-from ..resp.framing import ProtocolError, ReplyMeasurer
+from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..tenants.model import BackendAddress
 from .endpoint import CaFileError, connect, connected, why
@@ -187,6 +187,10 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         except txredisapi.ConnectionError:
             asked = defer.fail(ControlError(self._reason))
         return asked.addErrback(self._translated)
+
+    def _build_command(self, *words: Word) -> bytes:
+        """As txredisapi's, in a tenth of the time: a query may have 28,000 words."""
+        return encode(word if isinstance(word, bytes) else self._encode_value(word) for word in words)
 
     def _translated(self, failure: Failure) -> Failure:
         if failure.check(txredisapi.TimeoutError):

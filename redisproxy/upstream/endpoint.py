@@ -15,7 +15,8 @@ from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from service_identity import VerificationError
 from twisted.internet import defer, protocol, ssl
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.abstract import isIPAddress
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.error import (
     ConnectError,
     ConnectionAborted,
@@ -72,7 +73,12 @@ def endpoint_for(
     """
     if address.path:
         return UNIXClientEndpoint(reactor, address.path, timeout=timeout)
-    endpoint = HostnameEndpoint(reactor, address.host, address.port, timeout=timeout)
+    endpoint: IStreamClientEndpoint
+    # An address is not looked up: that takes a thread, and most of the time of a new connection.
+    if isIPAddress(address.host):
+        endpoint = TCP4ClientEndpoint(reactor, address.host, address.port, timeout=timeout)
+    else:
+        endpoint = HostnameEndpoint(reactor, address.host, address.port, timeout=timeout)
     if not address.tls:
         return endpoint
     trust = ssl.platformTrust() if ca_file is None else ssl.trustRootFromCertificates(_certificates(ca_file))

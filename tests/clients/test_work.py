@@ -235,6 +235,73 @@ class PlainTests(WorkCase):
             client.dataReceived(small)
         self.assertEqual((client.session.work.units, self.factory.work.waiting), (bounds.WORK_BUDGET, 0))
 
+    def test_inline_each_is_work(self) -> None:
+        """Each is taken apart, and written anew."""
+        crowd = [self.connect(BLUE) for _ in range(8)]
+        for client in crowd:
+            client.dataReceived(b"GET a\r\n" * 500)
+        whole = len(encode([b"GET", b"a"]))
+        self.assertEqual(sum(map(self.sent, crowd)), bounds.WORK_BUDGET * whole)
+        other = self.connect(GREEN)
+        other.dataReceived(b"GET a\r\n")
+        self.assertEqual(self.sent(other), whole)
+        while self.factory.work.waiting:
+            before = sum(map(self.sent, crowd))
+            self.turn()
+            self.assertLessEqual(sum(map(self.sent, crowd)) - before, 2 * bounds.WORK_TURN_UNITS * whole)
+        self.assertEqual([self.sent(client) for client in crowd], [500 * whole] * 8)
+
+    def test_empty_lines_and_arrays_are_work(self) -> None:
+        """Nobody is answered, and nothing counts them as commands."""
+        ping = encode([b"PING"])
+        for empty in (b"\r\n", b"\n", b"*0\r\n", b"*-1\r\n", b" \t\r\n"):
+            client = self.connect(BLUE)
+            client.dataReceived(empty * 5_000 + ping)
+            passed = 5_000 * len(empty) + len(ping) - client.session.buffered
+            self.assertLessEqual(passed // len(empty), bounds.WORK_BUDGET * bounds.WORK_WORDS + bounds.EMPTY_LINES)
+            self.assertEqual((self.sent(client), client.session.commands), (0, 0))
+            other = self.connect(GREEN)
+            other.dataReceived(empty + ping)
+            self.assertEqual(self.sent(other), len(ping))
+            while self.factory.work.waiting:
+                self.turn()
+            self.assertEqual((self.sent(client), client.session.commands), (len(ping), 1))
+
+    def test_empty_lines_within_multi_are_none_of_its_commands(self) -> None:
+        client = self.connect(BLUE)
+        client.dataReceived(encode([b"MULTI"]) + b"\r\n" * 2 * bounds.EMPTY_LINES + b"*0\r\nGET a\r\n" + encode([b"EXEC"]))
+        while self.factory.work.waiting:
+            self.turn()
+        sent = b"".join(call.args[0] for call in client.session.dedicated.send.mock_calls)
+        self.assertEqual(sent, encode([b"MULTI"]) + encode([b"GET", b"a"]) + encode([b"EXEC"]))
+
+    def test_a_few_of_them_wait_for_nothing(self) -> None:
+        client = self.connect(BLUE)
+        for _ in range(20):
+            client.dataReceived(b"\r\n*0\r\nGET a\r\n" * 5)
+            self.assertEqual(client.session.gates, 0)
+            self.turn()
+
+    def test_ends_of_many_have_turns(self) -> None:
+        clients = [self.connect(BLUE) for _ in range(200)]
+        quiet = self.connect(GREEN)
+        for client in (*clients, quiet):
+            client.transport.loseConnection = mock.Mock(wraps=client.transport.loseConnection)
+            client.session.dedicated.waits = False
+            client.readConnectionLost()
+
+        def left() -> int:
+            return sum(client.session.ended or client.transport.disconnecting for client in clients)
+
+        self.assertTrue(quiet.session.ended or quiet.transport.disconnecting)
+        self.assertEqual(left(), bounds.WORK_BUDGET // bounds.WORK_END)
+        clients[-1].connectionLost()
+        while self.factory.work.waiting:
+            before = left()
+            self.turn()
+            self.assertLessEqual(left() - before, 2 * bounds.WORK_TURN_UNITS // bounds.WORK_END)
+        self.assertEqual(left(), 200)
+
     def test_what_waits_keeps_its_order(self) -> None:
         clients = [self.connect(BLUE) for _ in range(20)]
         for client in clients:

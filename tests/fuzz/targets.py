@@ -17,6 +17,7 @@ from redisproxy import bounds
 from redisproxy.resp import framing
 from redisproxy.resp.framing import (
     AUTHENTICATED,
+    EMPTY,
     FORWARD,
     HEADED,
     INSPECT,
@@ -117,6 +118,9 @@ class Scanned:
 
     def _take(self, found: tuple[int, object, int]) -> None:
         kind, what, count = found
+        if kind == EMPTY:
+            assert self.scanner.apart >= bounds.EMPTY_LINES
+            return
         if kind in (RUN, STREAM, SCRIPTS):
             assert what, "an empty run"
             self.sent += what

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from redisproxy.resp.framing import (
     AUTHENTICATED,
     COMMAND,
+    EMPTY,
     FORWARD,
     HEADED,
     INSPECT,
@@ -165,7 +166,7 @@ class DifferentialTests(unittest.TestCase):
                     sent += encode(what)
                 elif kind == HEADED:
                     sent += b"*%d\r\n%b" % (len(what) + scanner.arguments_left, encode(what).split(b"\r\n", 1)[1])
-                else:
+                elif kind != EMPTY:
                     # A name that no server has: the session would answer it with an error.
                     return sent, True
         except ProtocolError:

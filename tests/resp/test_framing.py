@@ -13,6 +13,7 @@ from redisproxy.resp import framing
 from redisproxy.resp.framing import (
     AUTHENTICATED,
     COMMAND,
+    EMPTY,
     FORWARD,
     HEADED,
     INSPECT,
@@ -98,6 +99,45 @@ class ScanCase(unittest.TestCase):
         self.assertEqual(scan(bytewise(data), limits, default), list(expected))
         for cut in range(len(data)):
             self.assertEqual(scan([data[:cut], data[cut:]], limits, default), list(expected), cut)
+
+
+class ApartTests(unittest.TestCase):
+    """What is taken apart line by line is counted."""
+
+    def apart(self, data: bytes, results: int = 1) -> int:
+        scanning = scanner()
+        scanning.feed(data)
+        for _ in range(results):
+            scanning.next()
+        return scanning.apart
+
+    def test_plain_commands_count_nothing(self) -> None:
+        self.assertEqual(self.apart(encode([b"GET", b"a"]) * 100, 2), 0)
+
+    def test_inline_ones_count_their_words(self) -> None:
+        self.assertEqual(self.apart(b"GET a\r\n"), 2)
+        self.assertEqual(self.apart(b"GET a\r\n" * 3, 3), 6)
+        self.assertEqual(self.apart(b"CALL a b\r\n"), 3)
+        self.assertEqual(self.apart(b"DENY a b\r\n"), 3)
+        self.assertEqual(self.apart(b"LOOK a b\r\n"), 0, "its words are counted where it is inspected")
+
+    def test_a_long_line_counts_more(self) -> None:
+        line = b"GET '" + b"x" * 16_000 + b"'\r\n"
+        self.assertGreaterEqual(self.apart(line), 16_000 // bounds.WORK_WORDS)
+
+    def test_empty_ones_are_counted_and_so_many_are_passed_over_at_once(self) -> None:
+        for empty in (b"\r\n", b"\n", b"  \r\n", b"*0\r\n", b"*-1\r\n"):
+            scanning = scanner()
+            scanning.feed(empty * (2 * bounds.EMPTY_LINES + 3) + b"*1\r\n$4\r\nPING\r\n")
+            for _ in range(2):
+                self.assertEqual(scanning.next(), (EMPTY, b"", 0))
+                self.assertEqual(scanning.apart, bounds.EMPTY_LINES)
+                scanning.apart = 0
+            self.assertEqual(scanning.next(), (RUN, encode([b"PING"]), 1))
+            self.assertEqual((scanning.apart, scanning.buffered), (3, 0))
+            scanning.feed(empty * 5)
+            self.assertIsNone(scanning.next())
+            self.assertEqual((scanning.apart, scanning.buffered), (8, 0))
 
 
 class RequestScannerTests(ScanCase):

@@ -1118,12 +1118,26 @@ class QuestionTests(ConversationCase):
         self.assertEqual(conversation.questions.pop(), [[b"PUBSUB", b"NUMSUB", b"blue:news", b"blue:x"]])
         conversation.finish([[b"blue:news", 2, b"blue:x", 0]])
         self.assertHears(conversation, b"*4\r\n$4\r\nnews\r\n:2\r\n$1\r\nx\r\n:0\r\n")
+        conversation.command(b"PUBSUB", b"NUMSUB")
+        self.assertEqual(conversation.questions.pop(), [[b"PUBSUB", b"NUMSUB"]])
+        conversation.finish([[]])
+        self.assertHears(conversation, b"*0\r\n")
         conversation = logged_in(3).command(b"PUBSUB", b"NUMSUB", b"news")
         conversation.finish([[b"blue:news", 2]])
         self.assertHears(conversation, b"*2\r\n$4\r\nnews\r\n:2\r\n")
         self.assertRefused(
             conversation.command(b"PUBSUB", b"NUMPAT", b"x"), b"-ERR wrong number of arguments for 'pubsub|numpat'"
         )
+
+    def test_many_channels_are_counted_in_parts(self) -> None:
+        names = [b"%d" % number for number in range(2 * bounds.CHANNELS_PER_ANSWER + 1)]
+        conversation = logged_in().command(b"PUBSUB", b"NUMSUB", *names)
+        (asked,) = conversation.questions
+        self.assertEqual([len(command) - 2 for command in asked], [bounds.CHANNELS_PER_ANSWER] * 2 + [1])
+        self.assertEqual([name for command in asked for name in command[2:]], [b"blue:" + name for name in names])
+        conversation.finish([[each for name in command[2:] for each in (name, 7)] for command in asked])
+        answer = b"".join(b"$%d\r\n%b\r\n:7\r\n" % (len(name), name) for name in names)
+        self.assertHears(conversation, b"*%d\r\n" % (2 * len(names)) + answer)
 
     def test_the_number_of_patterns_is_counted_once_in_a_while(self) -> None:
         """Each NUMPAT waits for a control query, so that many at once do not block the reactor."""

@@ -13,6 +13,7 @@ from redisproxy.resp.framing import encode
 from redisproxy.session.errors import OK
 from redisproxy.session.ports import Unavailable
 from redisproxy.tenants.model import Snapshot
+from redisproxy.tenants.work import WorkQueue
 
 from ..support.conversations import BLUE, GREEN, RecordingUpstream, SharedCase, SharedConversation
 from ..support.conversations import logged_in_multiplexed as logged_in
@@ -381,6 +382,16 @@ class DedicatedConnectionTests(SharedCase):
         conversation = logged_in().command(b"BLPOP", b"q", b"0")
         conversation.session.upstream_lost()
         self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("redis-lost", 0))
+
+    def test_to_acquire_one_is_work(self) -> None:
+        conversation = logged_in()
+        work = conversation.session.work = WorkQueue(lambda: 0.0, lambda _: None).of("blue")
+        conversation.command(b"GET", b"a")
+        self.assertEqual(work.units, bounds.WORK_BUDGET)
+        conversation.shared_redis(b"$-1\r\n").command(b"BLPOP", b"a", b"0")
+        self.assertEqual(work.units, bounds.WORK_BUDGET - bounds.WORK_CONNECTION - 1)
+        conversation.client(encode([b"BLPOP", b"a", b"0"]))
+        self.assertEqual(work.units, bounds.WORK_BUDGET - bounds.WORK_CONNECTION - 2, "it has one now")
 
 
 class RedisAwayTests(SharedCase):

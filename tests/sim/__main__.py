@@ -46,6 +46,10 @@ OUTSIDE = {
         "no client of the simulation subscribes to patterns",
         "tests.upstream.test_patterns.CleanerTests.test_a_look_that_fails_is_made_again",
     ),
+    "client's end of file waits for its turn": (
+        "no tenant of the simulation ends so many connections at once",
+        "tests.clients.test_work.PlainTests.test_ends_of_many_have_turns",
+    ),
     "page of a list is too large, and is read in smaller ones": (
         "the API of Kubernetes is not simulated",
         "tests.sources.test_large_secrets.SizeTests.test_a_page_that_is_too_large_is_read_in_smaller_ones",

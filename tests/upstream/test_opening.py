@@ -12,7 +12,7 @@ from twisted.trial import unittest
 
 from redisproxy.tenants.model import BackendAddress
 from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
-from redisproxy.upstream.endpoint import connected
+from redisproxy.upstream.endpoint import connected, endpoint_for
 from redisproxy.upstream.opening import Openings, RedisMoved
 from redisproxy.upstream.probe import calls_itself_replica
 
@@ -152,6 +152,17 @@ class Resolver:
 
     def resolveHostName(self, receiver: IResolutionReceiver, *_: object, **__: object) -> None:
         self.asked.append(receiver)
+
+
+class EndpointTests(unittest.TestCase):
+    def test_an_address_is_not_looked_up(self) -> None:
+        """A look-up takes a thread for each connection."""
+        connects: list[tuple[object, ...]] = []
+        fake = SimpleNamespace(connectTCP=lambda *given, **_: connects.append(given[:2]))
+        endpoint_for(fake, BackendAddress(host="127.0.0.1", port=6379), LIMIT, None).connect(Factory.forProtocol(Protocol))
+        self.assertEqual(connects, [("127.0.0.1", 6379)])
+        named = endpoint_for(reactor, BackendAddress(host="redis.example", port=6379), LIMIT, None)
+        self.assertIsInstance(named, HostnameEndpoint)
 
 
 class ConnectedTests(unittest.TestCase):
