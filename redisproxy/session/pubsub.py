@@ -128,7 +128,7 @@ class Subscriptions:
     def __init__(self, replies: ReplyQueue, prefix: bytes, leave: Callable[[Collection[bytes]], object]) -> None:
         self._replies = replies
         #: called when `cost` has changed
-        self.changed: Callable[[], object] = lambda: None
+        self.changed: Callable[[], object] = _nobody
         self._leave = leave
         # The patterns that the session uses: those that Redis has, or may get.
         self._used: set[bytes] = set()
@@ -295,6 +295,10 @@ class Subscriptions:
             self._leave_unused([*update.channels, *update.hidden])
         return any(self._confirmed.values())
 
+    def forget(self) -> None:
+        """Drops the reference to the session, which has one to this."""
+        self.changed = _nobody
+
     def ended(self) -> bytes:
         """Returns the confirmations that all subscriptions have ended, as in RESP3."""
         count = {b"": sum(self.counts()[:2]), b"S": len(self._expected[b"S"])}
@@ -375,3 +379,7 @@ def _apply(subscriptions: dict[bytes, set[bytes]], update: SubscriptionChange) -
             subscriptions[kind].update(names)
         else:
             subscriptions[kind].difference_update(names)
+
+
+def _nobody() -> None:
+    """Nobody wants to know of a change."""

@@ -403,6 +403,8 @@ class Session:
         self.large = None
         self.replies.forget()
         self.ending.forget()
+        if self.subscriptions is not None:
+            self.subscriptions.forget()
         del self.connection, self.accounts
 
     # Events of connections to Redis: see `ports.DedicatedUser`, `ports.MultiplexedUser`.

@@ -6,6 +6,9 @@ ever, and one that is left too early would be removed from the tenant's ACL user
 
 from __future__ import annotations
 
+import gc
+import inspect
+
 from redisproxy.resp.framing import encode
 from redisproxy.session.key_events import key_events
 from redisproxy.session.ports import Unavailable
@@ -51,6 +54,12 @@ class UsesTests(ConversationCase):
         self.assertUses(talk, *WIDE)
         talk.command(b"PUNSUBSCRIBE", b"*").redis(confirmations(b"punsubscribe", WIDE, b">"))
         self.assertUses(talk)
+
+    def test_a_subscriber_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:
+        talk = self.subscribed(b"a*")
+        talk.session.ending.at_once()
+        talk.session.forget()
+        self.assertFalse([each for each in gc.get_referrers(talk.session) if inspect.ismethod(each)])
 
     def test_others_do_not_count(self) -> None:
         talk = logged_in(3).command(b"SUBSCRIBE", b"a").command(b"SSUBSCRIBE", b"b")
