@@ -25,6 +25,7 @@ from ..resp.value import Answer, ErrorReply, strings_of
 from ..tenants.model import BackendAddress, Tenant
 from .client import Connection, ControlError, RedisClient, ReplyError
 from .queries import Connect
+from .redis_errors import is_busy
 
 _PREFIX = b"redisproxy/patterns:"
 #: What follows the tenant: in the marker of a clean-up, and before the pattern in all others.
@@ -120,7 +121,7 @@ class Markers:
             await self._subscribe(connection, markers)
         except BaseException as error:
             self.unmark(markers)
-            if isinstance(error, ReplyError) and not error.passing:
+            if isinstance(error, ReplyError) and not (error.passing or is_busy(error.reply.text)):
                 raise ControlError(error.reason, messages.NOT_ALLOWED.text, passing=False) from None
             raise
         finally:
