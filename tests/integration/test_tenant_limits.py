@@ -284,9 +284,9 @@ class ChangeTests(LimitsCase):
         connection = self.connect()
         self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
         for _ in range(2):
-            connection.send(b"PING\r\n" * 1000)
+            connection.send(encode([b"PING"]) * 1000)  # inline ones would wait for their tenant's turn
             until(
-                lambda: metrics(self.port)["redisproxy_commands_total", BLUE | {("family", "plain")}] >= 600, "some are done"
+                lambda: metrics(self.port)["redisproxy_commands_total", BLUE | {("family", "plain")}] >= 250, "some are done"
             )
         until(lambda: self.of_blue("tenant_throttled_connections") == 1, "it waits")
         return connection
