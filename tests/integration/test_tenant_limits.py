@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import redis
 
+from redisproxy.resp.framing import encode
+
 from ..support.proxy import Installation, namespace
 from ..support.raw import RawClient, raw_client
 from ..support.status import ask, metrics, status_port
