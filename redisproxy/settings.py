@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 from . import bounds
 from .ops.logs import FORMATS, LEVELS
 from .policy.costs import CommandLimits
-from .policy.policy import Policy, closed, parse_names
+from .policy.opening import closed
+from .policy.policy import Policy, parse_names
 from .policy.probing import USUAL, Server, policy_for
 from .tenants.enrolment import Enrolment
 from .tenants.limits import Limits

@@ -14,6 +14,11 @@ from .builtin import FACTS
 WORDS = frozenset(("keys", "admin", "dangerous", "pubsub", "scripting", "blocking"))
 
 
+def named(text: str) -> frozenset[bytes]:
+    """The names in a text of this package. text: names separated by spaces."""
+    return frozenset(text.encode().split())
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """One command, or one subcommand of a container.

@@ -3,7 +3,6 @@
 Owns the decisions, not framing and not replies. A Policy is made once for each server. The scanner
 sorts commands by its table, and the session answers or rewrites the inspected ones. The ACL user of
 the tenant's upstream connections gets the right to the same commands: the second isolation layer.
-This module is longer than other modules: one decision makes the table, the rights and the refusals.
 """
 
 from __future__ import annotations
@@ -26,109 +25,48 @@ from ..resp.framing import (
 )
 from . import costs
 from .costs import CommandLimits, verdict
-from .facts import Command
-from .server_config import NAMES
+from .facts import Command, named
+from .opening import NEVER, exposes
 
-
-def _names(text: str) -> frozenset[bytes]:
-    return frozenset(text.encode().split())
-
-
-#: Commands that no operator can allow. They leave the tenant's database or its ACL user, or have
-#: replies that cannot be counted, or show the master password (CONFIG; SLOWLOG GET shows AUTH on
-#: Redis 5) or what other tenants write and read.
-NEVER = _names(
-    """ACL ASKING AUTH CLUSTER COMMANDLOG|GET CONFIG DEBUG FAILOVER MIGRATE MODULE MONITOR MOVE PSYNC READONLY READWRITE
-    REPLCONF REPLICAOF RESTORE-ASKING SCRIPT|DEBUG SELECT SHUTDOWN SLAVEOF SLOWLOG|GET SWAPDB SYNC"""
-)
-#: For such commands, and CLIENT, if an operator may want to allow them: why not, and what to do
-#: instead.
-_CLOSED = {
-    b"CLIENT": "it shows and ends other tenants' connections; those about the tenant's own connections need no opening",
-    b"COMMANDLOG|GET": "it shows keys and values of all tenants; ask Redis itself",
-    b"CONFIG": (
-        "it shows and changes the master password; CONFIG GET of "
-        + ", ".join(name.decode() for name in NAMES)
-        + " needs no opening, for the rest ask Redis itself"
-    ),
-    b"MONITOR": "it shows keys and values of all tenants; ask Redis itself",
-    b"SLOWLOG|GET": (
-        "it shows keys and values of all tenants, and on Redis 5 also passwords; the tenant's own part needs no opening, "
-        "for the rest ask Redis itself"
-    ),
-}
-#: Commands that an operator may allow although they show or affect other tenants: the warning.
-EXPOSES = {
-    **dict.fromkeys(
-        _names("EVAL EVALSHA EVALSHA_RO EVAL_RO"),
-        "on this server one tenant's script can change another tenant's script (CVE-2025-46818)",
-    ),
-    b"BGREWRITEAOF": "it makes Redis write all tenants' data to disk",
-    b"BGSAVE": "it makes Redis write all tenants' data to disk",
-    b"COMMANDLOG": "it counts and deletes entries of all tenants; COMMANDLOG|GET stays closed",
-    b"FCALL": "it calls functions that any tenant may have loaded",
-    b"FCALL_RO": "it calls functions that any tenant may have loaded",
-    b"FUNCTION": "all tenants share the libraries: a tenant sees, replaces and deletes those of others",
-    b"LATENCY": "it shows and deletes the latencies of all tenants' commands",
-    b"MEMORY": "it shows how large the databases of other tenants are",
-    b"MEMORY|DOCTOR": "it shows the memory use of all tenants",
-    b"MEMORY|MALLOC-STATS": "it shows the memory use of all tenants",
-    b"MEMORY|PURGE": "it keeps Redis busy for all tenants",
-    b"MEMORY|STATS": "it shows how large the databases of other tenants are",
-    b"PFSELFTEST": "it keeps Redis busy for all tenants",
-    b"RESTORE": (
-        "Redis reads a value that the tenant made: a crafted one may crash it or run code in it, for all tenants, "
-        "even with sanitize-dump-payload"
-    ),
-    b"SAVE": "it stops Redis for all tenants while it writes to disk",
-    b"SCRIPT": "it deletes the scripts of other tenants, and ends those that run",
-    b"SCRIPT|FLUSH": "it deletes the scripts of other tenants",
-    b"SCRIPT|KILL": "it ends a running script of any tenant",
-    b"SLOWLOG": "it deletes entries of all tenants; SLOWLOG|GET and SLOWLOG|LEN stay those of the tenant",
-}
-#: The warning for an allowed command that is not in EXPOSES.
-EXPOSES_UNKNOWN = "the proxy does not know whether it shows or affects other tenants"
-#: Allowed commands that need no warning.
-EXPOSES_NOTHING = _names("COMMANDLOG|HELP FUNCTION|HELP LATENCY|HELP SLOWLOG|HELP")
 #: Refused unless an operator allows them, whatever their facts say.
-REFUSED = _names("FCALL FCALL_RO FUNCTION LATENCY MEMORY|DOCTOR MEMORY|MALLOC-STATS MEMORY|PURGE MEMORY|STATS")
+REFUSED = named("FCALL FCALL_RO FUNCTION LATENCY MEMORY|DOCTOR MEMORY|MALLOC-STATS MEMORY|PURGE MEMORY|STATS")
 #: Harmless in the tenant's own database, although they name no key or count as dangerous.
-ALLOWED = _names(
+ALLOWED = named(
     """COMMAND DBSIZE ECHO FLUSHDB KEYS LASTSAVE LOLWUT PING RANDOMKEY SCAN SORT SORT_RO TIME WAIT WAITAOF
     COMMAND|COUNT COMMAND|DOCS COMMAND|GETKEYS COMMAND|GETKEYSANDFLAGS COMMAND|HELP COMMAND|INFO COMMAND|LIST
     MEMORY|HELP OBJECT|HELP XGROUP|HELP XINFO|HELP"""
 )
 #: Allowed if Redis itself enforces inside scripts what the tenant may do.
-SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRIPT|LOAD SCRIPT|SHOW")
+SCRIPTS = named("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRIPT|LOAD SCRIPT|SHOW")
 
 #: Their first argument is the text of a script. A script that publishes is rewritten.
-TEXT_SCRIPTS = _names("EVAL EVAL_RO")
+TEXT_SCRIPTS = named("EVAL EVAL_RO")
 #: Their first argument is the SHA of a script. That of a script that publishes is replaced.
-SHA_SCRIPTS = _names("EVALSHA EVALSHA_RO")
+SHA_SCRIPTS = named("EVALSHA EVALSHA_RO")
 #: Stands for the name of a command that the server does not have.
 UNKNOWN = "unknown"
 #: Commands that run a script or a function.
-CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
+CALLS = named("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
 #: All commands about scripts and functions, with all their subcommands.
-_SCRIPTING = CALLS | _names("FUNCTION SCRIPT")
+_SCRIPTING = CALLS | named("FUNCTION SCRIPT")
 
 #: The session answers these, or sends Redis something else for them. See `session.commands`.
-ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET ROLE SELECT")
+ANSWERED = named("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET ROLE SELECT")
 #: Subcommands that the session answers, although the others of their container are refused. An
 #: operator may refuse them, too.
-ANSWERED_SUBCOMMANDS = _names(
+ANSWERED_SUBCOMMANDS = named(
     """ACL|WHOAMI CLIENT|GETREDIR CLIENT|KILL CLIENT|LIST CLIENT|TRACKINGINFO CONFIG|GET MODULE|LIST
     SLOWLOG|GET SLOWLOG|HELP SLOWLOG|LEN"""
 )
 #: The session inspects these and sends them to Redis, perhaps rewritten. So the upstream connection
 #: needs the right to them.
-PASSED_ON = _names(
+PASSED_ON = named(
     "COPY DISCARD EXEC MULTI PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE UNWATCH WATCH"
 )
 #: These block, although some servers' facts do not say so.
-BLOCKING = _names("WAIT WAITAOF")
+BLOCKING = named("WAIT WAITAOF")
 #: The session rewrites the first argument of these. The second one is streamed if it is large.
-HEADED = _names("PUBLISH SPUBLISH")
+HEADED = named("PUBLISH SPUBLISH")
 
 #: The limits of an operator who sets none.
 DEFAULT_LIMITS = CommandLimits()
@@ -364,30 +302,6 @@ def _subcommand(command: Command) -> bytes:
 def _with_subcommands(names: frozenset[bytes], subcommands: frozenset[bytes]) -> frozenset[bytes]:
     """The subcommands that are in names, or whose container is."""
     return frozenset(name for name in subcommands if names & {name, name.partition(b"|")[0]})
-
-
-def closed(allow: frozenset[bytes]) -> list[str]:
-    """The names in an operator's list that cannot be allowed, each with the reason if an operator
-    could not guess it.
-    """
-    found = []
-    for name in sorted(allow):
-        never = {name, name.partition(b"|")[0]} & (NEVER | {b"CLIENT"})
-        if never:
-            why = next((_CLOSED[each] for each in sorted(never) if each in _CLOSED), "")
-            found.append(f"{name.decode()} ({why})" if why else name.decode())
-    return found
-
-
-def exposes(name: bytes) -> str:
-    """The warning for an allowed command: what it shows of other tenants, or does to them. Empty if
-    it needs none.
-
-    name: from the operator's list, upper case.
-    """
-    if name in EXPOSES_NOTHING:
-        return ""
-    return EXPOSES.get(name) or EXPOSES.get(name.partition(b"|")[0]) or EXPOSES_UNKNOWN
 
 
 def _spellings(table: Mapping[bytes, int]) -> dict[bytes, int]:

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.policy import policy
+from redisproxy.policy import opening, policy
 from redisproxy.policy.facts import Command, builtin, parse
-from redisproxy.policy.policy import closed, make_policy, parse_names
+from redisproxy.policy.opening import closed
+from redisproxy.policy.policy import make_policy, parse_names
 from redisproxy.resp.framing import FORWARD, INSPECT, INSPECT_FIRST, INSPECT_KNOWN, INSPECT_TEXT, REFUSE, WINDOWED
 
 #: Commands for the whole server or across databases: these never pass, whatever else a server has.
@@ -169,7 +170,7 @@ class DecisionsTests(unittest.TestCase):
         self.assertEqual(kind(b"KEYS", allow="KEYS", deny="KEYS"), REFUSE)
         self.assertEqual(kind(b"FLUSHALL", deny="FLUSHDB"), REFUSE)
         self.assertEqual(kind(b"OBJECT", deny="OBJECT|FREQ"), INSPECT)
-        for name in policy.NEVER - policy.ANSWERED:
+        for name in opening.NEVER - policy.ANSWERED:
             if b"|" not in name:
                 self.assertRefused(make_policy(builtin(), True, True, allow=parse_names(name.decode())), name)
         # SCRIPT DEBUG leaves a state on its connection. The others show what other tenants write
@@ -239,7 +240,7 @@ class DecisionsTests(unittest.TestCase):
             b"JSON.GET": Command(b"JSON.GET", frozenset(("keys",))),
         }
         made = make_policy(commands, True, allow=parse_names("FT._LIST JSON.GET PFDEBUG"))
-        self.assertEqual(made.exposed, (("FT._LIST", policy.EXPOSES_UNKNOWN), ("PFDEBUG", policy.EXPOSES_UNKNOWN)))
+        self.assertEqual(made.exposed, (("FT._LIST", opening.EXPOSES_UNKNOWN), ("PFDEBUG", opening.EXPOSES_UNKNOWN)))
 
     def test_every_command_that_can_be_opened_is_known_to_tell_of_others_or_not(self) -> None:
         """Each command that any server of the matrix has and that can be opened is listed with what
@@ -248,10 +249,10 @@ class DecisionsTests(unittest.TestCase):
         named = set(builtin()) | {subcommand.name for command in builtin().values() for subcommand in command.subcommands}
         opened = make_policy(builtin(), True, True, allow=frozenset(named)).exposed
         self.assertGreater(len(opened), 20)
-        self.assertEqual([name for name, what in opened if what == policy.EXPOSES_UNKNOWN], ["PFDEBUG"])
+        self.assertEqual([name for name, what in opened if what == opening.EXPOSES_UNKNOWN], ["PFDEBUG"])
         opened += make_policy(builtin(), True, allow=policy.CALLS, sealed=False).exposed
         found = {name.encode() for name, _ in opened}
-        self.assertEqual(policy.EXPOSES.keys() - found, set())
+        self.assertEqual(opening.EXPOSES.keys() - found, set())
 
     def test_names_that_no_server_knows_are_told(self) -> None:
         made = make_policy(builtin(), True, allow=parse_names("NOSUCH, memory|nosuch get"), deny=parse_names("NEITHER"))
