@@ -14,19 +14,17 @@ import re
 from collections import deque
 from collections.abc import Callable, Set
 
-from twisted.application import service
-from twisted.internet import defer, task
+from twisted.internet import task
 from twisted.internet.interfaces import IReactorTime
 
 from .. import messages
-from ..ops.bugs import bug
 from ..ops.log_once import LogOnce
-from ..ops.logs import Log
 from ..policy import acl
 from ..policy.acl_users import Inventory
 from ..resp.value import Answer, strings_of
 from ..tenants.documents import ReadSummary
 from ..tenants.model import Tenant
+from .chore import Chore
 from .client import Commands, ControlError
 
 #: The number of the process that does this work, where a proxy has several processes.
@@ -49,7 +47,7 @@ NAMED = 10
 _USER = re.compile(rb" user=(\S+)")
 
 
-class AclMaintenanceService(service.Service):
+class AclMaintenanceService(Chore):
     """Maintains the ACL users of all namespaces with one prefix, in one Redis.
 
     prefix: the beginning of the namespaces' names; interval: seconds between two lists of all
@@ -59,7 +57,7 @@ class AclMaintenanceService(service.Service):
     """
 
     name = "acl-users"
-    _log = Log()
+    doing = "maintaining the ACL users"
 
     def __init__(
         self,
@@ -70,7 +68,7 @@ class AclMaintenanceService(service.Service):
         removed: Callable[[Tenant], object],
         seen: Callable[[Tenant, Answer], object] = lambda *_: None,
     ) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._control = control
         self._interval = interval
         self._removed = removed
@@ -88,18 +86,6 @@ class AclMaintenanceService(service.Service):
         #: the latest question; and which questions were logged as denied
         self._question = ""
         self._denied = LogOnce(clock, quiet=math.inf)
-        self._work: defer.Deferred[None] | None = None
-        self._idle: defer.Deferred[None] | None = None
-
-    def startService(self) -> None:
-        super().startService()
-        self._work = defer.Deferred.fromCoroutine(self._run())
-        self._work.addErrback(bug(self._log, "maintaining the ACL users", defer.CancelledError))
-
-    def stopService(self) -> None:
-        super().stopService()
-        if self._work is not None:
-            self._work.cancel()
 
     def use(self, master_password: bytes | None) -> None:
         """The control connection is there, perhaps to another Redis or with another master
@@ -174,20 +160,6 @@ class AclMaintenanceService(service.Service):
         """
         took = self._clock.seconds() - began
         await task.deferLater(self._clock, min(max(PAUSE, took * PAUSES), LONGEST_PAUSE))
-
-    async def _rest(self, seconds: float | None) -> None:
-        self._idle = defer.Deferred()
-        timer = None if seconds is None else self._clock.callLater(seconds, self._wake)
-        try:
-            await self._idle
-        finally:
-            self._idle = None
-            if timer is not None and timer.active():
-                timer.cancel()
-
-    def _wake(self) -> None:
-        if self._idle is not None and not self._idle.called:
-            self._idle.callback(None)
 
     # What Redis is asked.
 

@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from twisted.application import service
-from twisted.internet import defer, task
 from twisted.internet.interfaces import IReactorTime
 
 from .. import bounds, messages
-from ..ops.bugs import bug
 from ..ops.log_once import Condition
-from ..ops.logs import Log
 from .client import Commands, ControlError, NoReplyError, ReplyError
+from .regular import RegularQuestions
 
 
 class Answers(Enum):
@@ -36,18 +33,14 @@ _FAULTS = {
 }
 
 
-class Health(service.Service):
+class Health(RegularQuestions):
     """Checks whether Redis answers. control: the connection that asks Redis."""
 
     name = "health"
-    _log = Log()
+    doing = "sending PING to Redis"
 
     def __init__(self, clock: IReactorTime, control: Commands) -> None:
-        self._clock = clock
-        self._control = control
-        self._loop = task.LoopingCall(self._look)
-        self._loop.clock = clock
-        self._asking: defer.Deferred[None] | None = None
+        super().__init__(clock, control, bounds.HEALTH_CHECK_SECONDS)
         # When the oldest unanswered PING was sent, in the clock's seconds. Kept if the connection
         # was given up because there was no answer.
         self._since: float | None = None
@@ -59,17 +52,6 @@ class Health(service.Service):
         self.answered: Callable[[float], object] = lambda _: None
         #: returns what more is known of the script that keeps Redis busy, if anything
         self.script_fault: Callable[[], messages.Text | None] = lambda: None
-
-    def startService(self) -> None:
-        super().startService()
-        self._loop.start(bounds.HEALTH_CHECK_SECONDS, now=False)
-
-    def stopService(self) -> None:
-        super().stopService()
-        if self._loop.running:
-            self._loop.stop()
-        if self._asking is not None:
-            self._asking.cancel()
 
     @property
     def unanswered(self) -> float:
@@ -88,12 +70,9 @@ class Health(service.Service):
         return (self.script_fault() if state is Answers.BUSY else None) or _FAULTS.get(state)
 
     def _look(self) -> None:
-        if self._asking is None and self._control.connected:
-            if self._since is None:
-                self._since = self._clock.seconds()
-            self._asking = defer.Deferred.fromCoroutine(self._ask())
-            self._asking.addErrback(bug(self._log, "sending PING to Redis", defer.CancelledError))
-            self._asking.addBoth(self._asked)
+        if self._asking is None and self._control.connected and self._since is None:
+            self._since = self._clock.seconds()
+        super()._look()
         self._log_change()
 
     async def _ask(self) -> None:
@@ -115,7 +94,7 @@ class Health(service.Service):
         self._since = None
 
     def _asked(self, _: None) -> None:
-        self._asking = None
+        super()._asked(_)
         self._log_change()
 
     def _log_change(self) -> None:

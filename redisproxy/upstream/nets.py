@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from twisted.application import service
-from twisted.internet import defer, task
 from twisted.internet.interfaces import IReactorTime
 
 from .. import bounds, messages
 from ..messages import Text
-from ..ops.bugs import bug
-from ..ops.logs import Log
 from ..settings import Settings
 from .client import Commands, ControlError, ReplyError
+from .regular import RegularQuestions
 
 _NAMES = ("maxmemory", "maxmemory-clients", "maxclients", "client-output-buffer-limit")
 
@@ -84,53 +81,22 @@ def connections_needed(settings: Settings, tenants: int) -> int:
     return settings.processes * (3 + settings.base_workers + 4 * tenants)
 
 
-class NetsService(service.Service):
-    """Asks while the control connection is there, once in NETS_SECONDS.
-
-    control: that connection.
-    """
+class NetsService(RegularQuestions):
+    """Asks once in NETS_SECONDS. control: the control connection."""
 
     name = "nets"
-    _log = Log()
+    doing = "asking Redis for its limits"
 
     def __init__(self, clock: IReactorTime, control: Commands) -> None:
-        self._control = control
-        self._loop = task.LoopingCall(self._look)
-        self._loop.clock = clock
-        self._asking: defer.Deferred[None] | None = None
+        super().__init__(clock, control, bounds.NETS_SECONDS)
         #: by the latest answer
         self.nets = Nets()
-
-    def startService(self) -> None:
-        super().startService()
-        self._loop.start(bounds.NETS_SECONDS, now=False)
-
-    def stopService(self) -> None:
-        super().stopService()
-        if self._loop.running:
-            self._loop.stop()
-        if self._asking is not None:
-            self._asking.cancel()
-
-    def look_now(self) -> None:
-        """Redis is another one, perhaps. Waits for the connection."""
-        if self._asking is None and self._loop.running:
-            self._asking = defer.Deferred.fromCoroutine(self._ask())
-            self._asking.addErrback(bug(self._log, "asking Redis for its limits", defer.CancelledError))
-            self._asking.addBoth(self._asked)
-
-    def _look(self) -> None:
-        if self._control.connected:
-            self.look_now()
 
     async def _ask(self) -> None:
         try:
             self.nets = await ask(self._control)
         except ControlError:
             return  # the connection was lost, which the control connection logs
-
-    def _asked(self, _: None) -> None:
-        self._asking = None
 
 
 def _number(value: str | None) -> int | None:

@@ -17,17 +17,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from twisted.application import service
-from twisted.internet import defer, task
+from twisted.internet import task
 from twisted.internet.interfaces import IReactorTime
 
 from .. import bounds, messages, probes
-from ..ops.bugs import bug
-from ..ops.logs import Log
 from ..policy import acl
 from ..resp.value import Answer
 from ..tenants.model import Tenant
 from . import markers
+from .chore import Chore
 from .client import Commands, ControlError
 from .queries import ControlQueries
 
@@ -50,17 +48,17 @@ class _Suspect:
     released: set[bytes] = field(default_factory=set)
 
 
-class PatternCleaner(service.Service):
+class PatternCleaner(Chore):
     """Removes unused patterns of all tenants, one tenant after the other.
 
     control: the control connection; queries: lists markers; own: this process's markers.
     """
 
     name = "patterns"
-    _log = Log()
+    doing = "removing patterns"
 
     def __init__(self, clock: IReactorTime, control: Commands, queries: ControlQueries, own: markers.Markers) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._control = control
         self._queries = queries
         self._markers = own
@@ -68,18 +66,6 @@ class PatternCleaner(service.Service):
         self._tenants: Collection[Tenant] = ()
         # A replica of an earlier version, which sets no markers, may still serve for a while.
         self._not_before = clock.seconds() + bounds.FIRST_CLEANING_SECONDS
-        self._work: defer.Deferred[None] | None = None
-        self._idle: defer.Deferred[None] | None = None
-
-    def startService(self) -> None:
-        super().startService()
-        self._work = defer.Deferred.fromCoroutine(self._run())
-        self._work.addErrback(bug(self._log, "removing patterns", defer.CancelledError))
-
-    def stopService(self) -> None:
-        super().stopService()
-        if self._work is not None:
-            self._work.cancel()
 
     def unused(self, tenant: Tenant) -> int:
         """How many patterns that sessions of this process have left may still be granted."""
@@ -115,8 +101,7 @@ class PatternCleaner(service.Service):
         if suspect is None:
             due = max(self._not_before, self._clock.seconds() + bounds.UNUSED_PATTERN_SECONDS)
             suspect = self._suspects[tenant] = _Suspect(due)
-            if self._idle is not None and not self._idle.called:
-                self._idle.callback(None)
+            self._wake()
         return suspect
 
     def keep_only(self, tenants: Collection[Tenant]) -> None:
@@ -146,16 +131,6 @@ class PatternCleaner(service.Service):
                 probes.reached("unused patterns cannot be looked for now")
             took = self._clock.seconds() - now
             await task.deferLater(self._clock, min(max(PAUSE, took * PAUSES), LONGEST_PAUSE))
-
-    async def _rest(self, seconds: float | None) -> None:
-        self._idle = defer.Deferred()
-        timer = None if seconds is None else self._clock.callLater(seconds, self._idle.callback, None)
-        try:
-            await self._idle
-        finally:
-            self._idle = None
-            if timer is not None and timer.active():
-                timer.cancel()
 
     async def _look(self, tenant: Tenant, suspect: _Suspect) -> None:
         """Looks for unused patterns, and removes those that were unused at the former look, too.

@@ -11,21 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.application import service
-from twisted.internet import defer, task
 from twisted.internet.interfaces import IReactorTime
 
 from .. import bounds, messages
-from ..ops.bugs import bug
 from ..ops.log_once import Condition
-from ..ops.logs import Log
 from ..resp.value import Answer
 from ..tenants.model import Tenant
 from ..tenants.slow_log import entries, newest
 from .client import Commands, ControlError, ReplyError
+from .regular import RegularQuestions
 
 
-class SlowLogService(service.Service):
+class SlowLogService(RegularQuestions):
     """Reads the log every SLOW_LOG_SECONDS, if it has new entries.
 
     control: the control connection; token: of this process's connections; count: called with the
@@ -33,32 +30,18 @@ class SlowLogService(service.Service):
     """
 
     name = "slow log"
-    _log = Log()
+    doing = "reading Redis's slow log"
 
     def __init__(self, clock: IReactorTime, control: Commands, token: bytes, count: Callable[[Tenant, float], None]) -> None:
-        self._control = control
+        super().__init__(clock, control, bounds.SLOW_LOG_SECONDS)
         self._token = token
         self._count = count
-        self._loop = task.LoopingCall(self._look)
-        self._loop.clock = clock
-        self._asking: defer.Deferred[None] | None = None
         # The id of the newest entry that was read; -1: none of this run of Redis.
         self._seen = -1
         self._run_id = ""
         self._refused = Condition()
         # How many rounds to leave out, because Redis has refused the last one.
         self._rest = 0
-
-    def startService(self) -> None:
-        super().startService()
-        self._loop.start(bounds.SLOW_LOG_SECONDS, now=False)
-
-    def stopService(self) -> None:
-        super().stopService()
-        if self._loop.running:
-            self._loop.stop()
-        if self._asking is not None:
-            self._asking.cancel()
 
     def use(self, run_id: str) -> None:
         """Redis was probed. run_id: of its present run, in which the ids of entries only grow."""
@@ -68,15 +51,10 @@ class SlowLogService(service.Service):
     def _look(self) -> None:
         if self._rest:
             self._rest -= 1
-        elif self._asking is None and self._control.connected:
-            self._asking = defer.Deferred.fromCoroutine(self._read())
-            self._asking.addErrback(bug(self._log, "reading Redis's slow log", defer.CancelledError))
-            self._asking.addBoth(self._ended)
+        else:
+            super()._look()
 
-    def _ended(self, _: None) -> None:
-        self._asking = None
-
-    async def _read(self) -> None:
+    async def _ask(self) -> None:
         run_id = self._run_id
         try:
             latest = newest(await self._get(1))
