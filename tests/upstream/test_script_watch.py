@@ -80,6 +80,13 @@ class WatchCase(unittest.SynchronousTestCase):
         self.answers.pop().errback(ReplyError(error))
         self.clock.advance(0)
 
+    def ends(self) -> None:
+        """Redis has been busy for long enough, and ends the script when it is asked to."""
+        self.busy(asked_ago=5.0)
+        self.passes(2 * GRACE)
+        self.confirm()
+        self.answers[-1].callback(b"OK")
+
 
 class ScriptWatchTests(WatchCase):
     def test_after_the_time_the_script_is_ended_and_its_tenant_named(self) -> None:
@@ -182,10 +189,7 @@ class ScriptWatchTests(WatchCase):
 
     def test_of_several_the_one_with_redis_error_is_named(self) -> None:
         _blue, green = self.run_by(BLUE, GREEN)
-        self.busy(asked_ago=5.0)
-        self.passes(2 * GRACE)
-        self.confirm()
-        self.answers[-1].callback(b"OK")
+        self.ends()
         green.receives(ERROR)
         self.passes(2 * GRACE)
         self.assertEqual(self.killed, [GREEN])
@@ -193,10 +197,7 @@ class ScriptWatchTests(WatchCase):
     def test_the_error_may_stand_behind_large_replies(self) -> None:
         """As in a transaction that reads a large value, and then runs the script."""
         blue, green = self.run_by(BLUE, GREEN)
-        self.busy(asked_ago=5.0)
-        self.passes(2 * GRACE)
-        self.confirm()
-        self.answers[-1].callback(b"OK")
+        self.ends()
         for data in (b"*2\r\n$100000\r\n", b"x" * 100_000 + b"\r\n" + ERROR[:30], ERROR[30:]):
             blue.receives(data)
         green.receives(b":1\r\n")
@@ -206,10 +207,7 @@ class ScriptWatchTests(WatchCase):
 
     def test_if_it_is_not_known_whose_it_was_nobody_is_refused_scripts(self) -> None:
         self.run_by(BLUE, GREEN)
-        self.busy(asked_ago=5.0)
-        self.passes(2 * GRACE)
-        self.confirm()
-        self.answers[-1].callback(b"OK")
+        self.ends()
         self.passes(2 * GRACE)
         self.assertEqual(self.killed, [])
         self.assertIn("it was of one of: team-blue, team-green", self.lines[0])
@@ -263,10 +261,7 @@ class ScriptWatchTests(WatchCase):
 
     def test_the_next_one_of_its_tenant_is_ended_as_soon_as_redis_says_busy(self) -> None:
         [runner] = self.run_by(BLUE)
-        self.busy(asked_ago=5.0)
-        self.passes(2 * GRACE)
-        self.confirm()
-        self.answers[-1].callback(b"OK")
+        self.ends()
         runner.receives(ERROR)
         self.passes(2 * GRACE)
         self.asked.clear()
@@ -278,10 +273,7 @@ class ScriptWatchTests(WatchCase):
     def test_the_line_is_not_repeated(self) -> None:
         [runner] = self.run_by(BLUE)
         for _ in range(5):
-            self.busy(asked_ago=5.0)
-            self.passes(2 * GRACE)
-            self.confirm()
-            self.answers[-1].callback(b"OK")
+            self.ends()
             runner.receives(ERROR)
             self.passes(2 * GRACE)
         self.assertEqual((len(self.killed), len(self.lines)), (5, 1))
