@@ -28,8 +28,11 @@ Check = Callable[[object], bool]
 OK = Status(b"OK")
 #: The error where Redis was replaced while a large command waited.
 _REPLACED = b"ERR Redis was replaced"
-#: Errors of a Redis that does not serve now. No client gets one: its command waits instead.
+#: Errors of a Redis that a script keeps busy.
 _BUSY = (b"BUSY", b"EXECABORT Transaction discarded because of: BUSY")
+#: The last that a client is told which holds the most of the proxy's memory.
+_OUT_OF_MEMORY = Error(b"ERR out of memory for this tenant's clients; send less at once")
+#: Errors of a Redis that does not serve now. No client gets one: its command waits instead.
 _AWAY = (b"ERR Redis cannot be reached", b"LOADING", b"ERR max number of clients")
 
 
@@ -312,6 +315,8 @@ class Actor:
                 self._hear(message)
             if self._is_message(reply):
                 self._hear(reply)
+            elif reply == _OUT_OF_MEMORY and self.simulation.options.memory is not None:
+                self._given_up = True  # the proxy closes it
             elif not self.expected:
                 self.simulation.wrong("unasked", f"{self} was told {reply!r:.80}", self.tenant)
             else:
