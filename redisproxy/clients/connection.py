@@ -220,7 +220,8 @@ class ClientProtocol(RespReceiver):
     def readConnectionLost(self) -> None:
         """The client sent its end of file, and may be gone: its pending replies get little time."""
         self._read_closed = True
-        self._departure = depart(self.session.work, self._sends_no_more)
+        if self._departure is None:  # else it was read from again, and the kernel says so again
+            self._departure = depart(self.session.work, self._sends_no_more)
 
     def _sends_no_more(self) -> None:
         if self._closing and self._backlog is not None:

@@ -302,6 +302,16 @@ class PlainTests(WorkCase):
             self.assertLessEqual(left() - before, 2 * bounds.WORK_TURN_UNITS // bounds.WORK_END)
         self.assertEqual(left(), 200)
 
+    def test_an_end_that_is_noticed_twice_is_handled_once(self) -> None:
+        """A client that is read from again, after its end of file."""
+        for client in [self.connect(BLUE) for _ in range(bounds.WORK_BUDGET // bounds.WORK_END + 1)]:
+            client.readConnectionLost()
+        self.assertEqual(self.factory.work.waiting, 1)
+        client.readConnectionLost()
+        client.connectionLost()
+        self.turn()
+        self.assertEqual(self.factory.work.waiting, 0)
+
     def test_what_waits_keeps_its_order(self) -> None:
         clients = [self.connect(BLUE) for _ in range(20)]
         for client in clients:
