@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .memory import set_value
 from .redis_time import SHORT_SCRIPT, keys, once
-from .row import PASSWORD, NoProxyCan, Row, prepared, together, words
+from .row import PASSWORD, NoProxyCan, Row, Together, prepared, words
 from .streams import Renew, Streams
 from .work import MANY, SENT, SUBSCRIBE_9999, UNKNOWN, client_hello, request, status
 
@@ -71,7 +71,7 @@ OURS = {
     ),
     "amplify": Row(
         "PUBLISH of 100 KB to its own 300 subscribers",
-        together(
+        Together(
             Streams(first=words("SUBSCRIBE", "c"), connections=300, wait=0.0),
             Streams(words("PUBLISH", "c", b"x" * 100_000), lockstep=True, wait=0.001),
         ),
@@ -101,7 +101,7 @@ OURS = {
     ),
     "client-kill": Row(
         "CLIENT KILL of its own 300 sessions, which come again",
-        together(
+        Together(
             Streams(connections=300, renew=Renew.CLOSED, early=True, wait=0.0),
             Streams([("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")], lockstep=True, early=True, wait=0.001),
         ),
@@ -136,7 +136,7 @@ OURS = {
     ),
     "blocked-900": Row(
         "900 sessions blocked on one key, and LPUSH of 900 elements",
-        together(
+        Together(
             Streams([("BLPOP", "l", "0")], 900, lockstep=True, wait=0.0),
             Streams(words("LPUSH", "l", *"x" * 900), lockstep=True, wait=0.001),
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .row import MIB, Held, NoProxyCan, Row, prepared, together, words
+from .row import MIB, Held, NoProxyCan, Row, Together, prepared, words
 from .streams import Renew, Streams
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ MEMORY = {
     ),
     "deaf-100": Row(
         "12 MB of messages for 100 subscribers that do not read",
-        together(
+        Together(
             Streams(first=words("SUBSCRIBE", "c"), connections=100, reads=0, wait=0.0),
             Streams(words("PUBLISH", "c", b"x" * 100_000), lockstep=True, most=12_000_000, wait=0.001),
         ),

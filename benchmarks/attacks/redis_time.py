@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .memory import set_value
-from .row import Attack, NoProxyCan, Row, prepared, together, words
+from .row import Attack, NoProxyCan, Row, Together, prepared, words
 from .streams import Streams
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def once(*commands: tuple[str, ...], connections: int = 1) -> Attack:
 REDIS_TIME = {
     "patterns": Row(
         "10,000 patterns on 100 sessions, and PUBLISH",
-        together(
+        Together(
             Streams(lambda n: words("PSUBSCRIBE", *(f"p{n}-{i}*x*" for i in range(100))), 100, once=True, wait=0.0),
             Streams([("PUBLISH", "c", "x")] * 16, lockstep=True, wait=0.001),
         ),
@@ -100,7 +100,7 @@ REDIS_TIME = {
         "MSET of 20,000 keys under 300 subscribers to key events",
         prepared(
             key_events,
-            together(
+            Together(
                 Streams(first=words("PSUBSCRIBE", "__key*__:*"), connections=300, wait=0.0),
                 Streams(words("MSET", *(word for n in range(20_000) for word in (f"k{n}", "x"))), once=True, wait=0.001),
             ),

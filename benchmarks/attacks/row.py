@@ -105,17 +105,18 @@ class Counters:
 Attack = Callable[[Target, Counters], Iterator[None]]
 
 
-def together(*attacks: Attack) -> Attack:
-    """Returns an attack of several, which take turns."""
+class Together:
+    """An attack of several, which take turns."""
 
-    def attack(target: Target, counters: Counters) -> Iterator[None]:
-        running = [each(target, counters) for each in attacks]
+    def __init__(self, *attacks: Attack) -> None:
+        self.attacks = attacks
+
+    def __call__(self, target: Target, counters: Counters) -> Iterator[None]:
+        running = [each(target, counters) for each in self.attacks]
         while True:
             for each in running:
                 next(each)
             yield
-
-    return attack
 
 
 def prepared(prepare: Callable[[redis.Redis], object], attack: Attack) -> Attack:

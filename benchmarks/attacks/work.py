@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from .row import PASSWORD, Attack, Row, Target, together, words
+from .row import PASSWORD, Attack, Row, Target, Together, words
 from .streams import Command, Renew, Streams
 
 #: What a small command must have sent in a measurement: bytes.
@@ -70,7 +70,7 @@ WORK = {
     ),
     "subscribers-900": Row(
         "PUBLISH to its own 900 subscribers",
-        together(
+        Together(
             Streams(first=words("SUBSCRIBE", "c"), connections=900, wait=0.0),
             Streams([("PUBLISH", "c", "x")] * 16, lockstep=True, wait=0.001),
         ),

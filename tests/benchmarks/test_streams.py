@@ -6,7 +6,7 @@ import unittest
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from benchmarks.attacks.row import PASSWORD, Counters, Target, prepared, together, words
+from benchmarks.attacks.row import PASSWORD, Counters, Target, Together, prepared, words
 from benchmarks.attacks.streams import Renew, Streams
 from benchmarks.meters import kernel
 from benchmarks.quiet import Quiet
@@ -123,7 +123,7 @@ class AttackTests(unittest.TestCase):
         self.assertLess(counters.sent, 300_000)
 
     def test_several_attacks_take_turns(self) -> None:
-        attack = together(
+        attack = Together(
             Streams(first=words("SUBSCRIBE", "c"), connections=5, wait=0.0),
             Streams([("PUBLISH", "c", "x")], lockstep=True, wait=0.001),
         )

@@ -11,12 +11,14 @@ import gc
 import re
 import sys
 import time
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 from twisted.logger import globalLogBeginner
 
+from benchmarks.attacks import ROWS
+
+from . import floods
 from . import simulation as sim
 
 ROOT = Path(__file__).parents[2]
@@ -82,32 +84,6 @@ OUTSIDE = {
 }
 
 
-def flood(*commands: sim.Words, **crowd: object) -> Callable[[float], float]:
-    """Returns `sim.slowest_ping` of a flood, as a function of its seconds."""
-    return lambda seconds: sim.slowest_ping(*commands, seconds=seconds, **crowd)
-
-
-_MANY = [b"%d" % number for number in range(1000)]
-#: The floods: what one tenant does, and the slowest PING of another, in seconds.
-FLOODS = {
-    "nothing": flood(),
-    "NOSUCHCOMMAND": flood([b"NOSUCHCOMMAND"]),
-    "MULTI": flood([b"MULTI"]),
-    "SELECT 31": flood([b"SELECT", b"31"]),
-    "CLIENT ID": flood([b"CLIENT", b"ID"]),
-    "HELLO": flood([b"HELLO"]),
-    "SUBSCRIBE a": flood([b"SUBSCRIBE", b"a"]),
-    "UNSUBSCRIBE": flood([b"UNSUBSCRIBE"]),
-    "PUBLISH a b": flood([b"PUBLISH", b"a", b"b"]),
-    "INFO": flood([b"INFO"]),
-    "AUTH wrong": flood([b"AUTH", b"wrong"]),
-    "SUBSCRIBE of 1,000 channels and UNSUBSCRIBE, 20 connections": flood(
-        [b"SUBSCRIBE", *_MANY], [b"UNSUBSCRIBE"], connections=20
-    ),
-    "PUBLISH a b, which 200 connections hear": flood([b"PUBLISH", b"a", b"b"], heard=[b"SUBSCRIBE", b"a"], hearers=200),
-}
-
-
 def probes() -> set[str]:
     """Returns the names of all rare branches in the product."""
     found = set()
@@ -127,8 +103,9 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="a line for each seed, and all that was wrong with it")
     given = parser.parse_args()
     if given.waits:
-        for name, slowest in FLOODS.items():
-            print(f"beside {name}: the slowest PING takes {1000 * slowest(2.0):.3f} ms", flush=True)
+        for name in floods.FLOODS:
+            slowest = floods.beside(name)()
+            print(f"beside {ROWS[name].title}: the slowest PING takes {1000 * slowest:.3f} ms", flush=True)
         return 0
     return run(given)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -299,6 +299,11 @@ class Actor:
         if abruptly:
             end.reset_peer()
         self._forget()
+
+    def stop(self) -> None:
+        """Leaves, and does not come again."""
+        self.done = True
+        self.leave(abruptly=True)
 
     def give_up_keys(self) -> None:
         """Changes to new keys: some commands may have run, or not, or may still run."""
@@ -766,12 +771,16 @@ class Actor:
 class Pinger(Actor):
     """Sends a PING again and again, and keeps the time of the slowest."""
 
-    PAUSE = 0.02
+    PAUSE = 0.004
 
     def __init__(self, simulation: Simulation, tenant: str) -> None:
         super().__init__(simulation, tenant, [], 0)
         self._slowest = 0.0
         self._sent: float | None = None
+
+    def stop(self) -> None:
+        self._slowest, self._sent = self.slowest, None
+        super().stop()
 
     @property
     def slowest(self) -> float:
@@ -785,6 +794,11 @@ class Pinger(Actor):
             self.expected.append(NOTHING)
             self.world.after(self.PAUSE, self._again, end)
 
+    def _take_replies(self) -> None:
+        super()._take_replies()
+        if self._sent is None and self.end is not None:
+            self._step(self.end)  # does not rest behind its log-in
+
     def _answered(self, reply: object) -> bool:
         self._slowest, self._sent = self.slowest, None
         return reply == b"PONG"
@@ -795,46 +809,3 @@ class Pinger(Actor):
             self._step(end)
         elif end is self.end:
             self.world.after(self.PAUSE, self._again, end)
-
-
-class Flooder(Actor):
-    """Sends commands again and again, as fast as the proxy reads, and ignores the replies."""
-
-    #: Bytes that are kept ready to send.
-    READY = 64 * 1024
-
-    def __init__(self, simulation: Simulation, tenant: str, *commands: Sequence[bytes]) -> None:
-        super().__init__(simulation, tenant, [], 0)
-        self._load = b"".join(command(*words) for words in commands)
-        self._floods = False
-
-    def _step(self, end: Socket) -> None:
-        if end is self.end and not self._floods:
-            self._floods = True
-            self._write()
-
-    def _write(self) -> None:
-        while self._floods and len(self._outgoing) < self.READY:
-            self._outgoing += self._load * (1 + self.READY // len(self._load))
-        super()._write()
-
-    def _changed(self) -> None:
-        if self._floods:
-            self._write()
-        super()._changed()
-
-    def _take_replies(self) -> None:
-        if self._floods:
-            self._incoming.clear()
-        else:
-            super()._take_replies()
-
-
-class Hearer(Flooder):
-    """Sends its commands once, and ignores what comes."""
-
-    def _write(self) -> None:
-        if self._floods:
-            self._outgoing += self._load
-            self._load = b""
-        Actor._write(self)

@@ -326,8 +326,8 @@ class Reactor:
 
     A turn takes simulated time, in which the process does nothing else. By default that is a little
     for each timer and socket. measured: a turn takes a microsecond for each function that it calls,
-    in Python or not. Then the same work takes the same time on every machine, and shows what a
-    command costs in the proxy.
+    in Python or not, and its clock goes on meanwhile. Then the same work takes the same time on
+    every machine, and shows what a command costs in the proxy.
     """
 
     #: Seconds of a turn, and of each timer and socket in it.
@@ -354,10 +354,10 @@ class Reactor:
         self.longest = 0.0
 
     def seconds(self) -> float:
-        return self._world.now
+        return self._world.now + self._calls * self.CALL
 
     def callLater(self, seconds: float, call: Callable, *words: object, **keywords: object) -> DelayedCall:
-        delayed = DelayedCall(self, self._world.now + seconds, call, words, keywords)
+        delayed = DelayedCall(self, self.seconds() + seconds, call, words, keywords)
         self.enter(delayed)
         return delayed
 
@@ -407,7 +407,6 @@ class Reactor:
         self._turn = None
         pieces = 0
         if self._measured:
-            self._calls = 0
             sys.setprofile(self._count)
         try:
             pieces += self._run_timers()
@@ -418,6 +417,7 @@ class Reactor:
             if self._measured:
                 sys.setprofile(None)
         took = self._calls * self.CALL if self._measured else self.TURN + pieces * self.PIECE
+        self._calls = 0
         self.longest = max(self.longest, took)
         self._busy_until = self._world.now + took
         if self._candidates:

@@ -50,7 +50,7 @@ from redisproxy.upstream.multiplexed import MultiplexedConnection
 
 from ..support.limits import EXTREMES
 from . import faults
-from .actors import Actor, Flooder, Hearer, Pinger
+from .actors import Actor
 from .kernel import Connection, Poll, Reactor, Socket, World, connect, unacknowledged
 from .rare_actors import RareActor
 from .redis import Redis, SimulatedConnection
@@ -576,11 +576,14 @@ class Simulation:
     # The run.
 
     def run_for(self, seconds: float) -> None:
-        """Runs all actors for so many seconds."""
+        """Runs all actors for so many seconds. Then they leave, and what they began ends."""
         for actor in self.actors:
             self.world.after(0.0, actor.open)
         try:
             self.world.run(self.world.now + seconds)
+            for actor in self.actors:
+                actor.stop()
+            self.world.run(self.world.now + 1.0)
         finally:
             for patch in reversed(self._patches):
                 patch.stop()
@@ -696,25 +699,6 @@ class Simulation:
 
 #: The words of a command.
 Words = Sequence[bytes]
-
-
-def slowest_ping(*flood: Words, seconds: float = 2.0, connections: int = 1, heard: Words = (), hearers: int = 0) -> float:
-    """Returns the seconds that the slowest PING of one tenant takes while another floods the proxy
-    with commands.
-
-    flood: the commands, each as its words; without any nobody floods; connections: how many do so;
-    heard: what so many hearers send once. A simulated second is a million function calls of the
-    proxy: see `kernel.Reactor`.
-    """
-    simulation = Simulation(0, Options(limits=(), clients=0, measured=True))
-    simulation.world.latency, simulation.world.window, simulation.world.buffer = 0.0001, 262144, 262144
-    pinger = Pinger(simulation, "blue")
-    simulation.actors.append(pinger)
-    simulation.actors += [Hearer(simulation, "green", heard) for _ in range(hearers)]
-    if flood:
-        simulation.actors += [Flooder(simulation, "green", *flood) for _ in range(connections)]
-    simulation.run_for(seconds)
-    return pinger.slowest
 
 
 def options_of(seed: int) -> Options:

@@ -10,12 +10,14 @@ import weakref
 from unittest import mock
 
 import redisproxy.probes
+from benchmarks.attacks import WORK
 from redisproxy import messages
 from redisproxy.session.session import Session
 from redisproxy.upstream.hold import HeldWork
 
+from . import floods
 from . import simulation as sim
-from .__main__ import FLOODS, OUTSIDE, probes
+from .__main__ import OUTSIDE, probes
 
 
 def wrong(seed: int, options: sim.Options) -> list[str]:
@@ -210,15 +212,21 @@ class SimulationTests(unittest.TestCase):
         self.assertEqual(wrong(291, sim.options_of(291)), [])
 
     def test_a_wait_beside_a_flood_is_one_number(self) -> None:
-        alone, beside = (sim.slowest_ping(*flood, seconds=0.2) for flood in ((), ([b"NOSUCHCOMMAND"],)))
+        alone, beside = floods.slowest_ping(), floods.beside("unknown")()
         self.assertLess(alone, 0.001)
-        self.assertEqual(beside, sim.slowest_ping([b"NOSUCHCOMMAND"], seconds=0.2))
+        self.assertGreater(beside, alone)
+        self.assertEqual(beside, floods.beside("unknown")())
 
     def test_no_flood_makes_another_tenant_wait(self) -> None:
         """Without a share for each tenant, the proxy handled thousands of commands in one turn."""
-        for name, flood in FLOODS.items():
+        for name in floods.FLOODS:
             with self.subTest(name):
-                self.assertLess(flood(0.2), 0.025)
+                self.assertLess(floods.beside(name)(), 0.015)
+
+    def test_each_attack_on_the_proxys_time_is_a_flood(self) -> None:
+        self.assertLessEqual(WORK.keys(), floods.FLOODS.keys() | floods.ELSEWHERE.keys())
+        for name in floods.ELSEWHERE.values():
+            self.assertTrue(unittest.defaultTestLoader.loadTestsFromName(name).countTestCases())
 
     def test_what_no_simulation_reaches_is_reached_by_a_test(self) -> None:
         for branch, (_, name) in OUTSIDE.items():
