@@ -15,7 +15,7 @@ from ..resp.framing import INSPECT_FIRST, encode
 from . import commands_scripts as scripts
 from . import costs, windowed
 from .handler import Need, send_as
-from .pending import ReplyBatch
+from .pending import ReplyBatch, RewrittenReply
 from .route import DEDICATED
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def exec_or_discard(session: Session, words: list[bytes]) -> None:
     if not (session.multi and (words[0].upper() == b"EXEC" or len(words) == 1)):
         return session.pass_on(words)
     if session.windowed_in_multi and words[0].upper() == b"EXEC" and len(words) == 1:
+        # See `_end_state`. Its replies are the window's, so nothing learns of a refusal.
+        session.route.clean = session.route.clean and not session.policy.before_7
         return windowed.send_exec(session, encode(words))
     dedicated = session.route.dedicated
     if session.blocked and dedicated is not None and dedicated.runs_scripts:
@@ -115,7 +117,25 @@ def exec_or_discard(session: Session, words: list[bytes]) -> None:
 
 def _end_multi(session: Session, words: list[bytes]) -> None:
     windowed.close_multi(session)
-    return session.pass_on(words)
+    return _end_state(session, words)
+
+
+def _end_state(session: Session, words: list[bytes]) -> None:
+    """Sends a command that ends a MULTI or a WATCH: EXEC, DISCARD, UNWATCH.
+
+    Redis 5 may refuse each of them (BUSY, OOM), and then the MULTI or the WATCH stays. So no other
+    session may use that connection. Later versions end them, and answer EXECABORT.
+    """
+    if session.route.state is not DEDICATED or not session.policy.before_7:
+        return session.pass_on(words)
+    discard = int(not session.replies.heard())
+    return session.expect(encode(words), RewrittenReply(session.replies, discard, b"-", partial(_not_ended, session)))
+
+
+def _not_ended(session: Session, error: bytes) -> bytes:
+    if not error.startswith(b"-EXECABORT"):
+        session.route.clean = False
+    return error
 
 
 def watch(session: Session, words: list[bytes]) -> None:
@@ -129,7 +149,7 @@ def watch(session: Session, words: list[bytes]) -> None:
 def unwatch(session: Session, words: list[bytes]) -> None:
     """UNWATCH. Inside MULTI it does not run before EXEC."""
     session.watching = session.watching and (session.multi or len(words) > 1)
-    session.pass_on(words)
+    _end_state(session, words)
 
 
 def publish(session: Session, words: list[bytes]) -> None:

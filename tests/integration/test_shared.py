@@ -17,7 +17,7 @@ from redisproxy.resp.framing import encode
 from ..support.proxy import Installation, master
 from ..support.raw import RawClient, raw_client
 from ..support.relay import Relay, hung_up
-from ..support.servers import RedisServer, on_every_server
+from ..support.servers import RedisServer, on_every_server, redis_5
 from ..support.waiting import LIMIT, until
 
 LOGIN = (b"AUTH", b"blue-password")
@@ -138,6 +138,40 @@ class ConnectionsTests(SharedCase):
         self.addCleanup(os.kill, replica.pid, signal.SIGCONT)
         client.ask([b"SET", b"a", b"2"])
         self.assertEqual(client.ask([b"WAIT", b"1", b"100"]), b":0\r\n")
+
+
+class NextSessionTests(SharedCase):
+    """A connection of its own is another session's later, without what the first one did there."""
+
+    def next_one(self, *options: str, server: RedisServer) -> tuple[RawClient, Callable[[], None]]:
+        """Returns a client, and what checks that the next one finds nothing of it."""
+        self.start("--base-workers", "0", *options, server=server)
+        client = self.client()
+
+        def check() -> None:
+            another = self.client()
+            self.assertEqual(another.ask([b"SET", b"watched", b"x"]), b"+OK\r\n")
+            answers = [another.ask(words) for words in ([b"MULTI"], [b"GET", b"watched"], [b"EXEC"])]
+            self.assertEqual(answers, [b"+OK\r\n", b"+QUEUED\r\n", b"*1\r\n$1\r\nx\r\n"])
+
+        return client, check
+
+    def test_a_subscriber_cannot_end_its_watch(self) -> None:
+        client, check = self.next_one(server=RedisServer())
+        client.ask([b"WATCH", b"watched"]), client.ask([b"SUBSCRIBE", b"c"])
+        error = client.ask([b"UNWATCH"])
+        self.assertTrue(error.startswith(b"-ERR Can't execute 'unwatch': only "), error)
+        client.ask([b"UNSUBSCRIBE", b"c"])
+        check()
+
+    def test_redis_5_keeps_a_transaction_that_it_does_not_end(self) -> None:
+        client, check = self.next_one(server=RedisServer(redis_5, "bind 127.0.0.1"))
+        master = self.installation.server.client()
+        client.ask([b"MULTI"]), client.ask([b"GET", b"a"])
+        master.config_set("maxmemory", "1")
+        self.assertTrue(client.ask([b"DISCARD"]).startswith(b"-OOM "))
+        master.config_set("maxmemory", "0")
+        check()
 
 
 class SlowReaderTests(SharedCase):

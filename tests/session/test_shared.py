@@ -233,6 +233,39 @@ class DedicatedConnectionTests(SharedCase):
         conversation.redis(OK + b"+QUEUED\r\n*-1\r\n")
         self.assertHome(conversation)
 
+    def test_an_unwatch_that_redis_refuses_to_a_subscriber_ends_no_watch(self) -> None:
+        """The connection was given to the next session with the watched keys: its EXEC failed."""
+        conversation = logged_in().command(b"WATCH", b"a").redis(OK)
+        conversation.command(b"SUBSCRIBE", b"c").redis(b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:c\r\n:1\r\n")
+        conversation.gets(), conversation.hears()
+        self.assertEqual(conversation.command(b"UNWATCH").gets(), encode([b"ECHO", b""]))
+        conversation.redis(b"-ERR Can't execute 'echo': only\r\n")
+        self.assertHears(conversation, b"-ERR Can't execute 'unwatch': only\r\n")
+        conversation.command(b"UNSUBSCRIBE", b"c").redis(b"*3\r\n$11\r\nunsubscribe\r\n$6\r\nblue:c\r\n:0\r\n")
+        self.assertIsNone(conversation.upstream.released)
+        conversation.command(b"UNWATCH").redis(OK)
+        self.assertIs(conversation.upstream.released, True)
+
+    def test_what_an_old_redis_does_not_end_is_not_left_to_the_next(self) -> None:
+        """Redis 5 keeps the MULTI and the WATCH if it answers BUSY or OOM."""
+        old = make_policy(builtin(), scripts=False, before_7=True)
+        for begin, end in (
+            ([b"MULTI"], [b"EXEC"]),
+            ([b"MULTI"], [b"DISCARD"]),
+            ([b"WATCH", b"a"], [b"UNWATCH"]),
+        ):
+            for answer, clean in ((b"-BUSY\r\n", False), (b"-EXECABORT\r\n", True), (OK, True)):
+                conversation = logged_in(policy=old).command(*begin).redis(OK).command(*end).redis(answer)
+                self.assertIs(conversation.upstream.released, clean)
+                self.assertHears(conversation, OK, answer)
+                self.assertHome(conversation)
+        skipped = logged_in(policy=old).command(b"WATCH", b"a").redis(OK)
+        skipped.command(b"CLIENT", b"REPLY", b"SKIP").command(b"UNWATCH").redis(OK)
+        self.assertHears(skipped, OK)
+        windowed = logged_in(policy=old).command(b"MULTI").redis(OK).command(b"KEYS", b"*").redis(b"+QUEUED\r\n")
+        windowed.command(b"EXEC").redis(b"-BUSY\r\n")
+        self.assertIs(windowed.upstream.released, False)
+
     def test_what_may_block(self) -> None:
         conversation = logged_in().client(GET, encode([b"BLPOP", b"q", b"0"]), GET)
         self.assertEqual(conversation.upstreams, [])
