@@ -41,14 +41,14 @@ from redisproxy.session import commands
 from redisproxy.session import pending as pending_module
 from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, ReplyBatch
 from redisproxy.session.ports import Unavailable
-from redisproxy.session.pubsub import HIDDEN, KINDS, SubscriptionChange
+from redisproxy.session.pubsub import HIDDEN, KINDS, SubscriptionChange, Subscriptions
 from redisproxy.session.session import Session
 from redisproxy.session.state import Gate, Phase, ReplyMode, Step
 from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Snapshot
 from tests.support.conversations import BLUE, GREEN, Conversation, RecordingUpstream
 
-_dispatch = commands.dispatch
+_dispatch, _ended = commands.dispatch, Subscriptions.ended
 
 #: Bytes of an input before its payload: one of options, the others sizes of chunks, used in turn.
 HEADER = 5
@@ -729,6 +729,14 @@ class Play:
         self.half_closed = False
         self.told_to_leave = False
         self.draining = False
+        self.unsubscribed = 0  # subscriptions that a log-in as another tenant has ended
+
+    def ended(self, subscriptions: Subscriptions) -> bytes:
+        """Counts what `Subscriptions.ended` says: no command asked for that."""
+        pushes, count = _ended(subscriptions), sum(subscriptions.counts())
+        assert len(_measured(iter([pushes]), pushes=True).replies) == count, pushes
+        self.unsubscribed += count
+        return pushes
 
     def step(self, what: int, amount: int, data: bytes) -> int:
         """Does what happens next. Returns how many bytes of `data` were used."""
@@ -924,7 +932,7 @@ class Play:
         heard = _measured(iter([talk.told]), pushes=True)
         assert heard.error is None, f"the client heard {talk.told!r}: {heard.error}"
         answers, messages = len(heard.replies), talk.told.count(b"message\r\n!\r\n") - heard.inner
-        messages += talk.told.count(b"invalidate\r\n_\r\n")  # after AUTH as another tenant
+        messages += talk.told.count(b"invalidate\r\n_\r\n") + self.unsubscribed  # after AUTH as another tenant
         if self.counted and talk.closed != "moved-within-a-message":
             assert not heard.rest, "a reply was cut off"
             # A command that was passed on in part when the conversation ended gets no reply.
@@ -968,6 +976,11 @@ def session(data: bytes) -> None:
 
 def _session(data: bytes) -> None:
     play = Play(shares=bool(data[:1] < b"\x80"))
+    with mock.patch.object(Subscriptions, "ended", lambda subscriptions: play.ended(subscriptions)):
+        _play(play, data)
+
+
+def _play(play: Play, data: bytes) -> None:
     if (data[:1] or b"\0")[0] & 0x40:  # half of the conversations begin with a log-in
         play.talk.command(b"AUTH", b"blue")
         play._link(0)

@@ -4,13 +4,17 @@ inputs from hypothesis.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import unittest
 from pathlib import Path
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.trial import unittest as trial
 
-from . import targets
+from . import __main__, targets
 from .strategies import header, moves, replies, requests
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -34,6 +38,21 @@ class CorpusTests(unittest.TestCase):
 
     def test_session(self) -> None:
         self.replay("session")
+
+
+class MutationTests(trial.TestCase):
+    """Tests ``python -m tests.fuzz``."""
+
+    def test_an_input_that_fails_is_shortened_and_kept(self) -> None:
+        def fails(data: bytes) -> None:
+            assert b"d" not in data[1:], f"{len(data)} bytes"
+
+        found = Path(self.mktemp())
+        arguments = ["session", "--seconds", "0.5", "--found", str(found)]
+        with mock.patch.object(targets, "session", fails), contextlib.redirect_stdout(io.StringIO()) as told:
+            self.assertEqual(__main__.main(arguments), 1)
+        kept = [file.read_bytes()[1:] for file in found.iterdir()]
+        self.assertEqual(kept, [b"d"], told.getvalue())
 
 
 class HypothesisTests(unittest.TestCase):
