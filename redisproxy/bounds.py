@@ -47,11 +47,11 @@ UNAUTHENTICATED_SENT_BYTES = 4 * 1024
 #: Time between two checks what the kernel keeps for clients.
 KERNEL_CHECK_SECONDS = 0.25
 #: While all TCP sockets of the machine use less, this is not checked for each client.
-KERNEL_FREE_BYTES = 32 * 1024 * 1024
+KERNEL_FREE_BYTES: Annotated[int, 4096] = 32 * 1024 * 1024
 #: What the kernel keeps for one client, and costs nothing.
-KERNEL_CLIENT_BYTES = 32 * 1024
+KERNEL_CLIENT_BYTES: Annotated[int, 1024] = 32 * 1024
 #: If clients use so much less than before, free memory is given back to the system.
-RELEASED_BYTES = 32 * 1024 * 1024
+RELEASED_BYTES: Annotated[int, 4096] = 32 * 1024 * 1024
 #: Connections that wait in the kernel until the proxy accepts them. Fewer if net.core.somaxconn is
 #: lower.
 ACCEPT_QUEUE = 4096
@@ -107,7 +107,7 @@ LOG_IN_ROOM = 16
 SESSIONS_COMPARED: Annotated[int, 1] = 1000
 #: Wrong passwords of one address that are answered at once. A deployment may still have an old
 #: secret.
-UNDELAYED_WRONG_PASSWORDS = 5
+UNDELAYED_WRONG_PASSWORDS: Annotated[int, 1] = 5
 #: Delay of the first answer to a wrong password after those. It doubles with each further one.
 FIRST_LOGIN_DELAY_SECONDS = 0.1
 #: The longest delay of the answer to a wrong password.

@@ -77,6 +77,10 @@ OUTSIDE = {
         "tests.upstream.test_multiplexed.OpeningTests"
         ".test_one_that_is_opened_when_its_attempt_has_just_been_given_up_is_dropped",
     ),
+    "it is not known whose script was ended": (
+        "the simulated Redis ends no scripts",
+        "tests.upstream.test_script_watch.ScriptWatchTests.test_if_it_is_not_known_whose_it_was_nobody_is_refused_scripts",
+    ),
     "open transactions of a tenant reach their limit": (
         "no client of the simulation sends 64 MiB",
         "tests.session.test_costs.TransactionTests.test_up_to_the_limit_it_is_sent_and_not_beyond",

@@ -57,17 +57,18 @@ class Expected:
 
     name: of its command; check: whether the reply is right; failed: called if it does not come, or
     is an error because Redis was not well; epoch: of the client. After a failed command, the
-    commands that were sent behind it may find anything.
+    commands that were sent behind it may find anything. sent: when the command was sent.
     """
 
     name: bytes
     check: Check
     failed: Callable[[], object] | None
     epoch: int
+    sent: float
 
 
 #: Stands for a reply that does not come: the client does nothing else until it removes this.
-NOTHING = Expected(b"", lambda _: False, None, 0)
+NOTHING = Expected(b"", lambda _: False, None, 0, 0.0)
 
 
 class Actor:
@@ -114,6 +115,8 @@ class Actor:
         # When it sent its end of file. The proxy then waits HALF_CLOSED_SECONDS for pending
         # replies, no longer.
         self._shut_at: float | None = None
+        # Which key it set before that, and how often Redis has set that if all of it has run.
+        self._set_last = b"", 0
         self._writes_first = False
         # Whether what it sends is gathered, to be written at once.
         self._gathers = False
@@ -152,6 +155,7 @@ class Actor:
         self._heard.clear()
         self._closing = self._given_up = self._writes_first = False
         self._shut_at = None
+        self._set_last = b"", 0
         self._wrong_passwords = self._rate = 0
         self._protocol = 2
         self._was_answered = False
@@ -178,7 +182,7 @@ class Actor:
             self._say([b"AUTH", password], equals(OK))
 
     def _say(self, words: list[bytes], check: Check, failed: Callable[[], object] | None = None) -> None:
-        self.expected.append(Expected(words[0], check, failed, self._epoch))
+        self.expected.append(Expected(words[0], check, failed, self._epoch, self.world.now))
         self._send(command(*words))
 
     def _send(self, data: bytes) -> None:
@@ -242,14 +246,24 @@ class Actor:
         if not (gave_up or self._given_up or (self._closing and not short)):
             names = b" ".join(each.name for each in list(self.expected)[:4]).decode()
             kind = "closed"
-            if short and not self._was_answered and self.expected[0].name == b"AUTH":  # a HELLO may be in flight
+            if self._held_at_end:
+                kind = "held"
+            elif short and not self._was_answered and self.expected[0].name == b"AUTH":  # a HELLO may be in flight
                 kind = "closed-log-in"
             elif not (short or self._subscribed) and self._clean and self.simulation.multiplexed:
                 kind = "given-up" if self._was_given_up else "closed-idle"
             text = f"{self} was {how}, {short} replies short: {names}"
-            self.simulation.wrong(kind, text, self.tenant, self._learnt, self.opened)
+            if not (kind == "closed-log-in" and self._outdated):
+                self.simulation.wrong(kind, text, self.tenant, self._learnt, self.opened)
         self._forget()
         self.world.after(self.rng.uniform(0, 0.5), self.open)
+
+    @property
+    def _outdated(self) -> bool:
+        """Whether its tenant's password has changed since its log-in, which may have waited: for a
+        slot, or for the answer to a wrong password.
+        """
+        return self._password != self.simulation.password(self.tenant)
 
     def tenant_paused(self) -> None:
         """Called when its tenant is paused."""
@@ -262,6 +276,16 @@ class Actor:
         answered before Redis gave it up: nothing was answered that it sent since.
         """
         return any(each is self._answered_last for each in self._pending_at_pause)
+
+    @property
+    def _held_at_end(self) -> bool:
+        """Whether Redis was away when the client sent its end of file, and has run nothing that has
+        no reply: the proxy does not run that later, and closes the client.
+        """
+        redis, (key, count) = self.simulation.redis, self._set_last
+        if self._shut_at is None or not redis.was_unwell(self._shut_at - 1):
+            return False
+        return redis.times_set[key] + sum(each.name == b"SET" for each in self.expected) == count
 
     def _reads_late(self) -> None:
         """From now on it may learn late that it was closed: perhaps it was before already."""
@@ -348,9 +372,9 @@ class Actor:
         if not (replaced or away) and (due.check(reply) or (due.epoch != self._epoch and not refused)):
             return
         kind = "away" if away else "replaced" if replaced else "refused" if refused else "wrong-reply"
-        # The password may have changed while the client waited for a slot.
-        if not (refused and self._password != self.simulation.password(self.tenant)):
-            self.simulation.wrong(kind, f"{self} {due.name.decode()}: {reply!r:.100}", self.tenant, self._learnt)
+        if not (refused and self._outdated):
+            since = due.sent if replaced else self._learnt
+            self.simulation.wrong(kind, f"{self} {due.name.decode()}: {reply!r:.100}", self.tenant, since)
         if due.failed is not None:
             due.failed()
         self.give_up_keys()
@@ -709,6 +733,8 @@ class Actor:
         self.do_strings()
         if self.simulation.straight:
             return  # Redis itself sends no reply after an end of file
+        sets = sum(each.name == b"SET" for each in self.expected)
+        self._set_last = self._key(), self.simulation.redis.times_set[self._key()] + sets
         self._closing = True
         self._shut_when_written(self.end)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from redisproxy.session.route import MULTIPLEXED
+from redisproxy.session.route import DEDICATED, MULTIPLEXED
 from redisproxy.session.session import Session
 from redisproxy.session.state import Until
 
@@ -92,6 +92,23 @@ def keep_busy(simulation: Simulation) -> None:
     _at_worst(simulation, lambda session: session.replies.slow and session.route.state is MULTIPLEXED, run)
 
 
+def abandon_unread(simulation: Simulation) -> None:
+    """Redis is at another address, and the proxy gives up the connection of a client that does not
+    read, when nothing is pending there. (One that Redis closes is not noticed then: the proxy does
+    not read it either.)
+    """
+
+    def idle(session: Session) -> bool:
+        own = session.replies.slow and session.route.state is DEDICATED and session.route.pool is not None
+        return own and session.replies.drained and not (session.stateful or session.midway)
+
+    def abandon(_: Session) -> None:
+        simulation.forgive(None, 0)
+        simulation.serve_at_another_address(abandon=True)
+
+    _at_worst(simulation, idle, abandon)
+
+
 def stand_still(simulation: Simulation) -> None:
     """Redis does nothing, for longer than the proxy waits for the answer to a control query."""
 
@@ -166,5 +183,6 @@ FAULTS: dict[str, Callable[[Simulation], None]] = {
     for fault in (
         *(cut_reply, cut_command, fail_over, fill_for_long, stand_still, kick),
         *(rotate_late, rotate_within_a_message, replace_while_waiting, hand_over_queued, keep_busy),
+        abandon_unread,
     )
 }

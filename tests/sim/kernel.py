@@ -197,6 +197,11 @@ class Socket:
         """Bytes that have not arrived at the other end's kernel."""
         return len(self._sending)
 
+    @property
+    def used(self) -> int:
+        """Bytes in this end's buffers."""
+        return len(self.received) + len(self._sending)
+
     # The wire.
 
     def reset_peer(self) -> None:
@@ -282,6 +287,11 @@ def unacknowledged(transport: Connection) -> int:
     """Is the function with this name, of `redisproxy.net.twisted_private`."""
     end = getattr(transport, "socket", None)
     return unsent(transport) + (0 if end is None else end.unsent)
+
+
+def used(handle: Socket) -> int:
+    """Is the function with this name, of `redisproxy.net.socket_buffers`."""
+    return handle.used
 
 
 @implementer(IDelayedCall)

@@ -7,7 +7,7 @@ clients can talk to it without a proxy: the control.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from .kernel import Event, Socket, World
@@ -56,6 +56,8 @@ class Redis:
         self.databases: list[dict[bytes, bytes | deque[bytes]]] = [{} for _ in range(DATABASES)]
         #: when each item of a list was popped, and by which connection
         self.popped: dict[bytes, tuple[float, int]] = {}
+        #: how often each key was set by a SET, in all databases
+        self.times_set: Counter[bytes] = Counter()
         # The number of the last change, by (database, key), for WATCH.
         self._changed: dict[tuple[int, bytes], int] = {}
         self._changes = 0
@@ -164,6 +166,11 @@ class Redis:
             self.unwell_since = None
         elif self.unwell_since is None:
             self.unwell_since = self.world.now
+
+    def was_unwell(self, since: float) -> bool:
+        """Whether it was unwell at any time since then."""
+        last = self.unwell_periods[-1][1] if self.unwell_periods else 0.0
+        return self.unwell_since is not None or last >= since
 
     def seconds_well(self, since: float) -> float:
         """Returns for how many seconds it was well since then."""
@@ -483,6 +490,7 @@ class SimulatedConnection:
 
     def _set(self, words: list[bytes]) -> bytes:
         self._data[words[0]] = words[1]
+        self.redis.times_set[words[0]] += 1
         self.redis.touch(self.database, words[0])
         return OK
 

@@ -12,6 +12,8 @@ from unittest import mock
 import redisproxy.probes
 from benchmarks.attacks import WORK
 from redisproxy import messages
+from redisproxy.session import commands
+from redisproxy.session.ending import Ending
 from redisproxy.session.session import Session
 from redisproxy.upstream.hold import HeldWork
 
@@ -109,6 +111,10 @@ class SimulationTests(unittest.TestCase):
         """Redis answered others for half a second of its 15 seconds."""
         self.assertEqual(wrong(300573, sim.options_of(300573)), [])
 
+    def test_a_log_in_with_a_former_password_may_be_closed(self) -> None:
+        """It was wrong by the time when the client had a slot, and its answer was delayed."""
+        self.assertEqual(wrong(1040519, sim.options_of(1040519)), [])
+
     def test_a_log_in_that_is_held_for_less_is_found(self) -> None:
         remaining = HeldWork._remaining
 
@@ -117,7 +123,7 @@ class SimulationTests(unittest.TestCase):
 
         options = sim.Options(faults=("restart", "abandon", "stall"), newer_faults=sim.NEWER_FAULTS)
         with mock.patch.object(HeldWork, "_remaining", less):
-            found = sim.Simulation(3, options).run()
+            found = sim.Simulation(6, options).run()
         self.assertEqual({wrong.kind for wrong in found}, {"closed-log-in"})
 
     def test_nothing_is_expected_behind_a_quit(self) -> None:
@@ -210,6 +216,41 @@ class SimulationTests(unittest.TestCase):
     def test_a_client_that_half_closes_is_answered_after_a_slow_script(self) -> None:
         """Redis is not away, though it lets the client's connection wait for more than a second."""
         self.assertEqual(wrong(291, sim.options_of(291)), [])
+
+    def test_what_was_held_when_the_client_sent_its_end_of_file_is_not_run(self) -> None:
+        """Redis had too many clients. The client was closed without its replies, as it should."""
+        self.assertEqual(wrong(1020143, sim.options_of(1020143)), [])
+
+    def test_replies_that_are_lost_behind_an_end_of_file_are_found(self) -> None:
+        """Though Redis has too many clients: nothing above forgives that of what has run."""
+        simulation = sim.Simulation(5, sim.Options(limits=(), newer=("half_close",) * 9, newer_faults=("fill",) * 4))
+        half_closed = Ending.half_closed
+
+        def lose(ending: Ending) -> None:
+            session = ending._session
+            if simulation.redis.full and session.replies.pending:
+                ending.at_once()
+                session.connection.close(messages.CLIENT_LEFT.code)
+            else:
+                half_closed(ending)
+
+        with mock.patch.object(Ending, "half_closed", lose):
+            self.assertIn("closed", {wrong.kind for wrong in simulation.run()})
+
+    def test_a_large_command_waits_long_after_redis_was_replaced(self) -> None:
+        """An attempt to connect to the former address took its whole time."""
+        self.assertEqual(wrong(2060269, sim.options_of(2060269)), [])
+
+    def test_a_command_that_is_told_without_reason_that_redis_was_replaced_is_found(self) -> None:
+        """Though Redis was replaced, before the client sent the command."""
+
+        def refuse(session: Session, *_: object) -> None:
+            session.refuse_waiting(messages.REPLACED.text)
+
+        options = sim.Options(newer=("large",) * 9, newer_faults=("fail_over", "replace_while_waiting"))
+        with mock.patch.object(commands, "_begin_stream", refuse):
+            found = sim.Simulation(4, options).run()
+        self.assertEqual({wrong.kind for wrong in found}, {"replaced"})
 
     def test_a_wait_beside_a_flood_is_one_number(self) -> None:
         alone, beside = floods.slowest_ping(), floods.beside("unknown")()
