@@ -80,6 +80,37 @@ class ClientProtocol(RespReceiver):
     number: of this connection, unique; address: the client's.
     """
 
+    # Else these objects would have more attributes than Python keeps in the fast way: 30.
+    __slots__ = (
+        "_address",
+        "_backlog",
+        "_clients",
+        "_close_reason",
+        "_closing",
+        "_deadline",
+        "_departure",
+        "_flushed",
+        "_gathered",
+        "_handshaking",
+        "_left_at",
+        "_linger",
+        "_patience",
+        "_pressed",
+        "_read_closed",
+        "_received_little",
+        "_since",
+        "_socket",
+        "_timer",
+        "_unread_before",
+        "_usual_buffer",
+        "_write_through",
+        "account",
+        "detail",
+        "id",
+        "presence",
+        "session",
+    )
+
     def __init__(self, clients: Clients, number: int, address: IAddress | None) -> None:
         self._clients = clients
         self.id = number
@@ -365,7 +396,8 @@ class ClientProtocol(RespReceiver):
         clients.client_disconnected(self)
         # These objects have references to each other. Otherwise only the garbage collector would
         # free them, and its full runs delay clients noticeably.
-        self._drop_backlog()
+        if self._backlog is not None:
+            self._drop_backlog()
         session.usage.end()
         session.forget()
         account.forget()
