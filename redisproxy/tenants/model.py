@@ -12,6 +12,7 @@ import hmac
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .. import messages
 from ..printable import printable
@@ -42,12 +43,15 @@ def digest(password: bytes) -> bytes:
     return hashlib.blake2b(password, digest_size=32, key=_digest_key).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Tenant:
-    """An enrolled namespace, and the database index that is allocated to it."""
+class Tenant(NamedTuple):
+    """An enrolled namespace, and the database index that is allocated to it.
+
+    A tuple, because each log-in looks up its tenant in a dozen of dicts: the hash of a dataclass
+    is computed in Python.
+    """
 
     namespace: str
-    index: int
+    index: int  # type: ignore[assignment]  # nobody needs the tuple's method of this name
 
     @property
     def channel_prefix(self) -> bytes:
