@@ -100,7 +100,9 @@ class ClientAccount:
         if tenant == self._tenant:
             self.add_up()
             return
-        self._leave()
+        self.add_up()
+        if self._tenant is not None:
+            self._leave(self._tenant)
         self._tenant = tenant
         session, account = self._client.session, NOBODY if tenant is None else tenant.namespace
         session.usage.belongs_to(self._shared.memory, account)
@@ -110,19 +112,20 @@ class ClientAccount:
             self._counters = self._shared.counts.of(tenant.namespace)
             self._counters.logins += 1
 
-    def _leave(self) -> None:
+    def _leave(self, tenant: Tenant) -> None:
         """The client does not belong to its tenant any more."""
-        self.add_up()
-        tenant, self._tenant, self._counters = self._tenant, None, None
-        if tenant is not None:
-            members = self._shared.members
-            members[tenant].remove(self)
-            if not members[tenant]:
-                del members[tenant]
+        members = self._shared.members
+        of_tenant = members[tenant]
+        of_tenant.remove(self)
+        if not of_tenant:
+            del members[tenant]
+        self._tenant = self._counters = None
 
     def lost(self) -> None:
         """The client's connection is gone."""
-        self._leave()
+        if self._tenant is not None:
+            self.add_up()
+            self._leave(self._tenant)
         self.reservation.lost()
 
     def forget(self) -> None:

@@ -94,7 +94,7 @@ class Admission:
 
     def arrive(self, arrival: Arrival) -> None:
         """Gives a connection a place. Another one that has not logged in may have to go."""
-        self._enter(arrival)
+        self._put(arrival, self._unauthenticated, arrival.source)
         if self._unauthenticated.total + self._waiting.total + self._served.total > self._most:
             probes.reached("connection without a log-in makes room for a newer one")
             (first,) = islice(self._unauthenticated.of(self._unauthenticated.largest()), 1)
@@ -106,7 +106,7 @@ class Admission:
         """The source address of a connection is known better now."""
         if arrival.group is self._unauthenticated:
             self._forget(arrival)
-            self._enter(arrival)
+            self._put(arrival, self._unauthenticated, arrival.source)
 
     def log_in_at_once(self, arrival: Arrival, tenant: Tenant) -> bool:
         """Gives a session a slot if one is free. Returns whether it has one now."""
@@ -115,7 +115,7 @@ class Admission:
         if self._served.total >= self._slots:
             return False
         self._forget(arrival)
-        self._serve(arrival, tenant)
+        self._put(arrival, self._served, tenant)
         return True
 
     def log_in(self, arrival: Arrival, tenant: Tenant) -> None:
@@ -124,7 +124,7 @@ class Admission:
             arrival.admitted()
             return
         self._forget(arrival)
-        self._wait(arrival, tenant)
+        self._put(arrival, self._waiting, tenant)
         if not self._even_out(tenant) and self._waiting.total > self._waiting_slots:
             longest = self._waiting.largest()
             if len(self._waiting.of(longest)) <= len(self._waiting.of(tenant)):
@@ -152,13 +152,13 @@ class Admission:
         """A session does not wait for a slot any more: it ended, or was refused."""
         if arrival.group is self._waiting:
             self._forget(arrival)
-            self._enter(arrival)
+            self._put(arrival, self._unauthenticated, arrival.source)
 
     def belongs_to(self, arrival: Arrival, tenant: Tenant) -> None:
         """A session that has a slot is logged in as this tenant now."""
         if arrival.group is self._served and arrival.owner is not tenant:
             self._forget(arrival)
-            self._serve(arrival, tenant)
+            self._put(arrival, self._served, tenant)
             if self._waiting.total:
                 self._even_out(self._fewest())
 
@@ -197,19 +197,10 @@ class Admission:
     def _serve_next(self, tenant: Tenant) -> None:
         following = next(iter(self._waiting.of(tenant)))
         self._forget(following)
-        self._serve(following, tenant)
+        self._put(following, self._served, tenant)
         following.admitted()
 
     # Where each connection is.
-
-    def _enter(self, arrival: Arrival) -> None:
-        self._put(arrival, self._unauthenticated, arrival.source)
-
-    def _wait(self, arrival: Arrival, tenant: Tenant) -> None:
-        self._put(arrival, self._waiting, tenant)
-
-    def _serve(self, arrival: Arrival, tenant: Tenant) -> None:
-        self._put(arrival, self._served, tenant)
 
     def _put(self, arrival: Arrival, group: Shares[Any, Arrival], owner: Hashable) -> None:
         arrival.group, arrival.owner = group, owner

@@ -199,8 +199,9 @@ class ClientFactory(Factory):
         if not self.clients:
             self._memory_watch.stop()
             self._kernel_watch.stop()
-        self._watched.discard(client)
-        self._stop_probing()
+        if client in self._watched:
+            self._watched.discard(client)
+            self._stop_probing()
         if self.counted is not None:
             self.counted(len(self.clients))
         if self.drained is not None:

@@ -315,9 +315,11 @@ class Reservation:
         """Makes the reservation of a pending login the client's own. Does nothing without one."""
         if self._reserved is None:
             return
-        self.release()
+        if self._tenant_limit is not None:
+            self.release()
         self._tenant_limit, self._reserved = self._reserved, None
-        self.limits_changed()
+        if self._tenant_limit.rate_limiter is not None:
+            self.limits_changed()
         if self.rate_limiter is not None and self.rate_limiter.closed:
             self._wait(self.rate_limiter)  # commands behind the log-in wait, too
 
@@ -334,7 +336,8 @@ class Reservation:
     def lost(self) -> None:
         """Gives up everything: the client is gone."""
         self.release()
-        self.cancel()
+        if self._reserved is not None:
+            self.cancel()
         if self._line is not None:
             self._line.leave(self)
             self._line = None

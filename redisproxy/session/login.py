@@ -177,10 +177,12 @@ class Login:
             session.ending.begin(messages.TURNED_AWAY.code)
             return
         backend, tenant = session.backend, self.credential.tenant
-        if backend.multiplexes:
-            backend.join(tenant, self._protocol, session.suspend(Until.LOGIN, self._joined))
-        else:
+        if not backend.multiplexes:
             backend.acquire(tenant, self._protocol, session.suspend(Until.LOGIN, self._acquired))
+        elif (pool := backend.join_at_once(tenant, self._protocol)) is not None:
+            self._joined(pool)
+        else:
+            backend.join(tenant, self._protocol, session.suspend(Until.LOGIN, self._joined))
 
     @property
     def _protocol(self) -> int:
@@ -226,12 +228,13 @@ class Login:
         protocol: RESP version of these connections, 2 or 3.
         """
         session = self._session
+        backend, tenant = session.backend, self.credential.tenant
         session.credential = self.credential
         if session.tracking is not None:
             tracking, session.tracking = session.tracking, None
             if session.protocol == 3:
                 tracking.lost()
-        session.route.use_order(session, session.backend.order(self.credential.tenant))
+        session.route.use_order(session, backend.order(tenant))
         if session.subscriptions:
             # Another tenant's subscriptions. Redis would keep them, so the client is told. In RESP2
             # subscribers cannot log in.
@@ -240,11 +243,12 @@ class Login:
         session.multi = session.watching = False
         session.end_transaction()
         session.windowed_in_multi = 0
-        windowed.use(session, session.backend.window(self.credential.tenant))
+        windowed.use(session, backend.window(tenant))
         _unsubscribe(session)
-        session.charge_state()
+        if session.usage.size:
+            session.charge_state()
         session.scanner.limits = AUTHENTICATED
-        session.scanner.known = session.scripts.known
+        session.scanner.known = backend.scripts(tenant).known
         session.use_policy()
         if self._reservation is not None:
             session.connection.identity_changed(self.credential)

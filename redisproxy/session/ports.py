@@ -361,11 +361,18 @@ class Backend(Protocol):
         protocol: RESP version, 2 or 3.
         """
 
+    def join_at_once(self, tenant: Tenant, protocol: int) -> TenantPool | None:
+        """Returns the tenant's multiplexed connections, if one is open: the usual case, in which
+        nobody waits. None: the session has to `join` them.
+
+        Only where `multiplexes` is true. protocol: RESP version, 2 or 3. The session must call
+        `TenantPool.leave` when it does not use them any more.
+        """
+
     def join(self, tenant: Tenant, protocol: int, step: Step[TenantPool | Unavailable]) -> None:
         """Finishes the Step with the tenant's multiplexed connections, or with an Unavailable.
 
-        Only where `multiplexes` is true. protocol: RESP version, 2 or 3. The session must call
-        `TenantPool.leave` when it does not use them any more. If Redis is busy with a script, the
+        See `join_at_once`. If Redis is busy with a script, the
         pool has no connection yet, and its `upstream` is an Unavailable that has a `hello`.
         """
 

@@ -144,6 +144,14 @@ class SessionBackend:
         """See `session.ports.Backend`."""
         return self._pool.order(tenant)
 
+    def join_at_once(self, tenant: Tenant, protocol: int) -> ports.TenantPool | None:
+        """See `session.ports.Backend`."""
+        tenant_pool = self._pool.tenant_pool(tenant, protocol)
+        if not tenant_pool.open:
+            return None
+        tenant_pool.enter()
+        return tenant_pool
+
     def join(self, tenant: Tenant, protocol: int, step: Step[ports.TenantPool | Unavailable]) -> None:
         """See `session.ports.Backend`."""
         tenant_pool = self._pool.tenant_pool(tenant, protocol)
@@ -156,10 +164,6 @@ class SessionBackend:
             tenant_pool.leave()
             self._not_opened(failure, step)
 
-        if tenant_pool.open:  # the usual case, without a Deferred
-            tenant_pool.enter()
-            joined()
-            return
         work = tenant_pool.come()
         step.cancel = work.cancel
         work.addCallbacks(joined, failed)

@@ -562,6 +562,9 @@ class FuzzedConversation(Conversation):
         self.asked_protocol = protocol
         self._work("acquire", step)
 
+    def join_at_once(self, tenant: object, protocol: int) -> None:
+        """Has each session wait."""
+
     def join(self, tenant: object, protocol: int, step: Step) -> None:
         assert self.multiplexes
         self.asked_protocol = protocol

@@ -70,6 +70,9 @@ class OrderedConversation(SharedConversation):
     def prepare(self, tenant: Tenant, protocol: int) -> None:
         self.prepared += 1
 
+    def join_at_once(self, tenant: Tenant, protocol: int) -> None:
+        pass
+
     def join(self, tenant: Tenant, protocol: int, step: Step) -> None:
         self.step = step
         if self.joins_at_once:

@@ -482,6 +482,14 @@ class SharedConversation(Conversation):
         self.busy_pools: Unavailable | None = None
         super().__init__(**options)
 
+    def join_at_once(self, tenant: Tenant, protocol: int) -> RecordingPool | None:
+        if self.refuses_pools or self.busy_pools:
+            return None
+        self.asked.append(tenant)
+        self.asked_protocol = protocol
+        self.pools.append(RecordingPool(self, protocol))
+        return self.pools[-1]
+
     def join(self, tenant: Tenant, protocol: int, step: Step) -> None:
         self.asked.append(tenant)
         self.asked_protocol = protocol

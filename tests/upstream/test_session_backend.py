@@ -221,8 +221,13 @@ class MultiplexedTests(BackendCase):
         self.backend.join(BLUE, 2, self.session.step)
 
     def test_an_open_one_is_there_at_once(self) -> None:
-        self.join()
-        self.assertEqual((self.session.results, self.tenant_pool.users), ([self.tenant_pool], 1))
+        self.assertIs(self.backend.join_at_once(BLUE, 2), self.tenant_pool)
+        self.assertEqual(self.tenant_pool.users, 1)
+
+    def test_none_is_there_at_once_that_is_to_be_opened(self) -> None:
+        self.tenant_pool = TenantPool(is_open=False)
+        self.assertIsNone(self.backend.join_at_once(BLUE, 2))
+        self.assertEqual(self.tenant_pool.users, 0)
 
     def test_one_that_is_opened(self) -> None:
         self.tenant_pool = TenantPool(is_open=False)
@@ -237,9 +242,6 @@ class MultiplexedTests(BackendCase):
             self.join()
             end()
             self.assertEqual(self.tenant_pool.users, 0)
-        self.tenant_pool = TenantPool(is_open=True)
-        self.join()
-        self.assertEqual((self.session.results, self.tenant_pool.users), ([], 0))
 
 
 class ScriptsTests(BackendCase):
