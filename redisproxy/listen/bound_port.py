@@ -14,6 +14,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 from twisted.internet import tcp, unix
@@ -26,6 +27,18 @@ class _BoundSocket(socket.socket):
     """A socket whose `listen` only keeps the backlog: Twisted calls it directly after `bind`."""
 
     _backlog = 0
+
+    # Python makes these anew, in eight calls, for each connection that is accepted.
+
+    @cached_property
+    def family(self) -> socket.AddressFamily:
+        """See `socket.socket`."""
+        return super().family
+
+    @cached_property
+    def type(self) -> socket.SocketKind:
+        """See `socket.socket`."""
+        return super().type
 
     def listen(self, backlog: int = 0, /) -> None:
         self._backlog = backlog
@@ -97,15 +110,18 @@ def probe_accepted_connections(descriptor: int, seconds: float) -> None:
                 listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def limit_accepted_connections(descriptor: int, size: int) -> None:
-    """Has the kernel keep little of what is sent over connections that are accepted at this socket.
-    TCP connections inherit that.
+def prepare_accepted_connections(descriptor: int, size: int) -> None:
+    """Has the kernel send small replies at once, and keep little of what is sent, over connections
+    that are accepted at this socket. TCP connections inherit that, and that they are probed.
 
     size: in bytes. What is received has no such limit: from a small one the kernel would choose a
     window scale that a connection keeps for ever.
     """
     with socket.socket(fileno=os.dup(descriptor)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+        if listening.family in (socket.AF_INET, socket.AF_INET6):
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 class BindingReactor:

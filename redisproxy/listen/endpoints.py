@@ -30,7 +30,7 @@ from twisted.python.failure import Failure
 
 from .. import bounds
 from . import proxy_protocol, tls
-from .bound_port import BindingReactor, BoundPort, limit_accepted_connections, probe_accepted_connections
+from .bound_port import BindingReactor, BoundPort, prepare_accepted_connections, probe_accepted_connections
 from .handshakes import HandshakeQueue
 from .shared_port import InheritingReactor, always
 
@@ -152,7 +152,7 @@ class Listening:
             for socket_ in waiting if self._keepalive else ():
                 probe_accepted_connections(socket_.fileno(), self._keepalive)
             for socket_ in waiting:
-                limit_accepted_connections(socket_.fileno(), bounds.UNAUTHENTICATED_SENT_BYTES)
+                prepare_accepted_connections(socket_.fileno(), bounds.UNAUTHENTICATED_SENT_BYTES)
 
     def hold(self) -> list[int]:
         """Binds the ports like `bind`, and accepts nothing also after `listen`. Returns their

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from twisted.internet import protocol, unix
+from twisted.internet import protocol
 from twisted.internet.interfaces import IConsumer, IPushProducer, ISystemHandle, ITCPTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,8 +20,6 @@ from .. import bounds
 from ..ops.bugs import log_bug
 from ..resp.framing import ProtocolError
 from .twisted_private import write_at_once
-
-_UNIX = (unix.Server, unix.Client)
 
 
 class PauseReason:
@@ -72,11 +70,6 @@ class RespReceiver(protocol.Protocol):
         self._held = 0
         self._wide = False
         self.write = write_at_once(self.transport)
-        # A Unix socket has no such options. In older Twisted its transport has the methods all the
-        # same.
-        if hasattr(self.transport, "setTcpNoDelay") and not isinstance(self.transport, _UNIX):
-            self.transport.setTcpNoDelay(True)
-            self.transport.setTcpKeepAlive(True)
 
     def dataReceived(self, data: bytes) -> None:
         size = len(data)

@@ -118,7 +118,7 @@ class Route:
             raise BugError(f"no session moves from {before} to {to}")
         if to is not NONE and not self._replies.drained:
             raise BugError(f"a session moves to {to} while replies are pending")
-        former = self.dedicated
+        former = self.dedicated if before is DEDICATED else None
         self.state, self.upstream, self.clean = to, upstream, True
         self.full = self.prepared = self._with_scripts = False
         if former is not None and clean is not None:

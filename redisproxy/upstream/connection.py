@@ -192,6 +192,8 @@ class RedisConnection(RespReceiver):
     def connectionMade(self) -> None:
         super().connectionMade()
         if not isinstance(self.transport.getHost(), UNIXAddress):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
             probe_idle_connection(self.transport.fileno())
         socket_buffers.limit(self._handle, bounds.SOCKET_BYTES, bounds.SOCKET_BYTES)
 

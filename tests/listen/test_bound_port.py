@@ -92,6 +92,9 @@ class BoundTests(unittest.TestCase):
             await self.received(client)
             found = [self.factory.newest.getsockopt(socket.IPPROTO_TCP, option) for option in options]
             self.assertEqual(found, [90, 30, 3])
+            self.assertTrue(self.factory.newest.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            # and small replies are not delayed
+            self.assertTrue(self.factory.newest.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         self.assertEqual(await self.received(self.connect(path)), b"hello")
 
     async def test_it_refuses_until_it_listens(self) -> None:
