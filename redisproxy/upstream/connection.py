@@ -139,6 +139,34 @@ class RedisConnection(RespReceiver):
     pool: learns when a session releases the connection, and when the connection is lost.
     """
 
+    # Else these objects would have more attributes than Python keeps in the fast way: 30.
+    __slots__ = (
+        "_answers",
+        "_asked",
+        "_deal_out",
+        "_deferred",
+        "_finished",
+        "_narrow",
+        "_pending",
+        "_pool",
+        "_session",
+        "_spied",
+        "_user",
+        "_work",
+        "address",
+        "counted",
+        "has_acl_user",
+        "idle_since",
+        "like_replica",
+        "opened",
+        "order",
+        "protocol",
+        "runs_scripts",
+        "stale",
+        "tenant",
+        "tenant_limit",
+    )
+
     def __init__(self, address: BackendAddress, pool: Pool) -> None:
         self.address = address
         #: when it was opened, in the reactor's seconds; None before that, and after the proxy
