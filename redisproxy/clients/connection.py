@@ -120,7 +120,7 @@ class ClientProtocol(RespReceiver):
         self.account = ClientAccount(self, clients)
         self.session = Session(self, self.account, clients.backend)
         self.session.usage.belongs_to(clients.memory, NOBODY)
-        self.session.work = clients.work.of(NOBODY)
+        self.session.work = clients.work.nobody
         self.presence = Presence(self, clients.admission)
         self._closing = False
         self._read_closed = False
@@ -381,7 +381,8 @@ class ClientProtocol(RespReceiver):
             self._departure = None
         account.lost()
         session.ending.at_once()
-        clients.log_ins.end(self)
+        if session.credential is None:  # else it has no login deadline
+            clients.log_ins.end(self)
         self._deadline = None
         if self._timer is not None:
             self._restart_timer()
@@ -476,7 +477,8 @@ class ClientProtocol(RespReceiver):
             self._limit_kernel(send=bounds.UNAUTHENTICATED_SENT_BYTES)
         else:
             self._clients.log_ins.end(self)
-            self.presence.belongs_to(credential.tenant)
+            if self.presence.owner is not credential.tenant:
+                self.presence.belongs_to(credential.tenant)
             self.account.belongs_to(credential.tenant)
             self._limit_kernel(bounds.SOCKET_BYTES if self._received_little else 0, bounds.SOCKET_BYTES)
             self.read_at_most(self._usual_buffer)

@@ -399,7 +399,8 @@ class Session:
 
         Without this, only the garbage collector would free the parts, as they hold each other.
         """
-        self.end_transaction()
+        if self.transaction is not None:
+            self.end_transaction()
         self.large = None
         self.replies.forget()
         self.ending.forget()

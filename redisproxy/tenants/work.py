@@ -106,8 +106,9 @@ class WorkQueue:
     def __init__(self, seconds: Callable[[], float], call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._seconds = seconds
         self._call_soon = call_soon
-        self._nobody = _Nobody(self)
-        self._budgets: dict[str, Budget] = {NOBODY: self._nobody}
+        #: the budget of NOBODY
+        self.nobody: Budget = _Nobody(self)
+        self._budgets: dict[str, Budget] = {NOBODY: self.nobody}
         # Budgets of which little is left, or for which sessions wait: the next one first.
         self._low: dict[Budget, None] = {}
         self._scheduled = False
@@ -142,15 +143,15 @@ class WorkQueue:
         self._scheduled = False
         budgets, self._low = self._low, {}
         end, units = self._seconds() + bounds.WORK_TURN_SECONDS, bounds.WORK_TURN_UNITS
-        waiting = [budget for budget in budgets if budget.waiting and budget is not self._nobody]
-        if waiting or self._nobody.waiting:
+        waiting = [budget for budget in budgets if budget.waiting and budget is not self.nobody]
+        if waiting or self.nobody.waiting:
             probes.reached("session waits for the work of others")
         while waiting and units > 0 and self._seconds() < end:
             budget = waiting.pop(0)
             units -= budget.serve(bounds.WORK_SLICE)
             if budget.waiting:
                 waiting.append(budget)
-        nobody = self._nobody
+        nobody = self.nobody
         units = max(units, bounds.WORK_TURN_UNITS // 4)
         end = max(end, self._seconds() + bounds.WORK_TURN_SECONDS / 4)
         while nobody.waiting:
