@@ -191,6 +191,19 @@ class WorkTests(WorkCase):
         self.assertEqual(client.transport.producerState, "producing")
 
 
+class CostTests(WorkCase):
+    """What each client costs, whatever it sends."""
+
+    def test_it_has_no_more_attributes_than_python_keeps_in_the_fast_way(self) -> None:
+        client = self.connect(BLUE)
+        client.close("")
+        self.assertLess(len(vars(client)), 30)
+
+    def test_to_look_up_its_tenant_takes_no_python(self) -> None:
+        self.assertIs(type(BLUE.tenant).__hash__, tuple.__hash__)
+        self.assertIs(type(BLUE.tenant).__eq__, tuple.__eq__)
+
+
 class PlainTests(WorkCase):
     """Plain commands, which are work only in large reads."""
 

@@ -12,6 +12,7 @@ from redisproxy.policy.policy import make_policy
 from redisproxy.resp.framing import encode
 from redisproxy.session.errors import OK
 from redisproxy.session.ports import Unavailable
+from redisproxy.session.session import Session
 from redisproxy.tenants.model import Snapshot
 from redisproxy.tenants.work import WorkQueue
 
@@ -30,6 +31,12 @@ class PlainTests(SharedCase):
         conversation.shared_redis(b"+1\r\n+2\r\n+3\r\n")
         told = conversation.hears()
         self.assertTrue(told.startswith(b"+1\r\n+2\r\n-NOPERM") and told.endswith(b"+3\r\n"), told)
+
+    def test_a_log_in_does_not_wait_where_a_connection_is_open(self) -> None:
+        conversation = SharedConversation()
+        with mock.patch.object(Session, "suspend", side_effect=AssertionError("it waits")):
+            conversation.command(b"AUTH", b"blue")
+        self.assertHears(conversation, OK)
 
     def test_nothing_of_a_command_that_is_not_whole(self) -> None:
         conversation = logged_in().client(GET + GET[:-1])
