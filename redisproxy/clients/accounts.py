@@ -25,6 +25,7 @@ from ..tenants.memory import NOBODY, Memory
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
 from ..tenants.work import WorkQueue
 from ..upstream.session_backend import SessionBackend
+from .admission import Admission
 from .own_sessions import OwnSessions
 from .presence import Presence
 from .snapshot import CurrentSnapshot
@@ -59,6 +60,8 @@ class Shared(Protocol):
     tenant_limits: TenantLimits
     access_log: AccessLog
     login_backoff: LoginBackoff
+    #: who has a slot
+    admission: Admission
     counts: Counts
     #: the memory that clients use
     memory: Memory
@@ -143,12 +146,12 @@ class ClientAccount:
             self._counters.received += self._counted[1] - before[1]
 
     def inspected(self, name: bytes) -> None:
-        """Counts an inspected command by its name."""
+        """See `session.ports.Accounts`."""
         if self._counters is not None:
             self._counters.inspected_one(name)
 
     def forbidden(self, name: str) -> None:
-        """Counts and logs a refused command. name: fit for a log.
+        """See `session.ports.Accounts`.
 
         Only the first LOGGED_REFUSALS of the connection are logged.
         """
@@ -204,7 +207,7 @@ class ClientAccount:
 
     def take_slot_at_once(self, tenant: Tenant) -> bool:
         """See `session.ports.Accounts`."""
-        return self._client.presence.log_in_at_once(tenant)
+        return self._shared.admission.log_in_at_once(self._client.presence, tenant)
 
     def take_slot(self, tenant: Tenant, step: Step[bool]) -> None:
         """See `session.ports.Accounts`."""

@@ -42,7 +42,6 @@ from ..tenants.model import Credential
 from ..tenants.work import Budget
 from . import accounts
 from .accounts import ClientAccount
-from .admission import Admission
 from .backlog import Backlog
 from .departure import Departure, depart
 from .presence import Presence
@@ -55,7 +54,6 @@ STATES = ("waiting", "unauthenticated", "multiplexed", "dedicated", "ending")
 class Clients(accounts.Shared, Protocol):
     """What all connections of one process share: see `factory.ClientFactory`."""
 
-    admission: Admission
     #: seconds that a client has until its log-in
     login_timeout: float
     #: the login deadlines of clients that are not logged in
@@ -168,7 +166,7 @@ class ClientProtocol(RespReceiver):
             self._limit_backlog()
         clients.client_connected(self)
         clients.log_ins.begin(self)
-        self.presence.arrive()
+        clients.admission.arrive(self.presence)
 
     def handshakeCompleted(self) -> None:
         """See IHandshakeListener. The login deadline includes the handshake."""
@@ -458,14 +456,6 @@ class ClientProtocol(RespReceiver):
         if session.credential is None:
             return "unauthenticated"
         return "dedicated" if session.dedicated else "multiplexed"
-
-    def inspected(self, name: bytes) -> None:
-        """See `session.ports.ClientConnection`."""
-        self.account.inspected(name)
-
-    def forbidden(self, name: str) -> None:
-        """See `session.ports.ClientConnection`."""
-        self.account.forbidden(name)
 
     def identity_changed(self, credential: Credential | None) -> None:
         """See `session.ports.ClientConnection`."""

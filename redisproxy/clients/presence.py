@@ -57,17 +57,9 @@ class Presence:
         #: the credential of a log-in that was refused because there is no slot
         self.turned_away: Credential | None = None
 
-    def arrive(self) -> None:
-        """The connection is there."""
-        self._admission.arrive(self)
-
     def moved(self) -> None:
         """The client's address is known better now."""
         self._admission.moved(self)
-
-    def log_in_at_once(self, tenant: Tenant) -> bool:
-        """Takes a slot if one is free. Returns whether the session has one."""
-        return self._admission.log_in_at_once(self, tenant)
 
     def log_in(self, tenant: Tenant, step: Step[bool]) -> None:
         """Finishes the Step, now or later, with whether the session has a slot."""

@@ -89,7 +89,7 @@ def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
     kind, what: as the scanner found it, see `resp.framing`.
     """
     if isinstance(what, list):
-        session.connection.inspected(what[0])
+        session.accounts.inspected(what[0])
         if kind == COMMAND:
             return dispatch(session, what)
         session.streaming = False  # HEADED
@@ -100,7 +100,7 @@ def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
         session.streaming = False
         begin = partial(_begin_stream, session, what, session.policy)
         return (_acquire_for_script if _may_call(what) else session.route.acquire)(session, begin)
-    session.connection.inspected(what)
+    session.accounts.inspected(what)
     if kind == OVERSIZE:
         if session.credential is not None and what.upper() not in session.policy.table:
             return unknown(session, [what])

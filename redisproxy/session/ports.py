@@ -103,12 +103,6 @@ class ClientConnection(Protocol):
         None: it is not logged in any more, and must log in again within the login timeout.
         """
 
-    def inspected(self, name: bytes) -> None:
-        """The session inspected a command. name: as the client spelt it, for the counts."""
-
-    def forbidden(self, name: str) -> None:
-        """The session refused a command that the tenant may not use. name: fit for a log."""
-
 
 class Reservation(Protocol):
     """One of a tenant's connections (`max-connections`), while a log-in is under way."""
@@ -121,7 +115,7 @@ class Reservation(Protocol):
 
 
 class Accounts(Protocol):
-    """Who may log in, as one client sees it."""
+    """Who may log in, and what is counted of a client, as that client's session sees it."""
 
     def authenticate(self, user: str | None, password: bytes) -> Credential:
         """Returns the credential that this password belongs to. Raises AuthenticationError."""
@@ -137,6 +131,12 @@ class Accounts(Protocol):
 
         Raises TenantFullError if the tenant has too many connections.
         """
+
+    def inspected(self, name: bytes) -> None:
+        """The session inspected a command. name: as the client spelt it, for the counts."""
+
+    def forbidden(self, name: str) -> None:
+        """The session refused a command that the tenant may not use. name: fit for a log."""
 
     def take_slot_at_once(self, tenant: Tenant) -> bool:
         """Returns whether the session has a slot: it had one before, or one is free."""

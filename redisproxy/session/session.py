@@ -877,7 +877,7 @@ class Session:
         busy = self.backend.busy_error()
         if busy:
             return self.refuse(b"-%b\r\n" % busy.encode())
-        self.connection.forbidden(policy.shown(name))
+        self.accounts.forbidden(policy.shown(name))
         return self.refuse(error or self.policy.refusal(name))
 
     def not_held(self, result: Unavailable, count: int = 1) -> None:

@@ -77,7 +77,8 @@ class Usage:
         self._memory: Memory | None = None
         #: the tenant's namespace
         self.account = NOBODY
-        self._nothing()
+        self._backlog = self._queue = self._commands = 0
+        self._half = self._waiting = self._state = self._unsent = self._kernel = 0
         #: all of it, in bytes
         self.size = 0
         #: bytes that were given back so far, which shows progress
@@ -90,10 +91,6 @@ class Usage:
     def __repr__(self) -> str:
         kinds = ("backlog", "queue", "commands", "half", "waiting", "state", "unsent", "kernel")
         return f"<Usage {' '.join(f'{kind}={size}' for kind in kinds if (size := getattr(self, f'_{kind}')))}>"
-
-    def _nothing(self) -> None:
-        self._backlog = self._queue = self._commands = 0
-        self._half = self._waiting = self._state = self._unsent = self._kernel = 0
 
     def belongs_to(self, memory: Memory, account: str) -> None:
         """Charges this account from now on. account: a namespace, or NOBODY."""
@@ -161,7 +158,8 @@ class Usage:
         """The client is gone: gives everything back."""
         self.user = None
         if self.size:
-            self._nothing()
+            self._backlog = self._queue = self._commands = 0
+            self._half = self._waiting = self._state = self._unsent = self._kernel = 0
             self._add(-self.size)
         if self._memory is not None and (self.stopped or self.closing):
             self._memory.forget(self)
