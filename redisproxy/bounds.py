@@ -238,6 +238,8 @@ SCRIPT_SUSPECTS = 5
 #: Acquisitions of connections at the same time, by all tenants together. With more, each would take
 #: too long.
 ACQUIRING: Annotated[int, 2] = 256
+#: Time until a connection to a full Redis is cut off, whose session had to end for another tenant.
+GIVING_WAY_SECONDS: Annotated[float, 0.1] = 1.0
 #: Time after its last use in which an idle connection is used again without a PING.
 FRESH_SECONDS: Annotated[float, 0.0] = 1.0
 #: Time that a command waits for a tenant's command that was read before, and waits for a dedicated

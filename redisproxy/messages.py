@@ -908,6 +908,14 @@ REDIS_AT = LogLine("redis-at", "Redis is at {address}")
 REDIS_VERSION = LogLine("redis-version", "Redis is {version}, with {databases} databases")
 REDIS_USABLE_AGAIN = LogLine("redis-usable-again", "Redis at {address} can be used again")
 REDIS_NO_CONNECTION = LogLine("redis-no-connection", "no connection to Redis: {reason}", level="error")
+REDIS_SHARED_OUT = LogLine(
+    "redis-shared-out",
+    "Redis has as many clients as it takes (maxclients): {namespace} has most connections, and gives some up to others",
+    "Raise maxclients of Redis, or limit the tenant: redisproxy/max-connections.",
+    "sizing.md#who-gets-a-connection-to-redis",
+    level="warn",
+    runbook="ClientsTurnedAway",
+)
 REDIS_NO_CONTROL = LogLine(
     "redis-no-control-connection",
     "no control connection to {address}: {reason}",
@@ -1115,6 +1123,13 @@ OVER_SHARE = CloseReason(
     "All slots (MAX_WORKERS) were taken, its tenant had most of them, and another tenant logged in.",
     "Raise MAX_WORKERS, or limit the tenant: redisproxy/max-connections.",
     "sizing.md#who-gets-a-slot",
+)
+OVER_REDIS_SHARE = CloseReason(
+    "over-redis-share",
+    "Redis had as many clients as it takes (maxclients), its tenant had most connections there, and another tenant needed "
+    "one.",
+    "Raise maxclients of Redis, or limit the tenant: redisproxy/max-connections.",
+    "sizing.md#who-gets-a-connection-to-redis",
 )
 OVER_LIMIT = CloseReason(
     "tenant-full", "The tenant has reached its limit of connections.", TENANT_FULL.remedy, "operate.md#limits"

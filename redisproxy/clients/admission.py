@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from .. import bounds, probes
 from ..tenants.model import Tenant
-from .shares import Shares
+from ..tenants.shares import Shares
 
 
 class Arrival(Hashable, Protocol):

@@ -701,6 +701,12 @@ class ClientProtocol(RespReceiver):
         if not self._closing:
             self._set_deadline(bounds.REVOKED_SECONDS, self._out_of_grace)
 
+    def give_way(self, close_reason: str) -> None:
+        """See `session.ports.ClientConnection`."""
+        if not self.session.ended:
+            self.session.ending.give_up(close_reason)
+        self.end_revoked()
+
     def _out_of_grace(self) -> None:
         probes.reached("revoked client does not take its last replies")
         close_reason = self.session.ending.close_reason

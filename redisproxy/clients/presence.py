@@ -15,8 +15,8 @@ from ..session.session import Session
 from ..session.state import Step
 from ..tenants.login_backoff import source
 from ..tenants.model import Credential, Tenant
+from ..tenants.shares import Shares
 from .admission import Admission, Arrival
-from .shares import Shares
 
 #: The source of an IPv6 address. To find it is one of the dearer parts of a connection.
 _source = lru_cache(4096)(source)
@@ -34,8 +34,8 @@ class Client(Protocol):
     def make_room(self) -> None:
         """Closes the client at once, because it has not logged in."""
 
-    def end_revoked(self) -> None:
-        """Closes the client after its pending replies."""
+    def give_way(self, close_reason: str) -> None:
+        """See `session.ports.ClientConnection`."""
 
     def cut_short(self) -> None:
         """Aborts the client, which is being closed."""
@@ -100,15 +100,8 @@ class Presence:
 
     @property
     def rank(self) -> int:
-        """See `admission.Arrival`. 0: it is idle, and has no state; 1: idle, with state at Redis
-        (subscriptions, MULTI, WATCH); 2: its command is blocked; 3: others are pending.
-        """
-        session = self._client.session
-        if session.ended or (session.at_rest and not session.stateful):
-            return 0
-        if session.blocked:
-            return 2
-        return 3 if session.outstanding or session.gates else 1
+        """See `admission.Arrival`, and `session.ports.DedicatedUser`."""
+        return self._client.session.rank
 
     def admitted(self) -> None:
         """See `admission.Arrival`."""
@@ -127,10 +120,7 @@ class Presence:
 
     def give_way(self) -> None:
         """See `admission.Arrival`."""
-        ending = self._client.session.ending
-        if not self._client.session.ended:
-            ending.give_up(messages.OVER_SHARE.code)
-        self._client.end_revoked()
+        self._client.give_way(messages.OVER_SHARE.code)
 
     def cut(self) -> None:
         """See `admission.Arrival`."""

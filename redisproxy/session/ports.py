@@ -88,6 +88,12 @@ class ClientConnection(Protocol):
     def abort(self, close_reason: str) -> None:
         """Closes at once, even if written bytes have not left. close_reason: for the log."""
 
+    def give_way(self, close_reason: str) -> None:
+        """Closes the client after the replies to what Redis has. Its session sends no more.
+
+        close_reason: for the log.
+        """
+
     def bug(self, error: BaseException) -> None:
         """Logs a bug of the proxy, and aborts this connection alone."""
 
@@ -272,6 +278,15 @@ class DedicatedUser(Protocol):
     @property
     def midway(self) -> bool:
         """Whether Redis got the beginning of a command, and not yet its end."""
+
+    @property
+    def rank(self) -> int:
+        """How much is lost if it ends. 0: it is idle, and has no state; 1: idle, with state at
+        Redis (subscriptions, MULTI, WATCH); 2: its command is blocked; 3: others are pending.
+        """
+
+    def give_way(self) -> None:
+        """It has to end: its tenant has most connections to Redis, and another one needs one."""
 
     def upstream_full(self, full: bool) -> None:
         """Redis reads commands too slowly (full is True), or fast enough again (False)."""

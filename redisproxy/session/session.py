@@ -235,6 +235,19 @@ class Session:
         return self._newest_blocking is not None and self._newest_blocking.count > 0
 
     @property
+    def rank(self) -> int:
+        """See `session.ports.DedicatedUser`."""
+        if self.ended or (self.at_rest and not self.stateful):
+            return 0
+        if self.blocked:
+            return 2
+        return 3 if self.outstanding or self.gates else 1
+
+    def give_way(self) -> None:
+        """See `session.ports.DedicatedUser`."""
+        self.connection.give_way(messages.OVER_REDIS_SHARE.code)
+
+    @property
     def held(self) -> bool:
         """Whether what the client sent was not sent to Redis yet, because Redis is away, or the
         tenant is paused.

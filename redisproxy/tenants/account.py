@@ -112,7 +112,13 @@ class Counts:
         #: closed connections by close reason. Those of an alert start at 0, so that Prometheus sees
         #: the first increase
         self.ended: dict[str, int] = dict.fromkeys(
-            (messages.TURNED_AWAY.code, messages.OVER_SHARE.code, messages.MADE_ROOM.code), 0
+            (
+                messages.TURNED_AWAY.code,
+                messages.OVER_SHARE.code,
+                messages.OVER_REDIS_SHARE.code,
+                messages.MADE_ROOM.code,
+            ),
+            0,
         )
         #: bytes of replies that Redis sent, by namespace
         self.replied: dict[str, int] = {}

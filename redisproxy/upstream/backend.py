@@ -134,6 +134,7 @@ class Backend(service.MultiService):
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master
         )
+        self.control.refused = self._refused
         self.pool.found_replica = self.master.doubt
         #: removes ACL users that are left over; None with ``--acl off``, or if another process does
         #: so
@@ -176,16 +177,26 @@ class Backend(service.MultiService):
         reply_timeout: in seconds; None if each query has a time limit of its own.
         """
         settings = self._settings
+
+        def asked(client: RedisClient) -> None:
+            self._refused(client)
+            changed(client)
+
         return RedisClient(
             self._reactor,
             address,
             partial(endpoint_for, self._reactor, address, settings.connect_timeout, settings.redis_ca),
             settings.connect_timeout,
-            changed,
+            asked,
             name=name,
             reply_timeout=reply_timeout,
             reply_limit=bounds.QUERY_REPLY_BYTES,
         )
+
+    def _refused(self, client: RedisClient) -> None:
+        """Has room made for a connection of the proxy's own, if a full Redis has refused it."""
+        if client.full or (client.connection is None and self.pool.crowd.said_full):
+            self.pool.crowd.make_room()
 
     def _master_password(self) -> bytes | None:
         address = self.master.address
@@ -266,7 +277,7 @@ class Backend(service.MultiService):
             return messages.REDIS_NOT_PROBED() if self.control.asking else messages.REDIS_NO_ANSWER()
         if self.control.users_refused:
             return messages.REDIS_REFUSES_USERS()
-        if self.pool.refused:
+        if self.pool.refuses_all:
             return messages.REDIS_REFUSES_CONNECTIONS()
         if not self.acl_users.serves:
             return messages.REDIS_WITHOUT_ACL()

@@ -40,7 +40,7 @@ from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..tenants.model import BackendAddress
 from .endpoint import CaFileError, connect, connected, why
 from .hold import is_lasting
-from .redis_errors import is_busy
+from .redis_errors import is_busy, is_full
 
 #: Seconds from a refused log-in to the next attempt, if the error does not pass by itself: with a
 #: wrong password an early attempt would not help. A Redis with too many clients takes one soon.
@@ -231,7 +231,9 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         if address.password:
             await self.ask("AUTH", *([address.username] if address.username else []), address.password)
         if name:
-            await self.ask_all([("CLIENT", "SETNAME", name)])  # some servers do not have this command
+            [named] = await self.ask_all([("CLIENT", "SETNAME", name)])  # some servers do not have this command
+            if isinstance(named, ErrorReply) and is_full(named.text):
+                raise ReplyError(named.text)
 
 
 @implementer(IStreamClientEndpoint)
@@ -348,6 +350,11 @@ class RedisClient(service.Service):
     def connected(self) -> bool:
         """See `Commands`."""
         return self.connection is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no connection because Redis has as many clients as it takes."""
+        return isinstance(self.failure, ReplyError) and is_full(str(self.failure))
 
     async def connect(self) -> Connection:
         """Returns the connection. Waits for the next one until the time limit.

@@ -35,7 +35,7 @@ from ..tenants.slow_log import ConnectionNames
 from ..tenants.work import UNLIMITED
 from .hold import is_away, is_lasting
 from .order import TenantOrder
-from .redis_errors import first_word, is_busy
+from .redis_errors import first_word, is_busy, is_full
 
 
 class UpstreamError(messages.MessageError):
@@ -60,6 +60,14 @@ class RedisUnreachable(UpstreamError):
 
     def __init__(self, reason: messages.Text) -> None:
         super().__init__(reason, messages.UNREACHABLE.text, passing=True)
+
+
+class RedisFull(RedisUnreachable):
+    """Redis has as many clients as it takes. If others have more, they make room: see `crowd`."""
+
+
+class RedisCloses(RedisUnreachable):
+    """The connection was closed before it was ready, without a word that arrived."""
 
 
 class PausedError(UpstreamError):
@@ -92,6 +100,10 @@ class UserUnknown(UpstreamError):
 
 def _error(answer: bytes) -> messages.Text:
     return messages.redis_error(shown_error(answer))
+
+
+def _unreachable(answer: bytes, reason: messages.Text) -> RedisUnreachable:
+    return (RedisFull if is_full(_text(answer)) else RedisUnreachable)(reason)
 
 
 def _text(answer: bytes) -> str:
@@ -257,13 +269,15 @@ class RedisConnection(RespReceiver):
             answer = await authenticated
             if answer != b"+OK":
                 reason = messages.REDIS_ANSWERED_AUTH(error=_error(answer))
-                raise UpstreamError(reason, messages.LOGIN_REFUSED.text) if is_lasting(answer) else RedisUnreachable(reason)
+                if is_lasting(answer):
+                    raise UpstreamError(reason, messages.LOGIN_REFUSED.text)
+                raise _unreachable(answer, reason)
         except BaseException:
             pinged.addErrback(lambda _: None)  # it fails with the connection
             raise
         answer = await pinged
         if is_away(answer):
-            raise RedisUnreachable(messages.REDIS_ANSWERED_PING(error=_error(answer)))
+            raise _unreachable(answer, messages.REDIS_ANSWERED_PING(error=_error(answer)))
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
         """Names the connection, SELECTs the tenant's database, logs in as its ACL user, and sends
@@ -537,6 +551,18 @@ class RedisConnection(RespReceiver):
         """See `session.ports.Dedicated`."""
         if blocked or has_unsent(self.transport):
             self.finish()
+
+    @property
+    def rank(self) -> int | None:
+        """How much is lost if it is given up: see `session.ports.DedicatedUser`. None: it is not
+        one session's.
+        """
+        return None if self._session is None else self._session.rank
+
+    def give_way(self) -> None:
+        """Ends its session, because another tenant needs a connection."""
+        if self._session is not None:
+            self._session.give_way()
 
     def finish(self) -> None:
         """Sends nothing more, not even bytes that the kernel has not taken, and half closes the

@@ -86,8 +86,14 @@ class FairQueue(Generic[Waiter]):
         self._count(tenant, 1)
         return waiter
 
-    def clear(self) -> list[Waiter]:
-        """Empties all queues, and returns the waiters that were in them."""
+    def clear(self, tenant: Tenant | None = None) -> list[Waiter]:
+        """Empties all queues, or that of one tenant. Returns the waiters that were in them."""
+        if tenant is not None:
+            waiters = self._waiting.get(tenant, OrderedDict())
+            if waiters:
+                self._leave_level(tenant)
+                del self._waiting[tenant]
+            return list(waiters)
         found = [waiter for waiters in self._waiting.values() for waiter in waiters]
         self._waiting.clear()
         self._levels.clear()

@@ -7,7 +7,7 @@ connection on which no database was SELECTed has the key None, and can be given 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -36,6 +36,10 @@ class IdleConnections:
     def __len__(self) -> int:
         """The number of idle connections."""
         return len(self._timers)
+
+    def __iter__(self) -> Iterator[RedisConnection]:
+        """All of them, the one that has been idle longest first."""
+        return iter(self._timers)
 
     def put(self, connection: RedisConnection) -> None:
         """Adds a connection that nobody uses from now on."""

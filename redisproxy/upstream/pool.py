@@ -28,7 +28,8 @@ from ..tenants.model import BackendAddress, Tenant
 from ..tenants.slow_log import ConnectionNames
 from .acl_users import AclUsers
 from .base import Base
-from .connection import PausedError, RedisConnection, RedisUnreachable, UpstreamError
+from .connection import PausedError, RedisCloses, RedisConnection, RedisFull, RedisUnreachable, UpstreamError
+from .crowd import Claim, Crowd
 from .endpoint import CaFileError, connect, endpoint_for, why
 from .faults import Faults
 from .handover import Handover
@@ -85,17 +86,21 @@ class ConnectionPool(service.Service):
         self.names = ConnectionNames()
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._faults = Faults(reactor)
-        self._preparation = Preparation(acl_users, self._idle, self._faults, self._open, self._answered, self._keep)
+        self._preparation = Preparation(acl_users, self._idle, self._faults, self._answered, self._keep)
         self._base_size = base
         self._base = Base(reactor, self._base_missing, self._open, self._opened_for_base, lambda: self.hold.waits)
         #: holds work while Redis is away
         self.hold = HeldWork(reactor, hold, self._base.hurry)
         self._turns = Turns(bounds.ACQUIRING)
+        #: how a full Redis is shared out
+        self.crowd = Crowd(reactor, self._idle, self._base.replenish)
         # How often Redis was reached: a log-in succeeded, or an idle connection answered a PING.
         self._reached = 0
         #: whether the latest attempt to open a connection failed, or its log-in was refused, or a
         #: connection was not ready in time
         self.refused = False
+        # Whether that is because Redis has as many clients as it takes.
+        self._full = False
         self._empty: Waiters[None] = Waiters()
         self._like_replica: set[RedisConnection] = set()
         # None until the first snapshot.
@@ -115,6 +120,13 @@ class ConnectionPool(service.Service):
     def fault(self) -> messages.Text | None:
         """Why no connection was available at the last attempt; None if one was."""
         return self._faults.reason
+
+    @property
+    def refuses_all(self) -> bool:
+        """Whether a tenant that has no connection would get none: `refused`, and nobody would have
+        to make room for it.
+        """
+        return self.refused and not (self._full and self.crowd.divisible)
 
     @property
     def idle(self) -> int:
@@ -155,6 +167,7 @@ class ConnectionPool(service.Service):
         self._base.stop()
         self.hold.stop()
         self.handover.stop()
+        self.crowd.stop()
         self._openings.give_up()
         stopped = self._empty.wait()
         for upstream in list(self._connections):
@@ -346,19 +359,21 @@ class ConnectionPool(service.Service):
         upstream.order = self.order(tenant)
         return upstream
 
-    async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
+    async def acquire(self, tenant: Tenant, protocol: int = 2, wanted: Callable[[], bool] = lambda: True) -> RedisConnection:
         """Returns a connection for the tenant in this protocol. Raises UpstreamError.
+
+        wanted: whether somebody waits for it; otherwise a full Redis gets no room for it.
 
         While Redis takes no connections, loads its data or fails over, or while the tenant is
         paused, the caller waits: see `hold`. The caller may cancel this: no other caller notices,
         and nothing is logged.
         """
         try:
-            return await self.hold.keep_trying(tenant, partial(self._acquire, tenant, protocol))
+            return await self.hold.keep_trying(tenant, partial(self._acquire, tenant, protocol, wanted))
         except TenantPaused:
             raise PausedError from None
 
-    async def _acquire(self, tenant: Tenant, protocol: int) -> RedisConnection:
+    async def _acquire(self, tenant: Tenant, protocol: int, wanted: Callable[[], bool]) -> RedisConnection:
         """Makes one attempt.
 
         At most bounds.ACQUIRING callers are served at a time, each within the connect time limit:
@@ -372,7 +387,7 @@ class ConnectionPool(service.Service):
         await self._turns.begin(tenant)
         reached = self._reached
         try:
-            upstream = await self._acquired_where_redis_is(tenant, protocol)
+            upstream = await self._acquired_where_redis_is(tenant, protocol, wanted)
             if self._needs_acl_users and not upstream.has_acl_user:
                 # It was opened before the proxy knew that Redis has ACLs. Over it a script could
                 # leave the database.
@@ -391,12 +406,14 @@ class ConnectionPool(service.Service):
             if self._reached == reached:
                 probes.reached("all that wait for a connection fail")
                 reason = error.reason
-                self._turns.fail_all(lambda: RedisUnreachable(reason))
+                # A full Redis may take connections of a tenant that has less.
+                only = tenant if isinstance(error, RedisFull) else None
+                self._turns.fail_all(lambda: RedisUnreachable(reason), only)
             raise
         finally:
             self._turns.end(tenant)
 
-    async def _acquired_where_redis_is(self, tenant: Tenant, protocol: int) -> RedisConnection:
+    async def _acquired_where_redis_is(self, tenant: Tenant, protocol: int, wanted: Callable[[], bool]) -> RedisConnection:
         """Acquires a connection to the present address, with a second attempt if Redis moved
         meanwhile.
 
@@ -405,7 +422,7 @@ class ConnectionPool(service.Service):
         for _ in range(2):
             address = self._address
             try:
-                upstream = await self._acquired_in_time(tenant, protocol)
+                upstream = await self._acquired_in_time(tenant, protocol, wanted)
             except UpstreamError:
                 if address == self._address:
                     raise
@@ -416,13 +433,17 @@ class ConnectionPool(service.Service):
             upstream.drop()
         raise RedisMoved
 
-    async def _acquired_in_time(self, tenant: Tenant, protocol: int) -> RedisConnection:
+    async def _acquired_in_time(self, tenant: Tenant, protocol: int, wanted: Callable[[], bool]) -> RedisConnection:
         if (upstream := self.fresh(tenant, protocol)) is not None:
             return upstream
         address = self._address
-        preparing = defer.Deferred.fromCoroutine(self._preparation.prepare(tenant, protocol))
+        claim = Claim(tenant, wanted)
+        opening = partial(self._open, claim)
+        preparing = defer.Deferred.fromCoroutine(self._preparation.prepare(tenant, protocol, opening))
         try:
-            return await within(preparing, self._connect_timeout, self._reactor)
+            upstream = await within(preparing, self._connect_timeout, self._reactor)
+            self.crowd.add(upstream)
+            return upstream
         except defer.TimeoutError:
             probes.reached("connection could not be had in time")
             # The tenant's other idle connections would take as long.
@@ -432,6 +453,8 @@ class ConnectionPool(service.Service):
                 # The base tries again: perhaps nobody else notices that Redis is back.
                 self._not_opened(address, reason, although_open=True)
             raise RedisUnreachable(reason) from None
+        finally:
+            self.crowd.end(claim)
 
     def _answered(self) -> None:
         """Records that Redis has answered."""
@@ -439,20 +462,29 @@ class ConnectionPool(service.Service):
         self._reached += 1
         self.hold.reached()
 
-    async def _open(self) -> RedisConnection:
-        """Returns a new connection, logged in. Raises UpstreamError."""
+    async def _open(self, claim: Claim | None = None) -> RedisConnection:
+        """Returns a new connection, logged in. Raises UpstreamError.
+
+        claim: who needs it, so that others make room at a full Redis; None: nobody yet.
+        """
         address = self._address
         if address is None or not self.running:
             raise RedisUnreachable(messages.REDIS_UNKNOWN())
         try:
-            upstream = await self._openings.open(address)
+            attempt = partial(self._openings.open, address)
+            if claim is None:
+                upstream = await self.crowd.attempt(attempt)
+            else:
+                upstream = await self.crowd.open(claim, attempt, self._connect_timeout / 2)
         except (defer.CancelledError, RedisMoved):
             raise
         except UpstreamError as error:
+            self._full = isinstance(error, RedisFull)
             self._not_opened(address, error.reason)
             raise
         except Exception as error:
             reason = messages.REDIS_UNREACHABLE(address=address.shown, reason=why(error))
+            self._full = False
             self._not_opened(address, reason)
             raise RedisUnreachable(reason) from None
         self._reached += 1
@@ -486,7 +518,7 @@ class ConnectionPool(service.Service):
             await upstream.log_in()
         except (ConnectionDone, ConnectionLost):
             probes.reached("Redis closes connections before they are ready")
-            raise RedisUnreachable(messages.REDIS_CLOSES(address=address.shown)) from None
+            raise RedisCloses(messages.REDIS_CLOSES(address=address.shown)) from None
         except BaseException:
             upstream.drop()
             raise
@@ -520,6 +552,7 @@ class ConnectionPool(service.Service):
         self._connections.discard(upstream)
         self._like_replica.discard(upstream)
         self.handover.lost(upstream)
+        self.crowd.lost(upstream)
         self._count(upstream)
         self._idle.remove(upstream)
         self._check_empty()
@@ -545,6 +578,8 @@ class ConnectionPool(service.Service):
 
         While Redis takes no connections, the base tries again, because perhaps nobody else does.
         """
+        if self.crowd.promising:
+            return False  # it would take the place that was made for a tenant
         return self._address is not None and (self.refused or len(self._connections) < self._base_size)
 
     def _opened_for_base(self, upstream: RedisConnection) -> None:

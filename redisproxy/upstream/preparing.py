@@ -19,13 +19,15 @@ from .faults import Faults
 from .idle import IdleConnections
 from .redis_errors import is_busy
 
+#: Opens a connection.
+OpenNew = Callable[[], Coroutine[defer.Deferred[object], object, RedisConnection]]
+
 
 class Preparation:
     """Makes connections ready for tenants.
 
-    acl_users: gives the ACL users that connections log in as; open_new: opens a connection, or
-    raises UpstreamError; reached: called when Redis has answered; keep: called with a connection
-    that works, and that nobody uses now.
+    acl_users: gives the ACL users that connections log in as; reached: called when Redis has
+    answered; keep: called with a connection that works, and that nobody uses now.
     """
 
     def __init__(
@@ -33,20 +35,20 @@ class Preparation:
         acl_users: AclUsers,
         idle: IdleConnections,
         faults: Faults,
-        open_new: Callable[[], Coroutine[defer.Deferred[object], object, RedisConnection]],
         reached: Callable[[], None],
         keep: Callable[[RedisConnection], None],
     ) -> None:
         self._acl_users = acl_users
         self._idle = idle
         self._faults = faults
-        self._open_new = open_new
         self._reached = reached
         self._keep = keep
 
-    async def prepare(self, tenant: Tenant, protocol: int) -> RedisConnection:
+    async def prepare(self, tenant: Tenant, protocol: int, open_new: OpenNew) -> RedisConnection:
         """Returns a connection that works, for the tenant in this protocol. Raises UpstreamError if
         none can be made ready.
+
+        open_new: opens a connection, or raises UpstreamError.
         """
         while (upstream := self._idle.pop((tenant, protocol))) is not None:
             try:
@@ -56,19 +58,19 @@ class Preparation:
                 # it had died unnoticed: the next one, or a new one, shows whether Redis is there
                 continue
         try:
-            return await self._bound(tenant, protocol)
+            return await self._bound(tenant, protocol, open_new)
         except UserUnknown:
             self._acl_users.forget(tenant)
         try:
-            return await self._bound(tenant, protocol)
+            return await self._bound(tenant, protocol, open_new)
         except UserUnknown as error:
             # the first time this is normal, after a restart or a failover of Redis
             self._faults.of_one(error.reason)
             raise
 
-    async def _bound(self, tenant: Tenant, protocol: int) -> RedisConnection:
+    async def _bound(self, tenant: Tenant, protocol: int, open_new: OpenNew) -> RedisConnection:
         """Returns a spare or new connection, logged in for the tenant. Raises UpstreamError."""
-        upstream = await self._living_spare() or await self._open_new()
+        upstream = await self._living_spare() or await open_new()
         try:
             login = await self._acl_users.login(tenant, upstream.address.password)
         except BaseException as error:

@@ -178,7 +178,7 @@ class SessionBackend:
 
     def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
         """See `session.ports.Backend`."""
-        asking = partial(self._queries.ask, tenant, commands)
+        asking = partial(self._pool.crowd.ask, partial(self._queries.ask, tenant, commands))
         work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(tenant, asking))
 
         def cancel() -> None:

@@ -33,8 +33,10 @@ class _Pool(Protocol):
         """Whether the tenant has an idle connection in this protocol."""
 
     @property
-    def acquire(self) -> Callable[[Tenant, int], Coroutine[defer.Deferred[object], object, RedisConnection]]:
-        """Returns a connection. Raises UpstreamError."""
+    def acquire(
+        self,
+    ) -> Callable[[Tenant, int, Callable[[], bool]], Coroutine[defer.Deferred[object], object, RedisConnection]]:
+        """Returns a connection: see `ConnectionPool.acquire`. Raises UpstreamError."""
 
 
 class Spares:
@@ -65,7 +67,13 @@ class Spares:
         """Opens a connection. Does nothing while Redis takes none."""
         if self._pool.refused:
             return
-        work = defer.Deferred.fromCoroutine(self._pool.acquire(*key))
+
+        def claimed() -> bool:
+            return bool(begun) and begun[0] not in self._openings.get(key, ())
+
+        begun: list[defer.Deferred[RedisConnection]] = []
+        work = defer.Deferred.fromCoroutine(self._pool.acquire(*key, claimed))
+        begun.append(work)
         self._openings.setdefault(key, []).append(work)
         work.addBoth(self._ended, key, work)
 

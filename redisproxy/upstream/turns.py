@@ -45,8 +45,8 @@ class Turns:
         finally:
             self._beginning = False
 
-    def fail_all(self, error: Callable[[], Exception]) -> None:
-        """Fails all waiters. error: makes the exception for each."""
-        for waiter in self._queue.clear():
+    def fail_all(self, error: Callable[[], Exception], tenant: Tenant | None = None) -> None:
+        """Fails all waiters, or those of one tenant. error: makes the exception for each."""
+        for waiter in self._queue.clear(tenant):
             if not waiter.called:  # a waiter that failed may have cancelled another
                 waiter.errback(error())

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from redisproxy import bounds
 from redisproxy.clients.admission import Admission, room_for_log_ins
-from redisproxy.clients.shares import Shares
 from redisproxy.tenants.model import Tenant
+from redisproxy.tenants.shares import Shares
 
 A, B, C = (Tenant(name, number) for number, name in enumerate("abc", 1))
 

@@ -77,6 +77,7 @@ class BackendCase(unittest.SynchronousTestCase):
             tenant_pool=lambda *_: self.tenant_pool,
             has_idle=lambda *_: self.has_idle,
             refused=False,
+            crowd=SimpleNamespace(ask=lambda asking: asking()),
             hold=HeldWork(task.Clock(), 0.0, lambda: None),
         )
         self.has_idle = True
