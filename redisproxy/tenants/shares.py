@@ -1,7 +1,7 @@
 """Who has how much: members by their owner, and which owner has most.
 
-Knows no time and no network. `admission` and `crowd`
-decide what an owner is: a tenant, or a source address.
+Knows no time and no network. `admission` and `crowd` decide what an owner is: a tenant, or a source
+address.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class Backend(service.MultiService):
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master
         )
-        self.control.refused = self._refused
+        self.control.changed = self._own_changed
         self.pool.found_replica = self.master.doubt
         #: removes ACL users that are left over; None with ``--acl off``, or if another process does
         #: so
@@ -179,7 +179,7 @@ class Backend(service.MultiService):
         settings = self._settings
 
         def asked(client: RedisClient) -> None:
-            self._refused(client)
+            self._own_changed(client)
             changed(client)
 
         return RedisClient(
@@ -193,10 +193,13 @@ class Backend(service.MultiService):
             reply_limit=bounds.QUERY_REPLY_BYTES,
         )
 
-    def _refused(self, client: RedisClient) -> None:
+    def _own_changed(self, client: RedisClient) -> None:
         """Has room made for a connection of the proxy's own, if a full Redis has refused it."""
-        if client.full or (client.connection is None and self.pool.crowd.said_full):
-            self.pool.crowd.make_room()
+        crowd = self.pool.crowd
+        if client.connection is not None:
+            crowd.room_used()
+        elif self.pool.running and (client.full or crowd.said_full):
+            crowd.make_room()
 
     def _master_password(self) -> bytes | None:
         address = self.master.address

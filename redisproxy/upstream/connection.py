@@ -560,7 +560,8 @@ class RedisConnection(RespReceiver):
         return None if self._session is None else self._session.rank
 
     def give_way(self) -> None:
-        """Ends its session, because another tenant needs a connection."""
+        """Ends its session, because another tenant needs a connection. It is lent no more."""
+        self.stale = True
         if self._session is not None:
             self._session.give_way()
 

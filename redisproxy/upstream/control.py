@@ -85,8 +85,8 @@ class ControlService(service.Service):
         self._busy = ""
         #: called when the connection is lost; not when the proxy closes it
         self.lost: Callable[[], None] = lambda: None
-        #: called each time that the connection could not be made, or was lost
-        self.refused: Callable[[RedisClient], object] = lambda _: None
+        #: called each time that the connection was made, could not be made, or was lost
+        self.changed: Callable[[RedisClient], object] = lambda _: None
         #: called with Redis's error while a script keeps it from being probed
         self.busy: Callable[[str], object] = lambda _: None
 
@@ -193,11 +193,11 @@ class ControlService(service.Service):
     def _changed(self, client: RedisClient) -> None:
         if client is not self._client:
             return  # Redis is at another address now
+        self.changed(client)
         if client.connection is not None:
             self._unreachable.over()
             self._start_probing(client.connection)
             return
-        self.refused(client)
         self._log_failure(client)
         self._busy = ""
         self._stop_probing()

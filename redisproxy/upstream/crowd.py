@@ -19,10 +19,11 @@ from itertools import islice
 from typing import TypeVar
 
 from twisted.internet import defer, task
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from .. import bounds, messages, probes
 from ..net.waiters import Waiters
+from ..ops.bugs import bug
 from ..ops.log_once import LogOnce
 from ..ops.logs import Log
 from ..tenants.model import Tenant
@@ -34,6 +35,8 @@ from .idle import IdleConnections
 #: Seconds before each attempt to connect after a connection was given up. Redis frees a client a
 #: moment after its end, and another process may take the place.
 PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1)
+#: Seconds until a question for which room is made is asked again, and after which it is not.
+ASK_AGAIN, ASK_SECONDS = 0.05, 5.0
 #: Seconds after Redis's error that it is full, in which a connection that is closed at once means
 #: the same: what the proxy had sent by then can make the kernel drop the error.
 FULL_SECONDS = 10.0
@@ -72,9 +75,12 @@ class Crowd:
         self._owners: dict[RedisConnection, Tenant] = {}
         # How many places are promised to each tenant, and to the proxy itself.
         self._promised: Counter[Tenant | None] = Counter()
-        # What fires when a connection that was given up is gone.
-        self._leaving: dict[RedisConnection, defer.Deferred[None]] = {}
-        self._full = RedisFull(messages.REDIS_AWAY())
+        # For each connection given up: what fires when it is gone, and the call that cuts it off.
+        self._leaving: dict[RedisConnection, tuple[defer.Deferred[None], IDelayedCall]] = {}
+        #: whether the latest attempt to connect found Redis full, or got only what was made for it
+        self.full = False
+        # What Redis said then. One text for all attempts, so that the fault is one line of the log.
+        self._reason = messages.REDIS_AWAY()
         self._logged = LogOnce(clock)
         # What waits until there is room for a connection of the proxy's own.
         self._made: Waiters[None] = Waiters()
@@ -94,8 +100,8 @@ class Crowd:
 
     @property
     def divisible(self) -> bool:
-        """Whether a tenant without a connection would get one of another tenant's."""
-        return bool(self._connected) and len(self._connected.of(self._connected.largest())) > 1
+        """Whether room would be made for a tenant without a connection."""
+        return self._closable(0) is not None or self._least_lost(0) is not None
 
     def add(self, upstream: RedisConnection) -> None:
         """A connection is a tenant's from now on."""
@@ -106,28 +112,41 @@ class Crowd:
     def lost(self, upstream: RedisConnection) -> None:
         """A connection is gone."""
         self._forget(upstream)
-        closed = self._leaving.pop(upstream, None)
-        if closed is not None:
+        leaving = self._leaving.pop(upstream, None)
+        if leaving is not None:
+            closed, cut = leaving
+            if cut.active():
+                cut.cancel()
             closed.callback(None)
+
+    def moved(self) -> None:
+        """Redis is another server from now on. The connections so far take no place there."""
+        self._owners.clear()
+        self._connected = Shares()
+        self.full, self._said = False, None
 
     def stop(self) -> None:
         """The proxy ends."""
-        if self._own is not None:
-            self._own.cancel()
+        self.room_used()
 
     async def attempt(self, attempt: Callable[[], Awaitable[RedisConnection]]) -> RedisConnection:
         """Returns the result of an attempt to connect. Raises what it raises: RedisFull also where
         Redis closed the connection, and said a moment ago that it is full.
         """
         try:
-            return await attempt()
-        except RedisFull as error:
-            self._said, self._full = self._clock.seconds(), error
+            upstream = await attempt()
+        except defer.CancelledError:
             raise
-        except RedisCloses as error:
-            if not self.said_full:
-                raise
-            raise RedisFull(error.reason) from None
+        except RedisFull as error:
+            self.full, self._said, self._reason = True, self._clock.seconds(), error.reason
+            raise
+        except Exception as error:
+            self.full = isinstance(error, RedisCloses) and self.said_full
+            if self.full:
+                raise RedisFull(self._reason) from None
+            raise
+        self.full = False
+        return upstream
 
     async def open(self, claim: Claim, attempt: Callable[[], Awaitable[RedisConnection]], in_time: float) -> RedisConnection:
         """Returns a new connection. If Redis is full, others may have to make room.
@@ -136,21 +155,23 @@ class Crowd:
         raises: RedisFull if nobody has to make room. The caller must `end` the claim.
         """
         until = self._clock.seconds() + in_time
-        if not self._promised:
+        if not (self._promised and self.full):
             try:
                 return await self.attempt(attempt)
             except RedisFull:
                 pass
         if not claim.wanted():
-            raise UpstreamError(self._full.reason, messages.UNREACHABLE.text)
+            raise UpstreamError(self._reason, messages.UNREACHABLE.text)
         while self._clock.seconds() < until and await self._make_room(claim):
             for pause in PAUSES:
                 await task.deferLater(self._clock, pause)
                 try:
-                    return await self.attempt(attempt)
+                    upstream = await self.attempt(attempt)
                 except RedisFull:
-                    pass
-        raise RedisFull(self._full.reason)
+                    continue
+                self.full = True
+                return upstream
+        raise RedisFull(self._reason)
 
     def end(self, claim: Claim) -> None:
         """The tenant has its connection, or gets none."""
@@ -163,27 +184,34 @@ class Crowd:
                 self._settled()
 
     def make_room(self) -> None:
-        """Redis has refused a connection of the proxy's own, which soon tries again."""
+        """Redis has refused a connection of the proxy's own, which soon tries again. See
+        `room_used`.
+        """
         if self._own is None:
             claim = Claim(None)
             self._own = defer.Deferred.fromCoroutine(self._room_for_proxy(claim))
-            self._own.addErrback(lambda failure: failure.trap(defer.CancelledError) and None)
-            self._own.addBoth(self._room_made, claim)
+            self._own.addErrback(bug(self._log, "making room for the proxy itself", defer.CancelledError))
+            self._own.addCallback(self._room_made, claim)
+
+    def room_used(self) -> None:
+        """The proxy has made a connection of its own."""
+        if self._own is not None:
+            self._own.cancel()
 
     async def ask(self, asking: Callable[[], Awaitable[Result]]) -> Result:
-        """Returns the result of `asking`, which may need a connection of the proxy's own. If room
-        is made for that, asks again.
+        """Returns the result of `asking`, which may need connections of the proxy's own. While room
+        is made for them, asks again.
         """
-        for pause in PAUSES:
+        until = self._clock.seconds() + ASK_SECONDS
+        while True:
             try:
                 return await asking()
-            except ControlError:
-                if self._own is None:
+            except ControlError as error:
+                if self._own is None or not error.passing or self._clock.seconds() >= until:
                     raise
-                if not self._promised[None]:
-                    await self._made.wait()
-                await task.deferLater(self._clock, pause)
-        return await asking()
+            if not self._promised[None]:
+                await self._made.wait()
+            await task.deferLater(self._clock, ASK_AGAIN)
 
     async def _room_for_proxy(self, claim: Claim) -> None:
         if await self._make_room(claim):
@@ -212,7 +240,9 @@ class Crowd:
             self._promised[claim.tenant] += 1
         owner = self._owners.get(upstream)
         self._forget(upstream)
-        closed = self._leaving[upstream] = defer.Deferred(lambda _: self._stays(upstream))
+        closed: defer.Deferred[None] = defer.Deferred()
+        # Also if the caller leaves meanwhile.
+        self._leaving[upstream] = closed, self._clock.callLater(bounds.GIVING_WAY_SECONDS, upstream.drop)
         if idle is not None:
             probes.reached("idle connection makes room at a full Redis")
             self._idle.remove(upstream)
@@ -222,18 +252,8 @@ class Crowd:
             if owner is not None and self._logged.due(owner.namespace):
                 self._log.write(messages.REDIS_SHARED_OUT, namespace=owner.namespace)
             upstream.give_way()
-        cut = self._clock.callLater(bounds.GIVING_WAY_SECONDS, upstream.drop)
-        try:
-            await closed
-        finally:
-            if cut.active():
-                if upstream in self._leaving:
-                    upstream.drop()
-                cut.cancel()
+        await closed
         return True
-
-    def _stays(self, upstream: RedisConnection) -> None:
-        self._leaving.pop(upstream, None)
 
     def _closable(self, mine: int) -> RedisConnection | None:
         """Returns the connection that has been idle longest, of those that nobody has used just
@@ -247,7 +267,7 @@ class Crowd:
 
     def _owners_with_more(self, mine: int) -> Iterator[dict[RedisConnection, None]]:
         """The connections of each tenant that has at least two more, most first."""
-        if not self._connected:
+        if not self._connected.total:
             return
         most = self._connected.of(self._connected.largest())
         if len(most) > mine + 1:

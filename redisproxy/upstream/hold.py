@@ -120,8 +120,9 @@ class HeldWork:
         self._hurry = hurry
         # Since when Redis takes no connections of anybody, in the clock's seconds.
         self._away_since: float | None = None
-        # Work that waits until Redis takes connections, and work that waits for a delay.
-        self._waiting: Waiters[None] = Waiters()
+        # Work that waits until Redis takes connections, by tenant: whose turn is next comes first.
+        self._waiting: dict[Tenant, Waiters[None]] = {}
+        # Work that waits for a delay.
         self._delayed: Waiters[None] = Waiters()
         # How much of the first is to be tried again now, by the loop in `_go_on`.
         self._due = 0
@@ -140,7 +141,7 @@ class HeldWork:
     @property
     def waits(self) -> bool:
         """Whether work waits until Redis takes connections."""
-        return len(self._waiting) > 0
+        return bool(self._waiting)
 
     def away(self) -> None:
         """Redis was found away: it takes no connections, or does not answer."""
@@ -160,15 +161,27 @@ class HeldWork:
         if looping:
             return  # work ended within the loop below, which goes on, and not in a deeper stack
         while self._due and self.waits and self._away_since is None:
-            self._waiting.fire_first(None)
+            self._try_next()
             self._due -= 1
         self._due = 0
+
+    def _try_next(self) -> None:
+        """Has one piece of work tried again, of one tenant after the other.
+
+        A Redis that is back may take fewer connections than one tenant wants.
+        """
+        tenant, waiters = next(iter(self._waiting.items()))
+        del self._waiting[tenant]
+        if len(waiters) > 1:
+            self._waiting[tenant] = waiters  # behind the others
+        waiters.fire_first(None)
 
     def stop(self) -> None:
         """The proxy ends: work waits no longer."""
         self._stopped = True
         self._delayed.fire(None)
-        self._waiting.fire(None)
+        for waiters in list(self._waiting.values()):
+            waiters.fire(None)
         for pause in list(self._pauses.values()):
             pause.over.fire(None)
         self._resuming.clear()
@@ -290,12 +303,14 @@ class HeldWork:
                 raise
         probes.reached("work is held while Redis is away")
         with _counted(self._held, tenant):
-            return await self._keep_trying(attempt, since, remaining)
+            return await self._keep_trying(tenant, attempt, since, remaining)
 
-    async def _keep_trying(self, attempt: Callable[[], Awaitable[Result]], since: float, remaining: float) -> Result:
+    async def _keep_trying(
+        self, tenant: Tenant, attempt: Callable[[], Awaitable[Result]], since: float, remaining: float
+    ) -> Result:
         """Makes further attempts. since: when the first one failed; remaining: see `_remaining`."""
         for failures in count(1):
-            await self._next_attempt(failures, remaining)
+            await self._next_attempt(tenant, failures, remaining)
             try:
                 return await attempt()
             except MessageError as error:
@@ -314,10 +329,11 @@ class HeldWork:
             since = min(since, self._away_since)
         return since + self._seconds - self._clock.seconds()
 
-    async def _next_attempt(self, failures: int, remaining: float) -> None:
+    async def _next_attempt(self, tenant: Tenant, failures: int, remaining: float) -> None:
         """Waits until Redis is reached if it is away, else for a delay; at most so many seconds."""
         away = self._away_since is not None
-        waiter = (self._waiting if away else self._delayed).wait()
+        waiters = self._waiting.setdefault(tenant, Waiters()) if away else self._delayed
+        waiter = waiters.wait()
         waiter.addTimeout(remaining if away else min(remaining, BACKOFF.delay(failures)), self._clock)
         if away:
             self._hurry()
@@ -325,3 +341,6 @@ class HeldWork:
             await waiter
         except defer.TimeoutError:
             pass
+        finally:
+            if not waiters and self._waiting.get(tenant) is waiters:
+                del self._waiting[tenant]

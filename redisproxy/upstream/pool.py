@@ -99,8 +99,6 @@ class ConnectionPool(service.Service):
         #: whether the latest attempt to open a connection failed, or its log-in was refused, or a
         #: connection was not ready in time
         self.refused = False
-        # Whether that is because Redis has as many clients as it takes.
-        self._full = False
         self._empty: Waiters[None] = Waiters()
         self._like_replica: set[RedisConnection] = set()
         # None until the first snapshot.
@@ -126,7 +124,7 @@ class ConnectionPool(service.Service):
         """Whether a tenant that has no connection would get none: `refused`, and nobody would have
         to make room for it.
         """
-        return self.refused and not (self._full and self.crowd.divisible)
+        return self.refused and not (self.crowd.full and self.crowd.divisible)
 
     @property
     def idle(self) -> int:
@@ -188,6 +186,7 @@ class ConnectionPool(service.Service):
         self._idle.close()
         self._base.forget_failures()
         self._faults.forget()
+        self.crowd.moved()
         self.refused = False
         self.hold.reached()
         if address is not None:
@@ -287,6 +286,7 @@ class ConnectionPool(service.Service):
         Each tenant pool opens another connection, and after that leaves its present one.
         """
         self._openings.renew()
+        self.crowd.moved()
         for upstream in self._connections:
             upstream.stale = True
         self._idle.close()
@@ -397,7 +397,7 @@ class ConnectionPool(service.Service):
                 self._keep(upstream)
                 raise TenantPaused
             upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
-            if self._faults.reason is not None:
+            if self._faults.reason is not None and not self.crowd.full:
                 self._faults.over(upstream.address.shown, ready=True)
             upstream.order = self.order(tenant)
             return upstream
@@ -479,23 +479,27 @@ class ConnectionPool(service.Service):
         except (defer.CancelledError, RedisMoved):
             raise
         except UpstreamError as error:
-            self._full = isinstance(error, RedisFull)
             self._not_opened(address, error.reason)
             raise
         except Exception as error:
             reason = messages.REDIS_UNREACHABLE(address=address.shown, reason=why(error))
-            self._full = False
             self._not_opened(address, reason)
             raise RedisUnreachable(reason) from None
+        upstream.opened = self._reactor.seconds()
+        if claim is not None:
+            self._opened(address)
+        return upstream
+
+    def _opened(self, address: BackendAddress) -> None:
+        """Redis has taken a connection: what waits for one is tried again."""
         self._reached += 1
         if self.refused:
             self.refused = False
             for tenant_pool in list(self._tenant_pools.values()):
                 tenant_pool.redis_back()
-        self._faults.over(address.shown, ready=False)
-        upstream.opened = self._reactor.seconds()
+        if not self.crowd.full:
+            self._faults.over(address.shown, ready=False)
         self.hold.reached()
-        return upstream
 
     def _not_opened(self, address: BackendAddress, reason: messages.Text, although_open: bool = False) -> None:
         """No tenant can get a connection. although_open: see `Faults.of_all`."""
@@ -576,14 +580,18 @@ class ConnectionPool(service.Service):
     def _base_missing(self) -> bool:
         """Whether the base has to open one more.
 
-        While Redis takes no connections, the base tries again, because perhaps nobody else does.
+        While Redis takes no connections, or only those that room was made for, the base tries
+        again, because perhaps nobody else does.
         """
         if self.crowd.promising:
             return False  # it would take the place that was made for a tenant
-        return self._address is not None and (self.refused or len(self._connections) < self._base_size)
+        return self._address is not None and (self.refused or self.crowd.full or len(self._connections) < self._base_size)
 
     def _opened_for_base(self, upstream: RedisConnection) -> None:
-        if self.usable(upstream) and len(self._connections) <= self._base_size:
+        # A full Redis may have had this place only. What waits gets this connection, as another one
+        # would come too early for the place of one that was just closed.
+        if self.usable(upstream) and (len(self._connections) <= self._base_size or self.hold.waits):
             self._idle.put(upstream)
         else:
             upstream.drop()
+        self._opened(upstream.address)

@@ -7,9 +7,9 @@ comes goes back to the pool.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
-from typing import Never
+from typing import Never, TypeVar
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
@@ -39,6 +39,8 @@ from .pool import ConnectionPool
 from .queries import ControlQueries
 from .spares import Spares
 from .tenant_pool import unavailable
+
+Result = TypeVar("Result")
 
 
 class SessionBackend:
@@ -178,8 +180,7 @@ class SessionBackend:
 
     def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
         """See `session.ports.Backend`."""
-        asking = partial(self._pool.crowd.ask, partial(self._queries.ask, tenant, commands))
-        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(tenant, asking))
+        work = self._asked(tenant, partial(self._queries.ask, tenant, commands))
 
         def cancel() -> None:
             work.cancel()
@@ -201,8 +202,7 @@ class SessionBackend:
 
         The work is not cancelled with the session: Redis may have the patterns by then.
         """
-        using = partial(self._patterns.use, tenant, patterns)
-        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(tenant, using))
+        work = self._asked(tenant, partial(self._patterns.use, tenant, patterns))
 
         def allowed(_: None) -> None:
             if not step.finish(None):
@@ -217,10 +217,13 @@ class SessionBackend:
 
     def allow_tracking(self, tenant: Tenant, step: Step[Unavailable | None]) -> None:
         """See `session.ports.Backend`."""
-        permitting = partial(self._acl_users.permit_tracking, tenant)
-        work = defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(tenant, permitting))
+        work = self._asked(tenant, partial(self._acl_users.permit_tracking, tenant))
         work.addCallbacks(lambda _: step.finish(None), self._not_answered, errbackArgs=(step,))
         work.addErrback(self._bug, step)
+
+    def _asked(self, tenant: Tenant, asking: Callable[[], Awaitable[Result]]) -> defer.Deferred[Result]:
+        """Asks over a connection of the proxy's own, also again when Redis takes one."""
+        return defer.Deferred.fromCoroutine(self._pool.hold.keep_trying(tenant, partial(self._pool.crowd.ask, asking)))
 
     def _not_answered(self, failure: Failure, step: Step[Unavailable]) -> None:
         failure.trap(ControlError, UpstreamError, TenantPaused, defer.CancelledError)

@@ -7,22 +7,25 @@ import unittest
 
 from ..support.proxy import Installation
 from ..support.raw import RawClient, raw_client
-from ..support.status import metrics, status_port
+from ..support.status import ask, metrics, status_port
 from ..support.waiting import until
 
 BLUE = (b"AUTH", Installation.BLUE.encode())
 GREEN = (b"AUTH", Installation.GREEN.encode())
+BLOCKED = ((b"BLPOP", b"nothing", b"0"),)
+SUBSCRIBED = ((b"SUBSCRIBE", b"a"),)
 CLIENTS = 40
 #: Seconds in which a command succeeds "at once", on a busy machine.
 SOON = 3.0
 
 
 class FullRedisCase(unittest.TestCase):
-    processes = 1
+    options: tuple[str, ...] = ()
 
     def setUp(self) -> None:
-        self.installation = Installation("--processes", str(self.processes), "--status", "tcp:0", "--hold-seconds", "20")
+        self.installation = Installation("--status", "tcp:0", "--hold-seconds", "20", *self.options)
         self.addCleanup(self.installation.stop)
+        self.addCleanup(lambda: self.assertNotIn("Traceback", self.installation.proxy.log))
         self.port = self.installation.proxy.port
         self.status = status_port(self.installation)
         self.server = self.installation.server.client()
@@ -43,12 +46,21 @@ class FullRedisCase(unittest.TestCase):
     def connected(self) -> int:
         return int(self.server.info("clients")["connected_clients"])
 
-    def fill(self, commands: tuple[tuple[bytes, ...], ...] = ((b"BLPOP", b"nothing", b"0"),)) -> list[RawClient]:
-        """Blue takes all connections, and wants more."""
+    def has_state(self) -> bool:
+        """Whether each of blue's connections is blocked or subscribed, but one for all sessions."""
+        of_blue = [each for each in self.server.client_list() if "team-blue" in each["name"]]
+        return sum(each["cmd"] in ("blpop", "subscribe") for each in of_blue) >= max(len(of_blue) - 1, CLIENTS / 2)
+
+    def fill(self, *commands: tuple[tuple[bytes, ...], ...]) -> list[RawClient]:
+        """Blue takes all connections, and wants more. commands: what its clients send, in turns."""
+        commands = commands or (BLOCKED,)
         of_blue = []
         for number in range(CLIENTS + 10):
-            connection = self.connect(*BLUE)
-            connection.send(commands[number % len(commands)])
+            connection = self.connect()
+            # With dedicated connections, the log-ins of the last ones have to wait, too.
+            connection.send(BLUE)
+            for command in commands[number % len(commands)]:
+                connection.send(command)
             of_blue.append(connection)
         until(lambda: self.connected == CLIENTS, "Redis is full")
         return of_blue
@@ -65,6 +77,7 @@ class FullRedisCase(unittest.TestCase):
         self.assertEqual(transaction.ask((b"EXEC",)), b"*1\r\n+OK\r\n")
         subscriber = self.connect(*GREEN)
         self.assertTrue(subscriber.ask((b"SUBSCRIBE", b"a")).startswith(b"*3"))
+        self.assertIn(b"psubscribe", subscriber.ask((b"PSUBSCRIBE", b"a*")))
         pusher = self.connect(*GREEN)
         # The order of the two commands is not promised here, only that BLPOP has its connection.
         self.assertIn(pusher.ask((b"RPUSH", b"list", b"item")), (b":1\r\n",))
@@ -95,12 +108,18 @@ class FullRedisTests(FullRedisCase):
         self.assertEqual(self.ended(), ended)
 
     def test_subscribers_make_room(self) -> None:
-        self.fill(((b"SUBSCRIBE", b"a"),))
+        self.fill(SUBSCRIBED)
+        self.check_green()
+        until(lambda: self.ended() >= 1, "it is counted")
+
+    def test_transactions_make_room(self) -> None:
+        self.fill(((b"MULTI",), (b"GET", b"a")), ((b"WATCH", b"a"),))
         self.check_green()
         until(lambda: self.ended() >= 1, "it is counted")
 
     def test_one_with_state_ends_before_a_blocked_one(self) -> None:
-        self.fill(((b"BLPOP", b"nothing", b"0"), (b"SUBSCRIBE", b"a")))
+        self.fill(BLOCKED, SUBSCRIBED)
+        until(self.has_state, "Redis has run all commands")
         before = self.blocked
         self.check_green()
         self.assertEqual(self.blocked, before)
@@ -110,9 +129,22 @@ class FullRedisTests(FullRedisCase):
         of_blue = self.fill()
         time.sleep(1.0)
         self.assertEqual(self.ended(), 0)
-        self.assertTrue(of_blue[-1].is_silent())
         self.server.config_set("maxclients", "1000")
         until(lambda: self.blocked == len(of_blue), "all are served")
+
+    def test_a_place_that_is_free_again_is_taken(self) -> None:
+        """By one that waits, though nobody has to make room for it."""
+        of_blue = self.fill()
+        until(self.has_state, "Redis has run all commands")
+        self.installation.proxy.logged("max number of clients reached")
+        blocked = self.blocked
+        began = time.monotonic()
+        for _ in range(3):
+            of_blue.pop(0).close()
+            until(lambda: self.blocked < blocked, "it has left")
+            until(lambda: self.blocked == blocked, "another one has its place")
+        self.assertLess(time.monotonic() - began, 3 * SOON)
+        self.assertEqual(self.ended(), 0)
 
     def test_the_control_connection_comes_back(self) -> None:
         self.fill()
@@ -122,9 +154,61 @@ class FullRedisTests(FullRedisCase):
         until(lambda: any(each["name"] == "redisproxy-control" for each in self.server.client_list()), "it is there again")
         self.check_green()
 
+    def test_the_fault_lasts_while_room_is_made(self) -> None:
+        """It is not over, and does not begin again, each time that a tenant gets a connection."""
+
+        def logged() -> list[str]:
+            lines = self.installation.proxy.lines
+            return [line for line in lines if "no connection to Redis" in line or "can be used again" in line]
+
+        self.fill(BLOCKED)
+        until(self.has_state, "Redis has run all commands")
+        until(lambda: any("no connection to Redis" in line for line in logged()[-1:]), "Redis is known to be full")
+        before = logged()
+        for _ in range(5):
+            subscriber = self.connect(*GREEN)
+            self.assertTrue(subscriber.ask((b"SUBSCRIBE", b"a")).startswith(b"*3"))
+        until(lambda: self.ended() >= 5, "room was made")
+        self.assertEqual(logged(), before)
+        self.assertEqual(ask(self.status, "/readyz")[0], 200, "a tenant without a connection would get one")
+
+    def test_redis_comes_back_and_takes_less(self) -> None:
+        """Clients of both have waited meanwhile, many more of blue."""
+        self.server.close()
+        self.installation.server.kill()
+        self.installation.proxy.logged("no connection to Redis")
+        for _ in range(4 * CLIENTS):
+            client = self.connect()
+            client.send(BLUE)
+            client.send(BLOCKED[0])
+        green = [self.connect() for _ in range(5)]
+        for client in green:
+            client.send(GREEN)
+            client.send(BLOCKED[0])
+        self.installation.server.change(f"maxclients {CLIENTS}")
+        self.installation.server.start()
+        pusher = self.connect()
+        pusher.send(GREEN)
+        self.assertEqual(pusher.reply(), b"+OK\r\n")
+        self.installation.proxy.logged("max number of clients reached")
+        for _ in green:
+            pusher.send((b"RPUSH", b"nothing", b"item"))
+        for client in green:
+            self.assertEqual(client.reply(), b"+OK\r\n")
+            self.assertIn(b"item", client.reply())
+
+
+class DedicatedTests(FullRedisCase):
+    options = ("--connections", "dedicated")
+
+    def test_idle_sessions_make_room(self) -> None:
+        self.fill(())
+        self.check_green()
+        until(lambda: self.ended() >= 1, "it is counted")
+
 
 class SeveralProcessesTests(FullRedisCase):
-    processes = 2
+    options = ("--processes", "2")
 
     def test_each_process_decides_about_its_own(self) -> None:
         self.fill()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 from twisted.internet import defer, task
 from twisted.trial import unittest
 
-from redisproxy import messages
+from redisproxy import bounds, messages
 from redisproxy.tenants.model import Tenant
-from redisproxy.upstream.connection import RedisFull, UpstreamError
-from redisproxy.upstream.crowd import PAUSES, Claim, Crowd
+from redisproxy.upstream.client import ControlError
+from redisproxy.upstream.connection import RedisCloses, RedisFull, UpstreamError
+from redisproxy.upstream.crowd import ASK_AGAIN, FULL_SECONDS, PAUSES, Claim, Crowd
 from redisproxy.upstream.idle import IdleConnections
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
@@ -87,6 +89,93 @@ class CrowdTests(unittest.SynchronousTestCase):
         failure = self.failureResultOf(self.open(Claim(GREEN, lambda: False)), UpstreamError)
         self.assertFalse(failure.value.passing)
         self.assertEqual(self.ended, [])
+        self.assertTrue(self.crowd.full, "though nobody needed it")
+
+    def test_no_connections_at_all(self) -> None:
+        """Others than this process have filled Redis."""
+        self.failureResultOf(self.open(Claim(GREEN)), RedisFull)
+        self.crowd.make_room()
+        self.assertFalse(self.crowd.promising)
+        self.assertFalse(self.crowd.divisible)
+
+    def test_what_can_be_divided(self) -> None:
+        shared = [self.upstream(BLUE, None) for _ in range(3)]
+        self.assertFalse(self.crowd.divisible, "what many sessions share stays")
+        self.upstream(BLUE, 2)
+        self.assertTrue(self.crowd.divisible)
+        for upstream in shared:
+            self.crowd.lost(upstream)
+        self.assertFalse(self.crowd.divisible, "nobody has two")
+
+    def test_the_caller_leaves(self) -> None:
+        """What was given up for it is cut off all the same."""
+        for _ in range(3):
+            self.upstream(BLUE, 3).give_way = lambda: None
+        claim = Claim(GREEN)
+        opened = self.open(claim)
+        opened.cancel()
+        self.failureResultOf(opened, defer.CancelledError)
+        self.crowd.end(claim)
+        self.assertEqual(self.ended, [])
+        self.clock.advance(bounds.GIVING_WAY_SECONDS)
+        self.clock.advance(0)
+        self.assertEqual(len(self.ended), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_redis_moves(self) -> None:
+        for _ in range(3):
+            self.upstream(BLUE, 0)
+        self.successResultOf(self.open(Claim(GREEN)))
+        self.crowd.moved()
+        self.assertFalse(self.crowd.full or self.crowd.said_full)
+        self.failureResultOf(self.open(Claim(Tenant("red", 7))), RedisFull)
+        self.assertEqual(len(self.ended), 1)
+
+    def test_one_reason_for_one_fault(self) -> None:
+        """The kernel drops Redis's error at times."""
+        closes = RedisCloses(messages.REDIS_CLOSES(address="redis"))
+        full = RedisFull(messages.REDIS_ANSWERED_PING(error="full"))
+
+        def attempt(error: Exception) -> Exception:
+            return self.failureResultOf(
+                defer.Deferred.fromCoroutine(self.crowd.attempt(lambda: defer.fail(error))), type(error)
+            ).value
+
+        self.assertEqual(attempt(closes).reason, closes.reason)
+        self.assertFalse(self.crowd.full)
+        self.assertEqual(attempt(full).reason, full.reason)
+        again = self.failureResultOf(
+            defer.Deferred.fromCoroutine(self.crowd.attempt(lambda: defer.fail(closes))), RedisFull
+        ).value
+        self.assertEqual(again.reason, full.reason)
+        self.clock.advance(FULL_SECONDS + 1)
+        self.assertIs(attempt(closes), closes)
+        self.assertFalse(self.crowd.full)
+
+    def test_a_query_is_asked_again_only_if_that_helps(self) -> None:
+        asked: list[ControlError] = []
+
+        async def asking(passing: bool) -> str:
+            asked.append(ControlError(messages.REDIS_CONNECTION_LOST(), passing=passing))
+            raise asked[-1]
+
+        def query(passing: bool) -> defer.Deferred[str]:
+            asked.clear()
+            return defer.Deferred.fromCoroutine(self.crowd.ask(partial(asking, passing)))
+
+        self.failureResultOf(query(True), ControlError)
+        self.assertEqual(len(asked), 1, "no room is made")
+        for _ in range(3):
+            self.upstream(BLUE, 0)
+        for passing, times in ((True, 4), (False, 1)):
+            self.crowd.make_room()
+            queried = query(passing)
+            self.clock.pump([0.0, 0.0, ASK_AGAIN, ASK_AGAIN])
+            self.crowd.room_used()
+            self.clock.advance(ASK_AGAIN)
+            self.failureResultOf(queried, ControlError)
+            self.assertEqual(len(asked), times)
+        self.crowd.stop()
 
     def test_for_the_proxy_itself(self) -> None:
         for _ in range(2):

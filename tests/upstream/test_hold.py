@@ -42,12 +42,12 @@ class HoldTests(unittest.SynchronousTestCase):
     def hurry(self) -> None:
         self.hurried += 1
 
-    def work(self) -> defer.Deferred[str]:
+    def work(self, tenant: Tenant = BLUE) -> defer.Deferred[str]:
         def attempt() -> defer.Deferred[str]:
             self.attempts.append(defer.Deferred())
             return self.attempts[-1]
 
-        return defer.Deferred.fromCoroutine(self.hold.keep_trying(BLUE, attempt))
+        return defer.Deferred.fromCoroutine(self.hold.keep_trying(tenant, attempt))
 
     def fails(self, error: Exception | None = None, all_of_them: bool = True) -> None:
         if all_of_them:
@@ -72,6 +72,25 @@ class HoldTests(unittest.SynchronousTestCase):
         self.attempts[1].callback("done")
         self.assertEqual(self.successResultOf(work), "done")
         self.assertFalse(self.hold.waits or self.hold.holds(BLUE))
+
+    def test_tenants_take_turns_when_redis_is_reached(self) -> None:
+        """Perhaps Redis takes few connections, and one tenant wants many."""
+        of_blue = []
+        for _ in range(3 * TOGETHER):
+            of_blue.append(self.work())
+            self.fails()
+        of_green = [self.work(GREEN)]
+        self.fails()
+        before = len(self.attempts)
+        self.hold.reached()
+        self.assertEqual(len(self.attempts), before + TOGETHER)
+        self.attempts[before + 1].callback("done")
+        self.assertEqual(self.successResultOf(of_green[0]), "done")
+        # Nothing is kept for work that has ended, or that nobody waits for.
+        for work in of_blue:
+            work.cancel()
+            self.failureResultOf(work, defer.CancelledError)
+        self.assertFalse(self.hold.waits)
 
     def test_work_counts_as_held_while_an_attempt_to_connect_is_slow(self) -> None:
         for then in ("answer", "failure", "end of the caller"):

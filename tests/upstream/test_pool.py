@@ -185,6 +185,19 @@ class ConnectionPoolTests(PoolCase):
         yield self.until(lambda: len(pool) == 0)
 
     @defer.inlineCallbacks
+    def test_what_makes_room_is_not_lent_again(self):
+        """Even if its session leaves it clean: it would keep the place."""
+        pool = self.pool()
+        upstream = yield defer.Deferred.fromCoroutine(pool.acquire(BLUE))
+        session = SimpleNamespace(
+            upstream_full=lambda full: None, work=None, midway=False, give_way=lambda: upstream.release(clean=True)
+        )
+        upstream.carry_session(session)
+        upstream.give_way()
+        self.assertEqual(pool.idle, 0)
+        yield self.until(lambda: len(pool) == 0)
+
+    @defer.inlineCallbacks
     def test_the_base_is_kept(self):
         pool = self.pool(base=2)
         yield self.until(lambda: pool.idle == 2)
