@@ -48,7 +48,7 @@ def _streams(words: list[bytes]) -> list[bytes]:
     """XREAD … STREAMS key [key …] id [id …]. A group may be called STREAMS: then one key too many
     is found, which is harmless.
     """
-    behind = next((place for place, word in enumerate(words, 1) if word.upper() == b"STREAMS"), len(words))
+    behind = next((number for number, word in enumerate(words, 1) if word.upper() == b"STREAMS"), len(words))
     return words[behind : behind + (len(words) - behind + 1) // 2]
 
 
