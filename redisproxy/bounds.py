@@ -293,6 +293,14 @@ SLOW_LOG_SECONDS = 5.0
 SLOW_LOG_ENTRIES: Annotated[int, 2] = 128
 #: Looks that are left out after Redis has refused one.
 SLOW_LOG_REFUSED_ROUNDS: Annotated[int, 1] = 59
+#: Entries of one command that confirm that it is slow: upstream/slow_commands.py. A Redis that was
+#: stopped for a while logs one.
+CONFIRM_ENTRIES: Annotated[int, 1] = 3
+#: The time within which these entries are.
+CONFIRM_SECONDS = 60.0
+#: Time since the last entry until a command that was confirmed counts as quick again. Quick ones
+#: meanwhile only cost their own tenant a little, because its window is wide then.
+CONFIRMED_SECONDS: Annotated[float, 1.0] = 300.0
 #: A limit of unread replies below this is reached by sessions that share a connection to Redis, and
 #: that only read slowly.
 LOW_OUTPUT_LIMIT_BYTES = 256 * 1024 * 1024
@@ -522,6 +530,7 @@ def _check() -> None:
         (WINDOW_FIRST <= WINDOW_MOST, "a window grows"),
         (WINDOW_UNTIMED + WINDOW_SAMPLE <= WINDOW_MOST, "no window is full without a timed command"),
         (LATE_SECONDS < WINDOW_LONG_SECONDS, "what takes long is late"),
+        (SLOW_LOG_SECONDS < CONFIRM_SECONDS < CONFIRMED_SECONDS, "the log is read several times before a command is quick"),
         (LATE_SECONDS < WINDOW_LOST_SECONDS < WINDOW_DOUBT_SECONDS, "a late answer comes before doubts end"),
         (RATE_TICK_SECONDS < RATE_READ_SECONDS < BURST_SECONDS, "a burst has several reads"),
         (IDLE_LINGER_SECONDS <= LINGER_SECONDS <= CLOSE_SECONDS, "a client has more time to read than to close"),

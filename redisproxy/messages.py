@@ -928,6 +928,14 @@ SLOW_LOG_REFUSED = LogLine(
     "Give the proxy's user in Redis the right to SLOWLOG, or do without redisproxy_tenant_slow_commands_total.",
     level="warn",
 )
+COMMAND_SLOW = LogLine(
+    "tenant-command-slow",
+    "{command} of {namespace} is slow: Redis logged it several times, lately with {milliseconds:,.0f} ms. From now on it "
+    "goes one at a time, until it is quick again",
+    "Its author finds the keys with SLOWLOG GET. Smaller values, or parts of them, make it quick.",
+    "decisions/windows.md",
+    level="warn",
+)
 REDIS_STATE = LogLine("redis-state", "Redis at {address} {state}", level="warn")
 REDIS_WRONG_ANSWER = LogLine(
     "redis-wrong-answer",

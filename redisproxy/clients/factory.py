@@ -226,6 +226,13 @@ class ClientFactory(Factory):
             if credential is not None and credential.tenant in tenants:
                 client.session.scripts_changed()
 
+    def tables_changed(self, tenants: Collection[Tenant]) -> None:
+        """Which commands of these tenants are slow has changed: the backend knows already."""
+        for client in list(self.clients):
+            credential = client.session.credential
+            if credential is not None and credential.tenant in tenants:
+                client.session.use_table()
+
     def _changed(self, snapshot: Snapshot) -> None:
         self.counts.keep(snapshot.namespaces)
         self.tenant_limits.use(snapshot.limits, snapshot.namespaces)

@@ -125,6 +125,7 @@ _Number = Literal[
     "scripts_ended",
     "slow_commands",
     "slow_seconds",
+    "slow_confirmed",
     "held",
     "throttled",
     "memory",
@@ -148,6 +149,12 @@ _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
     ),
     (CounterMetricFamily, "tenant_slow_commands", "slow_commands", "Commands that Redis has logged as slow."),
     (CounterMetricFamily, "tenant_slow_command_seconds", "slow_seconds", "Seconds that Redis took for these commands."),
+    (
+        CounterMetricFamily,
+        "tenant_slow_commands_confirmed",
+        "slow_confirmed",
+        "Kinds of commands that go one at a time because Redis has logged them as slow.",
+    ),
     (
         GaugeMetricFamily,
         "tenant_throttled_connections",

@@ -80,7 +80,8 @@ class TenantStats(TypedDict):
     turned_away: log-ins that were refused because the tenant had as many connections as it may.
     wrong: log-ins with a wrong password that named the tenant.
     scripts_ended: scripts that were ended because they ran for too long.
-    slow_commands: commands that Redis has logged as slow; slow_seconds: how long they took.
+    slow_commands: commands that Redis has logged as slow; slow_seconds: how long they took;
+    slow_confirmed: how often a command went through the window from then on.
     held: connections that are not read now, because the tenant exceeded a rate.
     throttled: seconds in which there were such connections.
     memory: bytes that its sessions use, see `tenants.memory`.
@@ -98,6 +99,7 @@ class TenantStats(TypedDict):
     scripts_ended: int
     slow_commands: int
     slow_seconds: float
+    slow_confirmed: int
     held: int
     throttled: float
     memory: int
@@ -118,6 +120,7 @@ def no_tenant_stats() -> TenantStats:
         "scripts_ended": 0,
         "slow_commands": 0,
         "slow_seconds": 0.0,
+        "slow_confirmed": 0,
         "held": 0,
         "throttled": 0.0,
         "memory": 0,

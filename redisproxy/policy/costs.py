@@ -37,6 +37,8 @@ class Bound(Flag):
     COUNT = 16
     #: the form of its arguments, which the session checks
     FORM = 32
+    #: the size of one value, which it copies once
+    VALUE = 64
 
 
 class Cost(NamedTuple):
@@ -78,7 +80,7 @@ _TABLE: tuple[tuple[Bound, str, str], ...] = (
         """,
     ),
     (
-        _NONE,
+        Bound.VALUE,
         "The value is copied once, as by GET, at about 0.1 ms for 1 MiB. Large replies have bounds of their own.",
         "GETRANGE SUBSTR",
     ),
@@ -172,6 +174,7 @@ COSTS: Mapping[bytes, Cost] = {
 #: other reasons; XREAD and XREADGROUP may also block, and then take no time.
 WINDOWED: frozenset[bytes] = frozenset(name for name, cost in COSTS.items() if Bound.WINDOW in cost.bound)
 _KNOWN = frozenset(name.upper().encode() for _, names in FACTS for name in names.split())
+_KEYED = frozenset(name.upper().encode() for kinds, names in FACTS if "keys" in kinds.split() for name in names.split())
 
 
 def windowed(name: bytes) -> bool:
@@ -181,6 +184,21 @@ def windowed(name: bytes) -> bool:
     case, ``NAME`` or ``CONTAINER|SUBCOMMAND``.
     """
     return name in WINDOWED or name not in _KNOWN
+
+
+def slow_from(name: bytes, words: list[bytes], large: bool) -> float | None:
+    """From how many seconds on an entry of Redis's log is evidence that a command itself is slow.
+
+    A busy machine makes any command late by some 10 ms, and most of all those that run most often.
+    So this is as short only for commands whose size explains it: large ones, and those that copy a
+    part of a value. None: never, because the command touches no key.
+
+    name: upper case; words: of the command; large: see `tenants.slow_log.Entry`.
+    """
+    full = name + b"|" + words[1].upper() if len(words) > 1 else name
+    if large or (name in COSTS and Bound.VALUE in COSTS[name].bound):
+        return bounds.LATE_SECONDS
+    return bounds.WINDOW_LONG_SECONDS if name in _KEYED or full in _KEYED else None
 
 
 @dataclass(frozen=True)

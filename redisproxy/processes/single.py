@@ -69,6 +69,7 @@ class Serving(service.MultiService):
         )
         self.backend.policy_changed = self.clients.use
         self.backend.scripts.rights.changed = self.clients.scripts_changed
+        self.backend.sessions.slow_commands.changed = self.clients.tables_changed
         self.on_snapshot = self.snapshot.listeners
         self.on_snapshot.append(self._settle)
         for part in (self.backend, self.snapshot, access_log):
@@ -136,6 +137,7 @@ class Serving(service.MultiService):
                 "scripts_ended": counted.scripts_ended,
                 "slow_commands": counted.slow_commands,
                 "slow_seconds": counted.slow_seconds,
+                "slow_confirmed": counted.slow_confirmed,
                 **self.tenant_limits.stats(namespace),
                 "memory": self.clients.memory.of(namespace),
                 "latency": latency[namespace].samples() if namespace in latency else {"counts": {}, "sum": 0.0},

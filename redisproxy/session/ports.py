@@ -400,6 +400,13 @@ class Backend(Protocol):
     def window(self, tenant: Tenant) -> Window:
         """Returns the tenant's window, the same object for all of its sessions."""
 
+    def table(self, tenant: Tenant, usual: dict[bytes, int]) -> dict[bytes, int]:
+        """Returns the scanner's table for the tenant: the usual one, unless some of its plain
+        commands go through its window, because they are slow.
+
+        usual: that of the policy.
+        """
+
     def holds(self, tenant: Tenant) -> bool:
         """Whether the tenant's work waits because Redis is away, or the tenant is paused."""
 

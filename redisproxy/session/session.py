@@ -968,7 +968,7 @@ class Session:
         credential = self.credential
         error = b"" if credential is None else self.backend.script_error(credential.tenant)
         self.policy = self.backend.policy.without_scripts(error)
-        self.scanner.table = self.policy.table
+        self.use_table()
 
     def scripts_changed(self) -> None:
         """The tenant may run scripts from now on, or may not any more.
@@ -976,7 +976,12 @@ class Session:
         Otherwise the session keeps its policy: see `policy_changed`.
         """
         self.policy = self.policy.without_scripts(self.backend.script_error(self.tenant))
-        self.scanner.table = self.policy.table
+        self.use_table()
+
+    def use_table(self) -> None:
+        """Has the scanner use the policy's table, with the tenant's slow commands in it."""
+        table, credential = self.policy.table, self.credential
+        self.scanner.table = table if credential is None else self.backend.table(credential.tenant, table)
 
     def policy_changed(self, dedicated: bool = False) -> None:
         """Takes over a new policy, if the client is logged in.

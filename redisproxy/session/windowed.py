@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from .. import messages, probes
 from ..policy.policy import Policy
-from ..resp.framing import UNLIMITED, encode
+from ..resp.framing import FORWARD, UNLIMITED, WINDOWED, WINDOWED_ABOVE, encode
 from .pending import ReplyBatch, RewrittenReply, WindowedBatch
 from .ports import Multiplexed, ReplyReceiver, Unavailable
 from .route import DEDICATED
@@ -98,7 +98,8 @@ def begin_large(session: Session, piece: bytes) -> None:
 
 def is_large(session: Session, piece: bytes) -> bool:
     """Whether the large command that begins with this piece is such a command."""
-    return session.policy.is_windowed(piece.split(b"\r\n", 3)[2:3])
+    verdict = session.scanner.table.get(piece.split(b"\r\n", 3)[2].upper(), FORWARD)
+    return verdict == WINDOWED or verdict >= WINDOWED_ABOVE
 
 
 def go_on(session: Session, batch: WindowedBatch, piece: bytes) -> None:

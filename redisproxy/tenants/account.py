@@ -53,6 +53,7 @@ class TenantCounters:
         "refused_names",
         "scripts_ended",
         "slow_commands",
+        "slow_confirmed",
         "slow_seconds",
         "turned_away",
         "wrong",
@@ -82,6 +83,8 @@ class TenantCounters:
         #: commands that Redis has logged as slow, and the seconds that they took
         self.slow_commands = 0
         self.slow_seconds = 0.0
+        #: how often that has confirmed that a command is slow: see `upstream.slow_commands`
+        self.slow_confirmed = 0
 
     def inspected_one(self, name: bytes) -> None:
         """Counts a command that is known by name."""

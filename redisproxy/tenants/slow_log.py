@@ -15,7 +15,12 @@ from typing import NamedTuple
 from ..resp.value import Answer
 from .model import Tenant
 
+#: What Redis puts in place of what it does not keep: the arguments from the 32nd on, and the end of
+#: an argument of more than 128 bytes.
+_MORE = re.compile(rb"\.\.\. \(([0-9]+) more (arguments|bytes)\)\Z")
 _NAME = re.compile(rb"redisproxy:([a-z0-9.-]+):([0-9]+):([0-9a-f]+)")
+#: Of the number of bytes that Redis does not keep of a large argument: 100,000 or more.
+_DIGITS = 6
 #: Commands of the proxy itself on a tenant's connection: its log-in. Redis 5 logs AUTH with its
 #: password.
 _LOG_IN = frozenset((b"AUTH", b"CLIENT", b"HELLO", b"SELECT"))
@@ -33,6 +38,15 @@ class Entry(NamedTuple):
     words: list[bytes]
     tenant: Tenant
     token: bytes
+
+    @property
+    def large(self) -> bool:
+        """Whether the command has many arguments, or one of many bytes."""
+        for word in self.words:
+            found = _MORE.search(word)
+            if found and (found[2] == b"arguments" or len(found[1]) >= _DIGITS):
+                return True
+        return False
 
 
 class ConnectionNames:

@@ -105,6 +105,14 @@ class Window:
         self._untimed = 0
         return True
 
+    def narrow(self) -> None:
+        """Commands come here from now on that have kept Redis busy, as its log says. They go one at
+        a time until Redis has told how long the next ones take.
+        """
+        self.size = 1
+        self._doubts_until = self._seconds() + bounds.WINDOW_DOUBT_SECONDS
+        self._count()
+
     def has(self, commands: int) -> bool:
         """Whether so many commands may be sent at once now. More than the window are, when they are
         the only ones.

@@ -26,6 +26,7 @@ from ..settings import Settings
 from ..tenants import account, model
 from ..tenants.documents import ReadSummary
 from ..tenants.model import Snapshot, Tenant
+from ..tenants.slow_log import Entry
 from . import acl_maintenance
 from .acl_users import AclUserError, AclUsers
 from .client import RedisClient
@@ -209,6 +210,7 @@ class Backend(service.MultiService):
         """Fires when all connections are closed."""
         self._stop_renewing()
         self.queries.stop()
+        self.sessions.slow_commands.stop()
         stopped: defer.Deferred[list[tuple[bool, object]]] = super().stopService()
         return stopped
 
@@ -248,11 +250,12 @@ class Backend(service.MultiService):
             histogram = self.tenant_latency[namespace] = Histogram(REDIS_BOUNDS)
         histogram.observe(seconds)
 
-    def _count_slow(self, tenant: Tenant, seconds: float) -> None:
-        if tenant in self._tenants:
-            counters = self._counts.of(tenant.namespace)
+    def _count_slow(self, entry: Entry) -> None:
+        if entry.tenant in self._tenants:
+            counters = self._counts.of(entry.tenant.namespace)
             counters.slow_commands += 1
-            counters.slow_seconds += seconds
+            counters.slow_seconds += entry.microseconds / 1_000_000
+            counters.slow_confirmed += self.sessions.slow_commands.add(entry, self.policy.table)
 
     # For probes, metrics and the status page.
 

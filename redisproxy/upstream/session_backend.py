@@ -37,6 +37,7 @@ from .hold import TenantPaused
 from .patterns import Patterns
 from .pool import ConnectionPool
 from .queries import ControlQueries
+from .slow_commands import SlowCommands
 from .spares import Spares
 from .tenant_pool import unavailable
 
@@ -80,12 +81,18 @@ class SessionBackend:
         self._scripts: dict[Tenant, Scripts] = {}
         self._transactions: dict[Tenant, Transactions] = {}
         self._windows: dict[Tenant, Window] = {}
+        #: the commands that go through these windows because they are slow
+        self.slow_commands = SlowCommands(clock, self.window)
+        self.table = self.slow_commands.table
 
     def keep_only(self, tenants: Collection[Tenant]) -> None:
-        """Forgets the scripts, the open transactions and the windows of all other tenants."""
+        """Forgets the scripts, the open transactions, the windows and the slow commands of all
+        other tenants.
+        """
         for kept in (self._scripts, self._transactions, self._windows):
             for tenant in kept.keys() - tenants:
                 del kept[tenant]
+        self.slow_commands.keep_only(tenants)
 
     def window(self, tenant: Tenant) -> Window:
         """See `session.ports.Backend`."""

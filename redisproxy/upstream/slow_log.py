@@ -1,6 +1,6 @@
-"""Counts the slow commands of each tenant, as Redis logs them.
+"""Reports the slow commands of each tenant, as Redis logs them.
 
-Owns when the log is read, and which entries are new. Each process counts those of its own
+Owns when the log is read, and which entries are new. Each process reports those of its own
 connections, whose names say so: see `tenants.slow_log`. So the counts of all processes and replicas
 add up, and a process that was started again counts nothing twice.
 
@@ -16,8 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from .. import bounds, messages
 from ..ops.log_once import Condition
 from ..resp.value import Answer
-from ..tenants.model import Tenant
-from ..tenants.slow_log import entries, newest
+from ..tenants.slow_log import Entry, entries, newest
 from .client import Commands, ControlError, ReplyError
 from .regular import RegularQuestions
 
@@ -25,17 +24,17 @@ from .regular import RegularQuestions
 class SlowLogService(RegularQuestions):
     """Reads the log every SLOW_LOG_SECONDS, if it has new entries.
 
-    control: the control connection; token: of this process's connections; count: called with the
-    tenant and the seconds of each slow command.
+    control: the control connection; token: of this process's connections; report: called with each
+    entry, the oldest first.
     """
 
     name = "slow log"
     doing = "reading Redis's slow log"
 
-    def __init__(self, clock: IReactorTime, control: Commands, token: bytes, count: Callable[[Tenant, float], None]) -> None:
+    def __init__(self, clock: IReactorTime, control: Commands, token: bytes, report: Callable[[Entry], None]) -> None:
         super().__init__(clock, control, bounds.SLOW_LOG_SECONDS)
         self._token = token
-        self._count = count
+        self._report = report
         # The id of the newest entry that was read; -1: none of this run of Redis.
         self._seen = -1
         self._run_id = ""
@@ -73,16 +72,16 @@ class SlowLogService(RegularQuestions):
             return  # the connection was lost, which the control connection logs
         self._refused.over()
         if run_id == self._run_id:
-            self._count_new(answer)
+            self._report_new(answer)
 
     async def _get(self, count: int) -> Answer:
         return await self._control.ask("SLOWLOG", "GET", count)
 
-    def _count_new(self, answer: Answer) -> None:
-        """Counts the entries that are new."""
+    def _report_new(self, answer: Answer) -> None:
+        """Reports the entries that are new."""
         seen = self._seen
         # Perhaps newer than the one that the first question found: entries may have come between.
         self._seen = max(seen, newest(answer) or 0)
-        for entry in entries(answer):
+        for entry in reversed(list(entries(answer))):
             if entry.number > seen and entry.token == self._token:
-                self._count(entry.tenant, entry.microseconds / 1_000_000)
+                self._report(entry)

@@ -22,6 +22,7 @@ def tenant(commands: int, sessions: int = 1) -> TenantStats:
         "scripts_ended": 1,
         "slow_commands": 1,
         "slow_seconds": 0.25,
+        "slow_confirmed": 1,
         "held": 1,
         "throttled": 0.5,
         "memory": 700,

@@ -301,6 +301,66 @@ class BoundTests(unittest.TestCase):
             conversation.redis(answer)
 
 
+class ConfirmedTests(unittest.TestCase):
+    """Plain commands of a tenant that are slow, as Redis's log says."""
+
+    SET, MSET = encode([b"SET", b"k", b"v"]), encode([b"mset", b"k", b"v"])
+
+    def slow(self, conversation: Conversation) -> Conversation:
+        """SET and MSET are slow from now on, but not GET."""
+        conversation.slow[BLUE.tenant] = [b"SET", b"MSET", b"mset"]
+        conversation.session.use_table()
+        conversation.session.window.narrow()
+        return conversation
+
+    def test_they_go_one_at_a_time_from_then_on(self) -> None:
+        for conversation in (logged_in(), logged_in_multiplexed()):
+            upstream = conversation.session.route.upstream
+            conversation.client(self.SET * 5)
+            self.assertEqual(upstream.sent, self.SET * 5)
+            upstream.pending.received(b"+OK\r\n" * 5)
+            self.slow(conversation).client(self.SET + self.MSET + GET)
+            timed = TIME + self.SET + TIME
+            self.assertEqual(upstream.sent, self.SET * 5 + timed)
+            upstream.pending.received(time(1) + b"+OK\r\n" + time(1.2))
+            self.assertEqual(upstream.sent, self.SET * 5 + timed + TIME + self.MSET + TIME + GET)
+            upstream.pending.received(time(2) + b"+OK\r\n" + time(2.2) + b"$1\r\na\r\n")
+            self.assertEqual(conversation.hears(), b"+OK\r\n" * 7 + b"$1\r\na\r\n")
+            self.assertEqual(conversation.session.window.size, 1)
+
+    def test_half_a_command_goes_on_as_it_began(self) -> None:
+        conversation = logged_in().client(self.SET[:-4])
+        self.slow(conversation).client(self.SET[-4:] + self.SET)
+        self.assertEqual(conversation.upstream.sent, self.SET + TIME + self.SET + TIME)
+
+    def test_they_are_quick_again_while_one_waits(self) -> None:
+        conversation = self.slow(logged_in()).client(self.SET * 3)
+        conversation.slow.clear()
+        conversation.session.use_table()
+        self.assertEqual(conversation.upstream.sent, TIME + self.SET + TIME)
+        conversation.redis(time(1) + b"+OK\r\n" + time(1.2))
+        self.assertTrue(conversation.upstream.sent.endswith(TIME + self.SET * 2))
+        conversation.redis(b"+OK\r\n" * 2)
+        self.assertEqual(conversation.hears(), b"+OK\r\n" * 3)
+
+    def test_in_a_transaction_and_as_a_large_command(self) -> None:
+        conversation = self.slow(logged_in()).client(MULTI + self.SET * 2 + GET)
+        self.assertEqual(conversation.session.windowed_in_multi, 2)
+        conversation.redis(b"+OK\r\n" + b"+QUEUED\r\n" * 3).client(EXEC).redis(b"*3\r\n+OK\r\n+OK\r\n$-1\r\n")
+        conversation.client(encode([b"set", b"k", b"v" * (bounds.WHOLE_COMMAND_BYTES + 1)]))
+        window = conversation.session.window
+        self.assertEqual(window.free, window.size - 1)
+        conversation.redis(b"+OK\r\n")
+        self.assertEqual(window.free, window.size)
+
+    def test_after_a_log_in_as_another_tenant(self) -> None:
+        conversation = self.slow(logged_in()).command(b"AUTH", b"green")
+        conversation.client(self.SET * 3)
+        self.assertTrue(conversation.upstream.sent.endswith(self.SET * 3))
+        conversation.redis(b"+OK\r\n" * 3).command(b"AUTH", b"blue").client(self.SET * 3)
+        self.assertEqual(conversation.upstream.sent.count(self.SET), 1)
+
+
 class LargeTests(unittest.TestCase):
     """A command that is sent in pieces needs a place for its last piece."""
 

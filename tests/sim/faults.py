@@ -168,6 +168,18 @@ def hand_over_queued(simulation: Simulation) -> None:
     )
 
 
+def log_slow(simulation: Simulation) -> None:
+    """Redis logs some of a tenant's commands as slow, and again after a while."""
+    if simulation.straight:
+        return
+    tenant = simulation.rng.choice(["blue", "green"])
+    names = simulation.rng.sample([b"GET", b"SET", b"INCR", b"RPUSH", b"DEL"], 3)
+    simulation.log_slow(tenant, names)
+    simulation.world.after(
+        simulation.rng.uniform(0.5, 5), simulation.reactor.callLater, 0, simulation.log_slow, tenant, names
+    )
+
+
 def _at_worst(simulation: Simulation, condition: Callable[[Session], bool], call: Callable[[Session], object]) -> None:
     """Calls something with the first session for which a condition holds."""
     simulation.when(lambda: next(filter(condition, simulation.sessions()), None), call)
@@ -182,7 +194,7 @@ FAULTS: dict[str, Callable[[Simulation], None]] = {
     fault.__name__: fault
     for fault in (
         *(cut_reply, cut_command, fail_over, fill_for_long, stand_still, kick),
-        *(rotate_late, rotate_within_a_message, replace_while_waiting, hand_over_queued, keep_busy),
+        *(rotate_late, rotate_within_a_message, replace_while_waiting, hand_over_queued, keep_busy, log_slow),
         abandon_unread,
     )
 }

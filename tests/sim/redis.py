@@ -623,6 +623,10 @@ class SimulatedConnection:
         assert words[0] == b"SETNAME", words
         return OK
 
+    def _time(self, words: list[bytes]) -> bytes:
+        now = self.redis.world.now
+        return array([bulk(b"%d" % now), bulk(b"%d" % (now % 1 * 1_000_000))])
+
     def _unwatch(self, words: list[bytes]) -> bytes:
         self._watched.clear()
         return OK
@@ -656,4 +660,5 @@ _COMMANDS: dict[bytes, Callable[[SimulatedConnection, list[bytes]], bytes]] = {
     b"DISCARD": SimulatedConnection._discard,
     b"WATCH": SimulatedConnection._watch,
     b"UNWATCH": SimulatedConnection._unwatch,
+    b"TIME": SimulatedConnection._time,
 }

@@ -44,6 +44,7 @@ from redisproxy.policy.policy import make_policy
 from redisproxy.session.session import Session
 from redisproxy.settings import Settings
 from redisproxy.tenants.model import BackendAddress, Credential, Snapshot, Tenant, digest
+from redisproxy.tenants.slow_log import Entry
 from redisproxy.upstream import backend as backend_module
 from redisproxy.upstream import control as control_module
 from redisproxy.upstream import pool as multiplexed_module
@@ -304,6 +305,7 @@ class Simulation:
             memory=self.options.memory,
         )
         self._proxied.policy_changed = self._factory.use
+        self._proxied.sessions.slow_commands.changed = self._factory.tables_changed
         self._holder.startService()
         self._proxied.startService()
         self._use_directory()
@@ -448,6 +450,12 @@ class Simulation:
     def multiplexed_connections(self) -> list[MultiplexedConnection]:
         """The proxy's multiplexed connections."""
         return self._proxied.pool.multiplexed
+
+    def log_slow(self, tenant: str, names: list[bytes]) -> None:
+        """Redis has logged commands of a tenant as slow, often enough to confirm it."""
+        slow, table = self._proxied.sessions.slow_commands, self._proxied.policy.table
+        for name in names * bounds.CONFIRM_ENTRIES:
+            slow.add(Entry(0, int(self.world.now), 1_000_000, [name, b"key"], self._tenants[tenant], b""), table)
 
     def change_policy(self) -> None:
         """Redis is another one, where tenants may do something else."""

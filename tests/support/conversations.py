@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import Policy, make_policy
-from redisproxy.resp.framing import encode
+from redisproxy.resp.framing import WINDOWED, encode
 from redisproxy.session.client_visit import ClientVisit
 from redisproxy.session.errors import OK
 from redisproxy.session.info import CLIENT_STATS
@@ -165,6 +165,8 @@ class Conversation:
         #: Seconds until a wrong password is answered.
         self.login_delay = 0.0
         self.windows: dict[Tenant, Window] = {}
+        #: names of plain commands that go through the window
+        self.slow: dict[Tenant, list[bytes]] = {}
         #: what a window does a while later
         self.later: list[Callable[[], None]] = []
         self.known_scripts: dict[Tenant, Scripts] = {}
@@ -275,6 +277,10 @@ class Conversation:
 
     def window(self, tenant: Tenant) -> Window:
         return self.windows.setdefault(tenant, Window(lambda: self.now, lambda _, call: self.later.append(call)))
+
+    def table(self, tenant: Tenant, usual: dict[bytes, int]) -> dict[bytes, int]:
+        slow = self.slow.get(tenant, ())
+        return usual | dict.fromkeys(slow, WINDOWED) if slow else usual
 
     def holds(self, tenant: Tenant) -> bool:
         return self.redis_away

@@ -27,6 +27,7 @@ def stats(**tenants: dict) -> Stats:
             "scripts_ended": 3,
             "slow_commands": 4,
             "slow_seconds": 1.5,
+            "slow_confirmed": 1,
             "held": 1,
             "throttled": 70.5,
             "memory": 2500,

@@ -38,6 +38,18 @@ class SlowLogTests(unittest.TestCase):
         for odd in (None, 7, b"x", [7], [[]], [[1, 2, 3, [b"GET"]]], [[1, 2, 3, [], b"", name]]):
             self.assertEqual(list(entries(odd)), [], odd)
 
+    def test_a_large_command(self) -> None:
+        name = ConnectionNames().of(BLUE)
+        for words, large in (
+            ((b"MSET", b"a", b"b", b"... (7 more arguments)"), True),
+            ((b"SET", b"k", b"v" * 128 + b"... (100000 more bytes)"), True),
+            ((b"SET", b"k", b"v" * 128 + b"... (99999 more bytes)"), False),
+            ((b"SET", b"k", b"... (100000 more bytes) or so"), False),
+            ((b"GET", b"k"), False),
+        ):
+            [found] = entries([entry(7, name, *words)])
+            self.assertEqual(found.large, large, words)
+
     def test_the_newest(self) -> None:
         self.assertEqual(newest([entry(9, b""), entry(7, b"")]), 9)
         for none in (None, [], [[]], [7], b"x"):

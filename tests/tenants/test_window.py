@@ -94,6 +94,18 @@ class SizeTests(WindowCase):
         self.answer(8)
         self.assertEqual(self.window.size, bounds.WINDOW_MOST)
 
+    def test_it_is_made_narrow(self) -> None:
+        """Redis's log says that what comes here now is slow. If it is quick, the window grows."""
+        self.opened()
+        self.window.narrow()
+        self.assertEqual((self.window.size, self.window.free, self.window.times(1)), (1, 1, True))
+        self.answer(1, took=0.05)
+        self.assertEqual(self.window.size, 1)
+        self.clock.advance(0.05 * bounds.WINDOW_REST)
+        for size in (2, 4, 8):
+            self.answer(self.window.size, took=0.001)
+            self.assertEqual(self.window.size, size)
+
     def test_as_many_as_redis_runs_in_time(self) -> None:
         self.opened()
         self.answer(16, after=0.5, took=2 * bounds.LATE_SECONDS)

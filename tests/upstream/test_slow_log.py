@@ -46,7 +46,10 @@ class SlowLogServiceTests(unittest.SynchronousTestCase):
         self.logged: list[object] = []
         self.patch(Log, "write", lambda _, line, **fields: self.logged.append(line))
         self.service = SlowLogService(
-            self.clock, self.redis, self.names.token, lambda tenant, seconds: self.counted.append((tenant, seconds))
+            self.clock,
+            self.redis,
+            self.names.token,
+            lambda entry: self.counted.append((entry.tenant, entry.microseconds / 1_000_000)),
         )
         self.service.startService()
         self.addCleanup(self.stops)
@@ -56,7 +59,7 @@ class SlowLogServiceTests(unittest.SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def look(self) -> list[tuple[Tenant, float]]:
-        """Returns what is counted in the next round."""
+        """Returns what is reported in the next round."""
         self.counted.clear()
         self.clock.advance(bounds.SLOW_LOG_SECONDS)
         return list(self.counted)
@@ -66,7 +69,7 @@ class SlowLogServiceTests(unittest.SynchronousTestCase):
         self.redis.add(5, self.names.of(BLUE))
         self.redis.add(6, b"redisproxy-queries")
         self.redis.add(7, self.names.of(GREEN), 1_500_000)
-        self.assertEqual(self.look(), [(GREEN, 1.5), (BLUE, 0.25)])
+        self.assertEqual(self.look(), [(BLUE, 0.25), (GREEN, 1.5)], "the oldest first")
         self.assertEqual(self.look(), [])
         self.redis.add(8, self.names.of(BLUE))
         self.assertEqual(self.look(), [(BLUE, 0.25)])
