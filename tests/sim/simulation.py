@@ -80,9 +80,11 @@ RARE = (
     *("nested_messages", "leave_within", "large_news", "read_scripts_slowly", "large", "info", "scripts"),
     "list_clients",
 )
-RARE_FAULTS = tuple(name for name in faults.FAULTS if name != "keep_busy")
+RARE_FAULTS = tuple(name for name in faults.FAULTS if name not in ("keep_busy", "log_slow"))
 #: The same where scripts may be slow.
 SLOW_RARE_FAULTS = ("keep_busy",)
+#: Commands become slow ones of their tenant. Not in RARE_FAULTS, for the same reason.
+SLOW_LOG_FAULTS = ("log_slow",)
 #: Limits that the seed may make extreme, unless the options name others. The simulation's own
 #: generator draws them in this order. So adding or removing one changes what each kept seed does.
 KEPT_LIMITS = (
@@ -739,6 +741,8 @@ def options_of(seed: int) -> Options:
         newer_faults += RARE_FAULTS
     if slow and rare:
         newer_faults += SLOW_RARE_FAULTS
+    if rare and seed % 4 == 3:
+        newer_faults += SLOW_LOG_FAULTS
     return Options(
         limits=ALL_LIMITS,
         newer=newer + RARE if rare else newer,

@@ -297,6 +297,23 @@ class SimulationTests(unittest.TestCase):
             )
             self.assertEqual(wrong(seed, options), [])
 
+    def test_plain_commands_become_slow_ones_and_quick_again(self) -> None:
+        """While clients are in the middle of pipelines, large commands and transactions."""
+        reached: set[str] = set()
+        for seed in (16, 26, 31, 34):
+            limits = ("CONFIRMED_SECONDS", "LATE_SECONDS", "WINDOW_MOST")
+            options = sim.Options(newer=sim.NEWER, newer_faults=sim.SLOW_LOG_FAULTS, limits=limits)
+            simulation = sim.Simulation(seed, options)
+            self.assertEqual(simulation.run(), [])
+            reached |= simulation.reached
+        for branch in (
+            "slow command is confirmed by Redis's log",
+            "slow command counts as quick again",
+            "command waits for a place in its tenant's window",
+            "end of a large command waits for a place in its tenant's window",
+        ):
+            self.assertIn(branch, reached)
+
     def test_rare_branches_have_names_of_their_own(self) -> None:
         simulation = sim.Simulation(7, sim.Options(newer=sim.NEWER, faults=sim.FAULTS))
         simulation.run()
