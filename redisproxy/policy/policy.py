@@ -311,6 +311,15 @@ def _spellings(table: Mapping[bytes, int]) -> dict[bytes, int]:
     return {spelling: kind for name, kind in table.items() for spelling in (name, name.lower())}
 
 
+def windowed_in(table: Mapping[bytes, int], name: bytes) -> bool:
+    """Whether a command that is passed on as it came needs a place in the tenant's window.
+
+    table: the scanner's; name: as the client spelt it.
+    """
+    verdict = table.get(name.upper(), FORWARD)
+    return verdict == WINDOWED or verdict >= WINDOWED_ABOVE
+
+
 #: The table before log-in. It is empty: every command is inspected. The limits of
 #: `framing.UNAUTHENTICATED` keep commands small.
 UNAUTHENTICATED_TABLE: dict[bytes, int] = {}

@@ -16,8 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from .. import messages, probes
-from ..policy.policy import Policy
-from ..resp.framing import FORWARD, UNLIMITED, WINDOWED, WINDOWED_ABOVE, encode
+from ..policy.policy import Policy, windowed_in
+from ..resp.framing import UNLIMITED, encode
 from .pending import ReplyBatch, RewrittenReply, WindowedBatch
 from .ports import Multiplexed, ReplyReceiver, Unavailable
 from .route import DEDICATED
@@ -98,8 +98,7 @@ def begin_large(session: Session, piece: bytes) -> None:
 
 def is_large(session: Session, piece: bytes) -> bool:
     """Whether the large command that begins with this piece is such a command."""
-    verdict = session.scanner.table.get(piece.split(b"\r\n", 3)[2].upper(), FORWARD)
-    return verdict == WINDOWED or verdict >= WINDOWED_ABOVE
+    return windowed_in(session.scanner.table, piece.split(b"\r\n", 3)[2])
 
 
 def go_on(session: Session, batch: WindowedBatch, piece: bytes) -> None:
