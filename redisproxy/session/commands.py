@@ -71,7 +71,7 @@ HANDLERS = {
     b"SUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),
     b"SUNSUBSCRIBE": Handler(channels.unsubscribe, (1, -1), _ALONE),
     b"UNSUBSCRIBE": Handler(channels.unsubscribe, (1, -1), _ALONE),
-    b"UNWATCH": Handler(data.unwatch, needs=_LOGIN | _UNSUBSCRIBED),
+    b"UNWATCH": Handler(data.unwatch, (1, 1), _LOGIN | _UNSUBSCRIBED),
     b"WATCH": Handler(data.watch, (2, -1), _LOGIN | _DEDICATED | _UNSUBSCRIBED),
     **dict.fromkeys(costs.PLAIN, Handler(data.pass_on)),
 }

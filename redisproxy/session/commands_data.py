@@ -148,7 +148,7 @@ def watch(session: Session, words: list[bytes]) -> None:
 
 def unwatch(session: Session, words: list[bytes]) -> None:
     """UNWATCH. Inside MULTI it does not run before EXEC."""
-    session.watching = session.watching and (session.multi or len(words) > 1)
+    session.watching = session.watching and session.multi
     _end_state(session, words)
 
 
