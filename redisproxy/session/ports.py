@@ -256,6 +256,17 @@ class Multiplexed(Upstream, Protocol):
     def overloaded(self) -> bool:
         """Whether it takes no more commands for another reason than the tenant's order."""
 
+    @property
+    def in_rounds(self) -> bool:
+        """Whether commands wait in it for places in their tenant's window."""
+
+    def send_in_rounds(self, data: bytes, batch: ReplyBatch, needed: int, window: Window) -> None:
+        """Sends whole commands when there are places for them in the window, in order.
+
+        batch: one that no later command enlarges; needed: how many places they need. If that is the
+        number of replies, the commands may be divided.
+        """
+
     def slow_reader(self, user: MultiplexedUser, size: int) -> None:
         """The session's client does not read. size: bytes that its backlog grew by."""
 

@@ -149,6 +149,12 @@ class ReplyQueue:
         if self.pending >= bounds.PENDING_REPLIES or len(self._items) > _LONG:
             self._charge()
 
+    def divide(self, batch: ReplyBatch, first: ReplyBatch) -> None:
+        """Expects the first replies of a batch as a batch of their own. `batch.count` is smaller
+        already.
+        """
+        self._items.insert(self._items.index(batch), first)
+
     def _charge(self) -> None:
         """Charges the tenant's account for the queue, if it is long.
 

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, cast
 from .. import messages, probes
 from ..policy.policy import Policy, windowed_in
 from ..resp.framing import UNLIMITED, encode
-from .pending import ReplyBatch, RewrittenReply, WindowedBatch
+from .pending import WINDOWED, ReplyBatch, RewrittenReply, WindowedBatch
 from .ports import Multiplexed, ReplyReceiver, Unavailable
-from .route import DEDICATED
+from .route import DEDICATED, MULTIPLEXED
 from .state import Step, Until
 
 if TYPE_CHECKING:
     from ..tenants.window import Window
     from .session import Session
 
-_TIME = encode([b"TIME"])
+#: The command that asks Redis for its time.
+TIME = encode([b"TIME"])
 #: The reply to TIME: an array of two bulk strings, seconds and microseconds.
 _TOLD = 5
 
@@ -65,7 +66,19 @@ def forward(session: Session, data: bytes, count: int) -> None:
     if session.blocked:
         probes.reached("commands of the window wait for one that blocks")
         return send(session, data, count, count)
+    if session.window.wide:
+        if session.route.state is MULTIPLEXED and session.route.upstream.newest() is not None:
+            return _send_in_rounds(session, data, count, count)
+        return send(session, data, count, count)
     return _send(session, data, count, count)
+
+
+def _send_in_rounds(session: Session, data: bytes, count: int, needed: int) -> None:
+    """Sends commands over a multiplexed connection, which writes them when there are places."""
+    replies = session.replies
+    batch = ReplyBatch(replies, count, WINDOWED, replies.muted(count))
+    replies.expect_batch(batch)
+    cast(Multiplexed, session.route.upstream).send_in_rounds(data, batch, needed, session.window)
 
 
 def pass_on(session: Session, words: list[bytes]) -> None:
@@ -178,6 +191,9 @@ def _send(session: Session, data: bytes, count: int, needed: int, timed: bool = 
     if isinstance(upstream, Unavailable):
         return session.forward(data, count)
     dedicated = session.route.dedicated
+    if dedicated is None and needed and cast(Multiplexed, upstream).in_rounds:
+        # Behind others that wait for places, these must not take any.
+        return _send_in_rounds(session, data, count, needed)
     hasten = partial(session.route.settle, session) if dedicated is not None else cast(Multiplexed, upstream).settle
     # Other commands end a CLIENT CACHING YES, and are errors to subscribers in RESP2.
     timed = timed and session.subscriptions is None and session.tracking is None
@@ -185,7 +201,7 @@ def _send(session: Session, data: bytes, count: int, needed: int, timed: bool = 
         batch = WindowedBatch(replies, count, needed, window, hasten, replies.muted(count))
         window.sent(batch)
         return session.expect(data, batch)
-    start = _Start()
+    start = Clock()
     upstream.expect(ReplyBatch(start, 1))
     commands = replies.expect(count, upstream)
     if TYPE_CHECKING:
@@ -193,15 +209,22 @@ def _send(session: Session, data: bytes, count: int, needed: int, timed: bool = 
     upstream.expect(commands)
     end = TimedReply(replies, needed, window, hasten, start)
     window.sent(end)
-    session.expect(_TIME + data + _TIME, end)
+    session.expect(TIME + data + TIME, end)
     return None
 
 
-class _Start:
-    """Receives the reply to the first TIME. Implements `ports.ReplyReceiver`."""
+class Clock:
+    """Receives the reply to a TIME. Implements `ports.ReplyReceiver`."""
+
+    __slots__ = ("answer",)
 
     def __init__(self) -> None:
         self.answer = b""
+
+    def since(self, before: Clock) -> float | None:
+        """Returns the seconds since an earlier TIME; None if Redis has not told."""
+        began, ended = seconds(before.answer), seconds(self.answer)
+        return None if began is None or ended is None else max(0.0, ended - began)
 
     def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         """See `ports.ReplyReceiver`."""
@@ -220,7 +243,7 @@ class TimedReply(RewrittenReply):
     __slots__ = ("_start", "commands", "hasten", "since", "window")
 
     def __init__(
-        self, receiver: ReplyReceiver, needed: int, window: Window, hasten: Callable[[], None], start: _Start
+        self, receiver: ReplyReceiver, needed: int, window: Window, hasten: Callable[[], None], start: Clock
     ) -> None:
         super().__init__(receiver, 0, b"*-", self._ended)
         self.commands = needed
@@ -239,9 +262,9 @@ class TimedReply(RewrittenReply):
         self.window.lost(self)
 
     def _ended(self, answer: bytes) -> bytes:
-        began, ended = seconds(self._start.answer), seconds(answer)
-        took = None if began is None or ended is None else max(0.0, ended - began)
-        self.window.answered(self, took)
+        end = Clock()
+        end.answer = answer
+        self.window.answered(self, end.since(self._start))
         return b""
 
 

@@ -59,6 +59,7 @@ class Window:
         "_waiting",
         "free",
         "size",
+        "unused",
     )
 
     def __init__(self, seconds: Callable[[], float], call_later: Callable[[float, Callable[[], None]], object]) -> None:
@@ -66,7 +67,9 @@ class Window:
         self._call_later = call_later
         #: how many commands may be under way now
         self.size = bounds.WINDOW_FIRST
-        #: places for more; 0 while others wait that came before. See `framing.FreePlaces`
+        #: places for more; 0 while others wait that came before
+        self.unused = self.size
+        #: how many commands a run may have: see `framing.FreePlaces` and `wide`
         self.free = self.size
         # Here and below, a dict keeps the order of insertion.
         self._flights: dict[Flight, None] = {}
@@ -75,8 +78,8 @@ class Window:
         self._waiting: dict[Waiter, int] = {}
         self._serving = False
         # The largest size for now, and when it was changed.
-        self._most = bounds.WINDOW_MOST
-        self._changed_at = 0.0
+        self._most = bounds.WINDOW_WIDE
+        self._changed_at = seconds()
         self._grows_at = 0.0
         # Until when Redis is asked how long the commands take.
         self._doubts_until = 0.0
@@ -90,6 +93,15 @@ class Window:
     def waited_for(self) -> bool:
         """Whether commands wait for places."""
         return bool(self._waiting)
+
+    @property
+    def wide(self) -> bool:
+        """Whether the answers of late were quick, so that commands may wait where they hold up
+        others of their tenant: in a multiplexed connection.
+
+        Then `free` does not say whether there is a place.
+        """
+        return self.size >= bounds.WINDOW_WIDE
 
     def times(self, commands: int) -> bool:
         """Whether Redis should be asked how long the next commands take.
@@ -117,13 +129,13 @@ class Window:
         """Whether so many commands may be sent at once now. More than the window are, when they are
         the only ones.
         """
-        return self.free >= min(commands, self.size)
+        return self.unused >= min(commands, self.size)
 
     def wait(self, waiter: Waiter, commands: int) -> None:
         """Has the waiter go on when there are so many places, behind all that wait already."""
         probes.reached("command waits for a place in its tenant's window")
         self._waiting[waiter] = commands
-        self.free = 0
+        self._count()
         for flight in list(self._flights):
             flight.hasten()
 
@@ -177,7 +189,7 @@ class Window:
         if seconds is not None and seconds > bounds.LATE_SECONDS:
             probes.reached("commands of a tenant have kept Redis busy")
             if seconds > bounds.WINDOW_LONG_SECONDS:
-                self._most = max(bounds.WINDOW_FIRST, self._most // 2)
+                self._most = max(bounds.WINDOW_FIRST, min(self._most, bounds.WINDOW_WIDE) // 2)
                 self._changed_at = now
             self._grows_at = now + min(bounds.WINDOW_DOUBT_SECONDS, seconds * bounds.WINDOW_REST)
             # As many as Redis runs in the time that is not late.
@@ -193,8 +205,9 @@ class Window:
             self.size = 1  # until Redis has told how long the next ones take
 
     def _count(self) -> None:
-        """Computes `free`. Who waits goes first."""
-        self.free = 0 if self._waiting and not self._serving else max(0, self.size - self._taken)
+        """Computes `unused` and `free`. Who waits goes first."""
+        self.unused = 0 if self._waiting and not self._serving else max(0, self.size - self._taken)
+        self.free = self.size if self.size >= bounds.WINDOW_WIDE else self.unused
 
     def _serve(self) -> None:
         """Lets those that wait go on, as long as there are places."""

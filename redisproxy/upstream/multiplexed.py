@@ -9,6 +9,7 @@ these clients' further commands, wait for that. `tenant_pool` has all of a tenan
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,8 +19,10 @@ from .. import bounds, probes
 from ..net.protocol import PauseReason
 from ..session.pending import ReplyBatch
 from ..session.ports import MultiplexedUser, ReplyReceiver
+from ..tenants.window import Window
 from .connection import RedisConnection
 from .order import TenantOrder
+from .rounds import Rounds
 
 
 class Owner(Protocol):
@@ -65,8 +68,9 @@ class MultiplexedConnection:
         self._reactor = reactor
         self._pending = connection.carry(self, self._pressed, self._received)
         self._batches = self._pending.batches
-        self._queued: list[bytes] = []
+        self._queued: deque[bytes] = deque()
         self._queued_size = 0
+        self._rounds = Rounds(self._batches, self._queued, self.flush, self.settle)
         self._full = False
         self._backlog_by_session: dict[MultiplexedUser, int] = {}
         self._backlog_size = 0
@@ -105,6 +109,21 @@ class MultiplexedConnection:
         self._queued_size += len(data)
         if self._queued_size >= bounds.QUEUED_BYTES or len(batches) >= bounds.PENDING_BATCHES:
             probes.reached("multiplexed connection takes no more for now")
+            self.busy = True
+
+    @property
+    def in_rounds(self) -> bool:
+        """See `session.ports.Multiplexed`."""
+        return bool(self._rounds.runs)
+
+    def send_in_rounds(self, data: bytes, batch: ReplyBatch, needed: int, window: Window) -> None:
+        """See `session.ports.Multiplexed`."""
+        if not self._queued:
+            self._reactor.callLater(0, self.flush)
+            self._order.unflushed[self] = None
+        self._rounds.add(data, batch, needed, window, needed == batch.count)
+        self._queued_size += len(data)
+        if self._queued_size >= bounds.QUEUED_BYTES or len(self._batches) >= bounds.PENDING_BATCHES:
             self.busy = True
 
     def expect(self, batch: ReplyBatch) -> None:
@@ -205,12 +224,29 @@ class MultiplexedConnection:
 
     def flush(self) -> None:
         """Writes the commands that wait for the end of the turn."""
-        queued, self._queued = self._queued, []
-        self._queued_size = 0
         self._order.unflushed.pop(self, None)
-        if queued:
-            self.connection.write(b"".join(queued))
+        if self._rounds.runs:
+            return self._flush_rounds()
+        data = b"".join(self._queued)
+        self._queued.clear()
+        self._queued_size = 0
+        if data:
+            self.connection.write(data)
             self._take_more()
+        return None
+
+    def _flush_rounds(self) -> None:
+        """Writes what stands before the first command that has no place in its tenant's window."""
+        data = b"".join(self._rounds.due())
+        self._queued_size = max(0, self._queued_size - len(data)) if self._queued else 0
+        if not data:
+            return
+        if self._writes is not None and self._queued:
+            # A command of the proxy's own would be answered before those that wait here.
+            self._writes[0](data)
+        else:
+            self.connection.write(data)
+        self._take_more()
 
     def _pressed(self, full: bool) -> None:
         self._full = full
@@ -289,6 +325,7 @@ class MultiplexedConnection:
         """Its tenant has left: what Redis has not got by now is never sent."""
         if self._queued:
             probes.reached("tenant is gone while its commands wait for the end of the turn")
+            self._rounds.clear()
             self._queued.clear()
             self._queued_size = 0
             self._order.unflushed.pop(self, None)
@@ -309,6 +346,7 @@ class MultiplexedConnection:
     def upstream_lost(self) -> None:
         """See `connection.User`. Each session with a command in flight is closed."""
         batches = self._pending.abandon()
+        self._rounds.clear()
         self._queued.clear()
         self._order.unflushed.pop(self, None)
         self._given_back = True

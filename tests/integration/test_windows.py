@@ -47,6 +47,43 @@ class Pings:
             time.sleep(0.002)
 
 
+class QuickTests(unittest.TestCase):
+    """Many quick ones of many sessions, mixed with other commands."""
+
+    def check(self, connections: str) -> None:
+        installation = Installation("--connections", connections)
+        self.addCleanup(installation.stop)
+        clients = [raw_client(self, installation.proxy.port, *BLUE) for _ in range(20)]
+        for number, client in enumerate(clients):
+            client.ask([b"RPUSH", b"l%d" % number, *(b"v%d" % index for index in range(number or 1))])
+        plain = [b"ECHO", b"x"]
+        for turn in range(8):
+            expected: list[list[bytes]] = []
+            for number, client in enumerate(clients):
+                data, replies = b"", []
+                for index in range(1 + (turn * 7 + number * 5) % 60):
+                    other = (number + index * turn) % 20
+                    data += encode([b"LRANGE", b"l%d" % other, b"0", b"-1"])
+                    # an array of bulk strings looks like a command
+                    replies.append(encode([b"v%d" % each for each in range(other or 1)]))
+                    if index % 3 == turn % 4:
+                        data += encode(plain) + encode([b"MULTI"]) + encode([b"STRLEN", b"k"])
+                        data += encode([b"LLEN", b"l3"]) + encode([b"LINDEX", b"l3", b"1"]) + encode([b"EXEC"])
+                        replies += [b"$1\r\nx\r\n", b"+OK\r\n", *[b"+QUEUED\r\n"] * 3, b"*3\r\n:0\r\n:3\r\n$2\r\nv1\r\n"]
+                client.send(data)
+                expected.append(replies)
+            for client, replies in zip(clients, expected, strict=True):
+                for reply in replies:
+                    self.assertEqual(client.reply(), reply)
+        self.assertNotIn("Traceback", installation.proxy.log)
+
+    def test_over_shared_connections(self) -> None:
+        self.check("multiplexed")
+
+    def test_over_their_own(self) -> None:
+        self.check("dedicated")
+
+
 class WindowTests(unittest.TestCase):
     def setUp(self) -> None:
         self.installation = Installation("--connections", "multiplexed")
@@ -79,6 +116,25 @@ class WindowTests(unittest.TestCase):
         mixed = (encode([b"ECHO", b"a"]) + COUNT) * COMMANDS
         few = self.worst(self.blue, self.green, mixed, [b"$1\r\na\r\n", b":1\r\n"] * COMMANDS)
         self.assertLess(few, all_of_them / 3)
+        self.assertNotIn("Traceback", self.installation.proxy.log)
+
+    def test_long_ones_behind_many_quick_ones(self) -> None:
+        """Quick ones open the window. The first burst of long ones is one window."""
+        self.assertEqual(self.blue.ask([b"SETBIT", b"small", b"9", b"1"]), b":0\r\n")
+        began = time.monotonic()
+        self.blue.ask(COUNT)
+        one = time.monotonic() - began
+        time.sleep(one * 10)
+        quick = encode([b"BITCOUNT", b"small"]) * 300
+        self.worst(self.blue, self.green, quick * 2, [b":1\r\n"] * 600)
+        clients = [self.client(*BLUE) for _ in range(4)]
+        with Pings(self.green) as pings:
+            for client in clients:
+                client.send((encode([b"ECHO", b"a"]) + COUNT) * 20)
+            for client in clients:
+                for _ in range(20):
+                    self.assertEqual((client.reply(), client.reply()), (b"$1\r\na\r\n", b":1\r\n"))
+        self.assertLess(pings.worst, 40 * one)
         self.assertNotIn("Traceback", self.installation.proxy.log)
 
     def test_many_connections(self) -> None:

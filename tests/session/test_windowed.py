@@ -8,7 +8,9 @@ from redisproxy import bounds, messages
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
 from redisproxy.resp.framing import encode
+from redisproxy.session.pending import WindowedBatch
 from redisproxy.session.ports import Unavailable
+from redisproxy.session.replies import NOBODY
 from redisproxy.session.state import Gate
 
 from ..support.conversations import BLUE, Conversation, RecordingUpstream, logged_in, logged_in_multiplexed
@@ -115,6 +117,45 @@ class RunTests(unittest.TestCase):
         self.assertEqual(second.upstream.sent, b"")
         first.redis(b"*0\r\n" * 2)
         self.assertEqual(second.upstream.sent, KEYS + GET)
+
+    def widened(self, conversation: Conversation) -> Conversation:
+        window = conversation.session.window
+        while not window.wide:
+            window.sent(flight := WindowedBatch(NOBODY, 0, window.size, window, lambda: None))
+            window.answered(flight)
+        return conversation
+
+    def test_while_it_is_wide_a_shared_connection_waits_in_place_of_the_session(self) -> None:
+        conversation = self.widened(logged_in_multiplexed())
+        upstream = self.upstream(conversation)
+        conversation.client(KEYS)
+        self.assertEqual((upstream.sent, upstream.rounds), (KEYS, []), "an idle one sends at once")
+        conversation.client(KEYS * 20 + GET)
+        self.assertEqual(upstream.rounds, [(16, 16), (4, 4)])
+        self.assertFalse(conversation.session.gates)
+        upstream.pending.received(b"*0\r\n" * 21 + b"$-1\r\n")
+        self.assertEqual(conversation.hears(), b"*0\r\n" * 21 + b"$-1\r\n")
+
+    def test_no_place_is_taken_behind_others_that_wait_in_a_shared_connection(self) -> None:
+        conversation = logged_in_multiplexed()
+        upstream = self.upstream(conversation)
+        upstream.in_rounds = True
+        conversation.client(KEYS)
+        self.assertEqual((upstream.rounds, conversation.session.window.unused), ([(1, 1)], 2))
+        upstream.pending.received(b"*0\r\n")
+        conversation.client(MULTI + KEYS * 2 + EXEC)
+        self.assertEqual(upstream.rounds, [(1, 1), (4, 2)])
+        upstream.pending.received(b"+OK\r\n" + b"+QUEUED\r\n" * 2 + b"*0\r\n")
+        conversation.client(MULTI + GET + EXEC)
+        self.assertEqual(len(upstream.rounds), 2, "it needs no place")
+
+    def test_while_it_is_wide_a_session_with_its_own_connection_waits(self) -> None:
+        conversation = self.widened(logged_in())
+        conversation.client(KEYS * 20 + GET)
+        self.assertEqual(conversation.upstream.sent.count(KEYS), 16)
+        self.assertTrue(conversation.session.gates & Gate.STEP)
+        conversation.redis(time(1) + b"*0\r\n" * 16 + time(1.001))
+        self.assertEqual(conversation.upstream.sent.count(KEYS), 20)
 
     def test_not_behind_a_command_that_blocks(self) -> None:
         conversation = logged_in().client(encode([b"BLPOP", b"q", b"0"]), KEYS)

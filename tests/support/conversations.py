@@ -38,7 +38,7 @@ class RecordingUpstream:
     sent bytes.
     """
 
-    busy = runs_scripts = False
+    busy = runs_scripts = in_rounds = False
     #: bytes of commands that Redis has not taken
     unsent = 0
     #: bytes that the kernel uses for it
@@ -49,6 +49,8 @@ class RecordingUpstream:
         self.pending = PendingReplies(protocol)
         self.newest, self.withdraw = self.pending.newest, self.pending.withdraw
         self.sent = b""
+        #: of commands that were sent in rounds: how many replies and places they need
+        self.rounds: list[tuple[int, int]] = []
         self.paused = False
         #: None: not given up; else the value of `blocked`: whether blocked commands were given up,
         #: too.
@@ -66,6 +68,10 @@ class RecordingUpstream:
         if batch is not None:
             self.pending.batches.append(batch)
         self.sent += data
+
+    def send_in_rounds(self, data: bytes, batch: ReplyBatch, needed: int, window: object) -> None:
+        self.rounds.append((batch.count, needed))
+        self.send(data, batch)
 
     def expect(self, batch: ReplyBatch) -> None:
         self.pending.batches.append(batch)
