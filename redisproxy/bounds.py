@@ -218,6 +218,9 @@ SLOW_READER_SECONDS = 10.0
 #: Time that sessions wait for the connection that replaces one whose clients do not read. After
 #: that they use the present one.
 REPLACING_SECONDS = 0.1
+#: Time in which a connection sends what waits there for places in its tenant's window, though it is
+#: left because the tenant is paused or Redis is elsewhere.
+ROUNDS_SECONDS = 1.0
 #: Multiplexed connections of a tenant in one protocol version: the one in use, and those left to
 #: slow readers. As many again for scripts.
 MULTIPLEXED_CONNECTIONS: Annotated[int, 2] = 4
@@ -408,12 +411,9 @@ RESUMED_PER_TURN: Annotated[int, 1] = 25
 LATE_SECONDS: Annotated[float, 0.001] = 0.01
 #: Such commands of a tenant that are under way at first, and that a tenant keeps after late ones.
 WINDOW_FIRST: Annotated[int, 1] = 2
-#: The most that are at first. So many long ones hold Redis up, once, before the window shrinks.
-#: While a window is as wide, its tenant's sessions do not wait for it: their connection does.
-WINDOW_WIDE: Annotated[int, 2] = 16
-#: The most that are after minutes without long ones: the largest window doubles each time that
-#: WINDOW_DOUBT_SECONDS have passed.
-WINDOW_MOST: Annotated[int, 2] = 64
+#: The most that are. So many long ones hold Redis up, once, before the window shrinks. While it is
+#: as wide, the tenant's sessions do not wait for places: their multiplexed connection does.
+WINDOW_MOST: Annotated[int, 2] = 16
 #: With more than these under way, Redis tells how long one of some takes.
 WINDOW_UNTIMED: Annotated[int, 0] = 4
 #: Commands of which one is timed then: few enough that the window cannot fill without one.
@@ -531,8 +531,8 @@ def _check() -> None:
             max(WORK_SLICE, UNAUTHENTICATED_WORK_SLICE) < WORK_BUDGET <= WORK_TURN_UNITS,
             "who waits for a share gets no more of it than who does not",
         ),
-        (WINDOW_FIRST < WINDOW_WIDE <= WINDOW_MOST, "a window grows"),
-        (WINDOW_UNTIMED + WINDOW_SAMPLE <= WINDOW_WIDE, "no window is full without a timed command"),
+        (WINDOW_FIRST <= WINDOW_MOST, "a window grows"),
+        (WINDOW_UNTIMED + WINDOW_SAMPLE <= WINDOW_MOST, "no window is full without a timed command"),
         (LATE_SECONDS < WINDOW_LONG_SECONDS, "what takes long is late"),
         (SLOW_LOG_SECONDS < CONFIRM_SECONDS < CONFIRMED_SECONDS, "the log is read several times before a command is quick"),
         (LATE_SECONDS < WINDOW_LOST_SECONDS < WINDOW_DOUBT_SECONDS, "a late answer comes before doubts end"),

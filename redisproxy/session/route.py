@@ -106,6 +106,17 @@ class Route:
         # `use` has put it there
         return cast(Dedicated, self.upstream) if self.state is DEDICATED else None
 
+    @property
+    def for_rounds(self) -> Multiplexed | None:
+        """The multiplexed connection, if commands may wait there for places in the tenant's window.
+
+        Not an idle one, where there is nothing to wait behind. Not the one for scripts, which must
+        not look as if a script took long.
+        """
+        if self.state is not MULTIPLEXED or self._with_scripts or self.upstream.newest() is None:
+            return None
+        return cast(Multiplexed, self.upstream)
+
     def move(self, to: RouteState, upstream: Upstream, clean: bool | None = False) -> None:
         """Sends commands to this upstream from now on.
 

@@ -66,19 +66,20 @@ def forward(session: Session, data: bytes, count: int) -> None:
     if session.blocked:
         probes.reached("commands of the window wait for one that blocks")
         return send(session, data, count, count)
-    if session.window.wide:
-        if session.route.state is MULTIPLEXED and session.route.upstream.newest() is not None:
-            return _send_in_rounds(session, data, count, count)
-        return send(session, data, count, count)
-    return _send(session, data, count, count)
+    if not session.window.wide:
+        return _send(session, data, count, count)
+    upstream = session.route.for_rounds
+    if upstream is not None:
+        return _send_in_rounds(session, upstream, data, count, count)
+    return send(session, data, count, count)
 
 
-def _send_in_rounds(session: Session, data: bytes, count: int, needed: int) -> None:
+def _send_in_rounds(session: Session, upstream: Multiplexed, data: bytes, count: int, needed: int) -> None:
     """Sends commands over a multiplexed connection, which writes them when there are places."""
     replies = session.replies
     batch = ReplyBatch(replies, count, WINDOWED, replies.muted(count))
     replies.expect_batch(batch)
-    cast(Multiplexed, session.route.upstream).send_in_rounds(data, batch, needed, session.window)
+    upstream.send_in_rounds(data, batch, needed, session.window)
 
 
 def pass_on(session: Session, words: list[bytes]) -> None:
@@ -182,7 +183,11 @@ def _send_later(session: Session, data: bytes, count: int, needed: int, judge: P
     if judge != session.policy and session.route.state is not DEDICATED:
         probes.reached("Redis was replaced while commands waited for the window")
         return session.refuse_waiting(messages.REPLACED.text, count)
-    return _send(session, data, count, needed)
+    _send(session, data, count, needed)
+    upstream = session.route.upstream
+    if session.route.state is MULTIPLEXED and not isinstance(upstream, Unavailable):
+        cast(Multiplexed, upstream).settle()  # it may be one that is not read: nobody has asked it
+    return None
 
 
 def _send(session: Session, data: bytes, count: int, needed: int, timed: bool = True) -> None:
@@ -193,7 +198,7 @@ def _send(session: Session, data: bytes, count: int, needed: int, timed: bool = 
     dedicated = session.route.dedicated
     if dedicated is None and needed and cast(Multiplexed, upstream).in_rounds:
         # Behind others that wait for places, these must not take any.
-        return _send_in_rounds(session, data, count, needed)
+        return _send_in_rounds(session, cast(Multiplexed, upstream), data, count, needed)
     hasten = partial(session.route.settle, session) if dedicated is not None else cast(Multiplexed, upstream).settle
     # Other commands end a CLIENT CACHING YES, and are errors to subscribers in RESP2.
     timed = timed and session.subscriptions is None and session.tracking is None

@@ -78,8 +78,8 @@ class Window:
         self._waiting: dict[Waiter, int] = {}
         self._serving = False
         # The largest size for now, and when it was changed.
-        self._most = bounds.WINDOW_WIDE
-        self._changed_at = seconds()
+        self._most = bounds.WINDOW_MOST
+        self._changed_at = 0.0
         self._grows_at = 0.0
         # Until when Redis is asked how long the commands take.
         self._doubts_until = 0.0
@@ -96,12 +96,11 @@ class Window:
 
     @property
     def wide(self) -> bool:
-        """Whether the answers of late were quick, so that commands may wait where they hold up
-        others of their tenant: in a multiplexed connection.
-
-        Then `free` does not say whether there is a place.
+        """Whether it is as wide as it gets, because answers were quick. Then commands may wait
+        where they hold up others of their tenant: in a multiplexed connection. And `free` does not
+        say whether there is a place.
         """
-        return self.size >= bounds.WINDOW_WIDE
+        return self.size >= bounds.WINDOW_MOST
 
     def times(self, commands: int) -> bool:
         """Whether Redis should be asked how long the next commands take.
@@ -189,7 +188,7 @@ class Window:
         if seconds is not None and seconds > bounds.LATE_SECONDS:
             probes.reached("commands of a tenant have kept Redis busy")
             if seconds > bounds.WINDOW_LONG_SECONDS:
-                self._most = max(bounds.WINDOW_FIRST, min(self._most, bounds.WINDOW_WIDE) // 2)
+                self._most = max(bounds.WINDOW_FIRST, self._most // 2)
                 self._changed_at = now
             self._grows_at = now + min(bounds.WINDOW_DOUBT_SECONDS, seconds * bounds.WINDOW_REST)
             # As many as Redis runs in the time that is not late.
@@ -207,7 +206,7 @@ class Window:
     def _count(self) -> None:
         """Computes `unused` and `free`. Who waits goes first."""
         self.unused = 0 if self._waiting and not self._serving else max(0, self.size - self._taken)
-        self.free = self.size if self.size >= bounds.WINDOW_WIDE else self.unused
+        self.free = self.size if self.size >= bounds.WINDOW_MOST else self.unused
 
     def _serve(self) -> None:
         """Lets those that wait go on, as long as there are places."""

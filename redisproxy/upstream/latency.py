@@ -92,8 +92,9 @@ class Sampler(service.Service):
 
     def _look(self) -> None:
         upstreams = self._connections()
-        # A connection that is not read from says nothing about Redis.
-        usable = [upstream for upstream in upstreams if not (upstream.busy or upstream.connection.held)]
+        # A connection that is not read from says nothing about Redis. Nor does one whose commands
+        # wait for their tenant's window.
+        usable = [each for each in upstreams if not (each.busy or each.in_rounds or each.connection.held)]
         moved = [upstream for upstream in usable if upstream.connection.bytes_received != self._seen.get(upstream)]
         sampled = random.sample(moved, min(bounds.SAMPLED_CONNECTIONS, len(moved)))
         for upstream in sampled:

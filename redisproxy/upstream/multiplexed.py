@@ -63,6 +63,8 @@ class MultiplexedConnection:
         self.busy = tenant_pool.order.closed
         # Until when sessions wait for the connection that replaces it; None: they do not wait.
         self._leaving: IDelayedCall | None = None
+        # When what waits for places is not sent any more: see `hurry`.
+        self._hurrying: IDelayedCall | None = None
         self._tenant_pool = tenant_pool
         self._order = tenant_pool.order
         self._reactor = reactor
@@ -181,6 +183,8 @@ class MultiplexedConnection:
         slow = {user.replies for user in self._backlog_by_session}
         if but is not None:
             slow.add(but.replies)
+        if self._rounds.under_way is not None:
+            slow.add(self._rounds.under_way)  # its reply concerns no session
         # What is discarded concerns nobody: that of sessions that left, and the proxy's own PINGs.
         return any(
             (batch.count > batch.discard and batch.receiver not in slow) or batch.waited_for for batch in self._batches
@@ -237,16 +241,21 @@ class MultiplexedConnection:
 
     def _flush_rounds(self) -> None:
         """Writes what stands before the first command that has no place in its tenant's window."""
-        data = b"".join(self._rounds.due())
-        self._queued_size = max(0, self._queued_size - len(data)) if self._queued else 0
-        if not data:
-            return
-        if self._writes is not None and self._queued:
-            # A command of the proxy's own would be answered before those that wait here.
-            self._writes[0](data)
-        else:
-            self.connection.write(data)
-        self._take_more()
+        due, size = self._rounds.due()
+        self._queued_size -= size
+        if due:
+            data = b"".join(due)
+            if self._writes is not None and self._queued:
+                # A command of the proxy's own would be answered before those that wait here.
+                self._writes[0](data)
+            else:
+                self.connection.write(data)
+        self._rounds.written()
+        if due:
+            self._take_more()
+        if self._rounds.held_up:
+            # Other sessions must not wait behind these.
+            self._tenant_pool.replace_upstream(self)
 
     def _pressed(self, full: bool) -> None:
         self._full = full
@@ -304,6 +313,24 @@ class MultiplexedConnection:
         self.busy = True
         self._leaving = self._reactor.callLater(bounds.REPLACING_SECONDS, self.stay)
 
+    def hurry(self) -> None:
+        """Sends what waits for places only for a moment more: the tenant is paused or has no
+        session, or Redis is elsewhere. Sessions that wait for the rest are closed then.
+        """
+        if self._rounds.runs and self._hurrying is None:
+            self._hurrying = self._reactor.callLater(bounds.ROUNDS_SECONDS, self._stop_rounds)
+
+    def _stop_rounds(self) -> None:
+        self._hurrying = None
+        if self._rounds.runs:
+            probes.reached("commands of the window are not sent: their connection was left long ago")
+            self.give_up()
+
+    def _stop_hurrying(self) -> None:
+        hurrying, self._hurrying = self._hurrying, None
+        if hurrying is not None:
+            hurrying.cancel()
+
     @property
     def leaving(self) -> bool:
         """Whether sessions wait for the connection that replaces it."""
@@ -325,11 +352,11 @@ class MultiplexedConnection:
         """Its tenant has left: what Redis has not got by now is never sent."""
         if self._queued:
             probes.reached("tenant is gone while its commands wait for the end of the turn")
-            self._rounds.clear()
             self._queued.clear()
             self._queued_size = 0
             self._order.unflushed.pop(self, None)
             self.connection.finish()
+            self._rounds.clear()
         else:
             self.connection.give_up(blocked=False)
 
@@ -337,6 +364,7 @@ class MultiplexedConnection:
         if self in self._tenant_pool.upstreams:  # else it was released already
             self._given_back = True
             self._stop_leaving()
+            self._stop_hurrying()
             # the next user may be in the middle of a value, or block, where a PING must not follow
             self.send_nothing_behind()
             self._tenant_pool.upstreams.discard(self)
@@ -346,11 +374,12 @@ class MultiplexedConnection:
     def upstream_lost(self) -> None:
         """See `connection.User`. Each session with a command in flight is closed."""
         batches = self._pending.abandon()
-        self._rounds.clear()
         self._queued.clear()
         self._order.unflushed.pop(self, None)
+        self._rounds.clear()
         self._given_back = True
         self._stop_leaving()
+        self._stop_hurrying()
         self.send_nothing_behind()
         self._tenant_pool.lost(self)
         # A session that is notified may close others. So each is notified once, with its oldest

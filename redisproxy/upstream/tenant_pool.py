@@ -140,6 +140,7 @@ class TenantPool:
             upstream, self.upstream = self.open, OPENING
             if upstream is not None:
                 upstream.retire()
+            self._hurry(list(self.upstreams))
             scripts, self._scripts = self._scripts, None
             if scripts is not None:
                 scripts.leave()
@@ -225,13 +226,20 @@ class TenantPool:
             self.replace_overfull()
 
     def pause(self) -> None:
-        """The tenant is paused: nothing more is sent. Replies that are pending still come."""
+        """The tenant is paused: nothing more is sent, but what waits in a connection for places in
+        the tenant's window, for a moment. Replies that are pending still come.
+        """
         self._give_up_opening()
         upstream, self.upstream = self.open, OPENING
         if upstream is not None:
             upstream.retire()
+        self._hurry(list(self.upstreams))
         if self._users:
             self._open()  # which waits: see `hold`
+
+    def _hurry(self, upstreams: list[MultiplexedConnection]) -> None:
+        for upstream in upstreams:
+            upstream.hurry()
 
     def renew(self) -> None:
         """Redis is at another address, or is back: replaces the connection in use.
@@ -276,6 +284,7 @@ class TenantPool:
         self.upstreams.add(upstream)
         if before is not None:
             before.retire()
+        self._hurry([each for each in self.upstreams if each.connection.stale])
         self._waiters.fire_in_turns(None, self._reactor)
         self.notify_waiting()
 

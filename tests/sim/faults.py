@@ -160,6 +160,27 @@ def replace_while_waiting(simulation: Simulation) -> None:
         _at_worst(simulation, lambda session: _waits(session, Until.DEDICATED) and session.scanner.forwarding, replaced)
 
 
+def replace_within_window(simulation: Simulation) -> None:
+    """Redis is another one, with other commands, while commands wait for their tenant's window."""
+
+    def replaced(_: Session) -> None:
+        simulation.forgive(None, 10)  # they may wait for long
+        simulation.serve_at_another_address(abandon=False)
+        simulation.change_policy()
+
+    _at_worst(simulation, lambda session: _waits(session, Until.WINDOW) and session.route.state is MULTIPLEXED, replaced)
+
+
+def pause_within_rounds(simulation: Simulation) -> None:
+    """Pauses a tenant whose commands wait in a multiplexed connection, behind some that took
+    long.
+    """
+    simulation.when(
+        lambda: next((upstream for upstream in simulation.multiplexed_connections() if upstream._rounds.held_up), None),
+        lambda upstream: simulation.pause(upstream.connection.tenant.namespace, 5),
+    )
+
+
 def hand_over_queued(simulation: Simulation) -> None:
     """Gives a database to another tenant while commands wait for the end of the turn."""
     simulation.when(
@@ -195,6 +216,6 @@ FAULTS: dict[str, Callable[[Simulation], None]] = {
     for fault in (
         *(cut_reply, cut_command, fail_over, fill_for_long, stand_still, kick),
         *(rotate_late, rotate_within_a_message, replace_while_waiting, hand_over_queued, keep_busy, log_slow),
-        abandon_unread,
+        *(abandon_unread, replace_within_window, pause_within_rounds),
     )
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .actors import NOTHING, OK, Actor, any_error, equals
+from .actors import NOTHING, OK, Actor, any_error, equals, is_number
 from .kernel import Socket
 from .replies import Error, Push, Status
 
@@ -224,6 +224,53 @@ class RareActor(Actor):
             self._say([b"EXEC"], lambda reply: heard(reply, [nested]))
         self._unsubscribe(self.end, channel)
         return None
+
+    def do_windows(self) -> None:
+        """Sends commands that may keep Redis busy, and others between them. Some do keep it busy.
+        Perhaps it leaves meanwhile, or reads slowly.
+        """
+        rng = self.rng
+        items, key = self._key(b"items-%d" % self.steps), self._key(b"bits-%d" % self.steps)
+        whole = [b"%d" % number * rng.choice([1, 1, 1, 500]) for number in range(rng.choice([0, 1, 5]))]
+        long = rng.choice([0, 0, 0, 1, 5, 50])
+        value = b"long %.3f" % rng.choice([0.011, 0.02, 0.05]) if long else b"short"
+        self._gathers = rng.random() < 0.7
+        for item in whole:
+            self._say([b"RPUSH", items, item], is_number)
+        self._set(key, value)
+        kinds = rng.choice([range(8), range(8), (5,)])
+        for _ in range(rng.choice([1, 3, 30, 100])):
+            what = rng.choice(kinds)
+            if what < 4:
+                self._say([b"LRANGE", items, b"0", b"-1"], equals(whole))
+            elif what == 4:
+                self._get(key)
+            elif what == 5:
+                self._say([b"MULTI"], equals(OK))
+                for words in ([b"LRANGE", items, b"0", b"-1"], [b"GET", key]):
+                    self._say(words, equals(Status(b"QUEUED")))
+                self._say([b"EXEC"], equals([whole, value]))
+            elif what == 6:
+                self._say([b"ECHO", self.name], equals(self.name))
+            elif long:
+                long -= 1
+                self._say([b"BITCOUNT", key], equals(len(value)))
+        for _ in range(long if rng.random() < 0.3 else 0):
+            self._say([b"BITCOUNT", key], equals(len(value)))
+        self._gathers = False
+        self._write()
+        if rng.random() < 0.2:
+            self.world.after(rng.uniform(0, 0.1), self._leave_scripts, self.end, self.steps)
+        elif rng.random() < 0.2:
+            self._read_at(50_000)
+
+    def do_large_windows(self) -> None:
+        """Sends a large command that may keep Redis busy, perhaps behind one that blocks."""
+        if self.rng.random() < 0.5:
+            self._say([b"BLPOP", self._key(b"nothing"), b"0.1"], lambda reply: reply is None)
+        for _ in range(self.rng.choice([0, 3])):
+            self._say([b"LRANGE", self._key(b"nothing"), b"0", b"-1"], equals([]))
+        self._say([b"BITCOUNT", self._key(b"n" * 70_000)], equals(0))
 
     def do_list_clients(self) -> None:
         """Sends CLIENT LIST."""

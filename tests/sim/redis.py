@@ -64,6 +64,8 @@ class Redis:
         self._stalled: Event | None = None
         # The connection whose script runs, and since when. None: nobody's here.
         self._runs_script: tuple[SimulatedConnection | None, float] | None = None
+        # Whether it runs a command that takes long.
+        self._runs_long = False
         self._ready: deque[SimulatedConnection] = deque()
 
     # Faults.
@@ -94,6 +96,18 @@ class Redis:
             self.world.after(BUSY_AFTER, self._run_ready)
         self.world.after(seconds, self._script_ended, connection, reply)
 
+    def run_long(self, connection: SimulatedConnection, seconds: float, reply: bytes) -> None:
+        """Runs a command for so many seconds, and nothing else meanwhile. Its connection gets the
+        reply after that, and goes on first: Redis runs all that it has read from it.
+        """
+        self._runs_long = True
+        self.world.after(seconds, self._long_ended, connection, reply)
+
+    def _long_ended(self, connection: SimulatedConnection, reply: bytes) -> None:
+        self._runs_long = False
+        connection.unblock(reply)
+        self._run_ready()
+
     def keep_busy(self, seconds: float) -> None:
         """Runs somebody else's script for so many seconds more. It takes too long already."""
         if self._runs_script is None:
@@ -110,7 +124,7 @@ class Redis:
     @property
     def stalled(self) -> bool:
         """Whether Redis does nothing now."""
-        return self._stalled is not None or (self._runs_script is not None and not self.busy)
+        return self._runs_long or self._stalled is not None or (self._runs_script is not None and not self.busy)
 
     @property
     def busy(self) -> bool:
@@ -535,6 +549,24 @@ class SimulatedConnection:
             return b""
         return b":%d\r\n" % size
 
+    def _lrange(self, words: list[bytes]) -> bytes:
+        return array([bulk(item) for item in self._data.get(words[0], ())])
+
+    def _bitcount(self, words: list[bytes]) -> bytes:
+        """Replies with the length of a value. If that is ``long`` and a number, it takes so many
+        seconds.
+        """
+        value = self._data.get(words[0], b"")
+        reply = b":%d\r\n" % len(value)
+        if value.startswith(b"long ") and self._queued is None:
+            self.redis.run_long(self, float(value[5:]), reply)
+            return b""
+        return reply
+
+    def _time(self, words: list[bytes]) -> bytes:
+        micros = round(self.redis.world.now * 1_000_000)
+        return array([bulk(b"%d" % (micros // 1_000_000)), bulk(b"%d" % (micros % 1_000_000))])
+
     def _blpop(self, words: list[bytes]) -> bytes:
         if self._data.get(words[0]):
             return self.pop(words[0])
@@ -623,10 +655,6 @@ class SimulatedConnection:
         assert words[0] == b"SETNAME", words
         return OK
 
-    def _time(self, words: list[bytes]) -> bytes:
-        now = self.redis.world.now
-        return array([bulk(b"%d" % now), bulk(b"%d" % (now % 1 * 1_000_000))])
-
     def _unwatch(self, words: list[bytes]) -> bytes:
         self._watched.clear()
         return OK
@@ -647,6 +675,9 @@ _COMMANDS: dict[bytes, Callable[[SimulatedConnection, list[bytes]], bytes]] = {
     b"INCR": SimulatedConnection._incr,
     b"EVAL": SimulatedConnection._eval,
     b"RPUSH": SimulatedConnection._rpush,
+    b"LRANGE": SimulatedConnection._lrange,
+    b"BITCOUNT": SimulatedConnection._bitcount,
+    b"TIME": SimulatedConnection._time,
     b"BLPOP": SimulatedConnection._blpop,
     b"PING": SimulatedConnection._ping,
     b"QUIT": SimulatedConnection._quit,
@@ -660,5 +691,4 @@ _COMMANDS: dict[bytes, Callable[[SimulatedConnection, list[bytes]], bytes]] = {
     b"DISCARD": SimulatedConnection._discard,
     b"WATCH": SimulatedConnection._watch,
     b"UNWATCH": SimulatedConnection._unwatch,
-    b"TIME": SimulatedConnection._time,
 }

@@ -80,11 +80,14 @@ RARE = (
     *("nested_messages", "leave_within", "large_news", "read_scripts_slowly", "large", "info", "scripts"),
     "list_clients",
 )
-RARE_FAULTS = tuple(name for name in faults.FAULTS if name not in ("keep_busy", "log_slow"))
+#: What a client may do besides, and more faults, for the branches of the tenants' windows; and
+#: commands that become slow ones of their tenant. Not in RARE and RARE_FAULTS, for the same reason.
+WINDOWS = ("windows", "windows", "windows", "large_windows")
+WINDOW_FAULTS = ("replace_within_window", "pause_within_rounds")
+SLOW_LOG_FAULTS = ("log_slow",)
+RARE_FAULTS = tuple(name for name in faults.FAULTS if name not in ("keep_busy", *SLOW_LOG_FAULTS, *WINDOW_FAULTS))
 #: The same where scripts may be slow.
 SLOW_RARE_FAULTS = ("keep_busy",)
-#: Commands become slow ones of their tenant. Not in RARE_FAULTS, for the same reason.
-SLOW_LOG_FAULTS = ("log_slow",)
 #: Limits that the seed may make extreme, unless the options name others. The simulation's own
 #: generator draws them in this order. So adding or removing one changes what each kept seed does.
 KEPT_LIMITS = (
@@ -565,7 +568,10 @@ class Simulation:
         self._pause_for(HOLD + 5)
 
     def _pause_for(self, seconds: float) -> None:
-        tenant = self.rng.choice(["blue", "green"])
+        self.pause(self.rng.choice(["blue", "green"]), seconds)
+
+    def pause(self, tenant: str, seconds: float) -> None:
+        """Pauses a tenant for so many seconds."""
         if self.straight or tenant in self._paused:
             return
         if seconds < HOLD:
@@ -734,8 +740,8 @@ def options_of(seed: int) -> Options:
     """Returns the options that `python -m tests.sim` uses for a seed.
 
     Odd seeds have faults. Of twenty, two are the control, four have slow scripts, and ten have
-    RARE, two of them with slow scripts. Of those with slow scripts or RARE, a third has a bound of
-    memory, and a third of RARE has shares of the slots.
+    RARE, two of them with slow scripts. Half of RARE has WINDOWS. Of those with slow scripts or
+    RARE, a third has a bound of memory, and a third of RARE has shares of the slots.
     """
     kind = seed % 10
     if kind == 0:
@@ -752,9 +758,14 @@ def options_of(seed: int) -> Options:
         newer_faults += SLOW_RARE_FAULTS
     if rare and seed % 4 == 3:
         newer_faults += SLOW_LOG_FAULTS
+    if rare:
+        newer += RARE
+    if rare and seed % 4 > 1:  # these keep Redis busy, too
+        newer = tuple(name for name in newer if name != "leave_blocked") + WINDOWS
+        newer_faults += WINDOW_FAULTS
     return Options(
         limits=ALL_LIMITS,
-        newer=newer + RARE if rare else newer,
+        newer=newer,
         faults=FAULTS if seed % 2 else (),
         newer_faults=newer_faults if seed % 2 else (),
         memory=400_000 if (slow or rare) and seed % 3 == 0 else None,

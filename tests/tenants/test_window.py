@@ -58,7 +58,7 @@ class WindowCase(SynchronousTestCase):
 
     def opened(self) -> None:
         """Opens the window as far as it goes."""
-        while self.window.size < bounds.WINDOW_WIDE:
+        while self.window.size < bounds.WINDOW_MOST:
             self.answer(self.window.size)
 
 
@@ -88,32 +88,18 @@ class SizeTests(WindowCase):
         self.clock.advance(2.0 * bounds.WINDOW_REST)
         for _ in range(9):
             self.answer(self.window.size)
-        self.assertEqual(self.window.size, bounds.WINDOW_WIDE // 2)
+        self.assertEqual(self.window.size, bounds.WINDOW_MOST // 2)
         self.clock.advance(bounds.WINDOW_DOUBT_SECONDS)
         self.answer(8)
         self.answer(8)
-        self.assertEqual(self.window.size, bounds.WINDOW_WIDE)
-
-    def test_it_widens_further_after_minutes_without_long_ones(self) -> None:
-        self.opened()
-        for most in (16, 32, 64, 64):
-            for _ in range(9):
-                self.answer(self.window.size, took=0.001)
-            self.assertEqual((self.window.size, self.window.free, self.window.wide), (most, most, True))
-            self.clock.advance(bounds.WINDOW_DOUBT_SECONDS)
-        self.answer(64, after=3.0, took=3.0)
-        self.assertEqual((self.window.size, self.window.wide), (1, False))
-        self.clock.advance(3.0 * bounds.WINDOW_REST)
-        for _ in range(9):
-            self.answer(self.window.size, took=0.001)
-        self.assertEqual(self.window.size, bounds.WINDOW_WIDE // 2, "the next burst is half of the first ones")
+        self.assertEqual(self.window.size, bounds.WINDOW_MOST)
 
     def test_a_run_does_not_need_places_while_it_is_wide(self) -> None:
         self.opened()
-        flight = self.sent(bounds.WINDOW_WIDE)
-        self.assertEqual((self.window.unused, self.window.free, self.window.has(1)), (0, bounds.WINDOW_WIDE, False))
+        flight = self.sent(bounds.WINDOW_MOST)
+        self.assertEqual((self.window.unused, self.window.free, self.window.has(1)), (0, bounds.WINDOW_MOST, False))
         Waiter(self.window)
-        self.assertEqual(self.window.free, bounds.WINDOW_WIDE)
+        self.assertEqual(self.window.free, bounds.WINDOW_MOST)
         self.clock.advance(0.5)
         self.window.answered(flight)
         self.assertEqual((self.window.size, self.window.free), (1, 0))

@@ -120,8 +120,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.pending = PendingReplies()
-        self.paused = False
-        self.released = False
+        self.paused = self.released = self.stale = False
 
     def carry(self, user: object, pressed: object, received: Callable[[bytes], None]) -> PendingReplies:
         self.received = received

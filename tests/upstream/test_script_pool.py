@@ -27,7 +27,7 @@ class Connection:
     def __init__(self) -> None:
         self.pending = PendingReplies()
         self.sent = b""
-        self.released = self.given_up = False
+        self.released = self.given_up = self.stale = False
 
     def carry(self, user: object, pressed: object, received: object) -> PendingReplies:
         self.received = received
