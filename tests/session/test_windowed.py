@@ -136,6 +136,24 @@ class RunTests(unittest.TestCase):
         upstream.pending.received(b"*0\r\n" * 21 + b"$-1\r\n")
         self.assertEqual(conversation.hears(), b"*0\r\n" * 21 + b"$-1\r\n")
 
+    def test_no_command_waits_for_places_in_the_connection_for_scripts(self) -> None:
+        """There it would look as if a script took long."""
+        conversation = self.widened(logged_in_multiplexed())
+        conversation.client(encode([b"EVAL", b"x", b"0"]) + KEYS)
+        scripts = conversation.tenant_pool.scripts.upstream
+        self.assertTrue(scripts.sent.endswith(KEYS))
+        self.assertEqual((scripts.rounds, self.upstream(conversation).rounds), ([], []))
+
+    def test_what_has_waited_is_read_for(self) -> None:
+        """Its connection may be one that is not read, as others do not read their replies."""
+        conversation = logged_in_multiplexed()
+        upstream = self.upstream(conversation)
+        conversation.client(KEYS * 2).command(b"COPY", b"a", b"b")
+        before = upstream.settled
+        upstream.pending.received(b"*0\r\n" * 2)
+        self.assertIn(b"COPY", upstream.sent)
+        self.assertGreater(upstream.settled, before)
+
     def test_no_place_is_taken_behind_others_that_wait_in_a_shared_connection(self) -> None:
         conversation = logged_in_multiplexed()
         upstream = self.upstream(conversation)

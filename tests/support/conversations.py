@@ -51,6 +51,8 @@ class RecordingUpstream:
         self.sent = b""
         #: of commands that were sent in rounds: how many replies and places they need
         self.rounds: list[tuple[int, int]] = []
+        #: how often it had to decide whether replies are read
+        self.settled = 0
         self.paused = False
         #: None: not given up; else the value of `blocked`: whether blocked commands were given up,
         #: too.
@@ -80,7 +82,8 @@ class RecordingUpstream:
         assert session is self._conversation.session
 
     def settle(self) -> None:
-        """Does nothing: the test decides what is read."""
+        """The test decides what is read."""
+        self.settled += 1
 
     def others_wait(self, session: object) -> bool:
         return False

@@ -14,7 +14,9 @@ from twisted.internet.testing import StringTransport
 from redisproxy import bounds
 from redisproxy.net.protocol import PauseReason
 from redisproxy.session.pending import ReplyBatch
+from redisproxy.session.replies import NOBODY
 from redisproxy.tenants.model import BackendAddress, Tenant
+from redisproxy.tenants.window import Window
 from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.latency import INTERVAL, Sampler
 from redisproxy.upstream.multiplexed import MultiplexedConnection
@@ -103,6 +105,19 @@ class SamplerTests(Sampled):
         self.assertEqual(self.samples, [0.25])
         self.clock.advance(INTERVAL)
         self.assertEqual(self.sent(), b"", "nothing but the PING came over it")
+
+    def test_one_whose_commands_wait_for_their_window_says_nothing(self) -> None:
+        self.use()
+        window = Window(self.clock.seconds, self.clock.callLater)
+        window.size = bounds.WINDOW_MOST
+        self.send()
+        self.upstream.send_in_rounds(b"*1\r\n$4\r\nKEYS\r\n" * 3, ReplyBatch(NOBODY, 3), 3, window)
+        self.clock.advance(0)
+        self.assertTrue(self.upstream.in_rounds)
+        self.sent()
+        self.clock.advance(INTERVAL)
+        self.connection.dataReceived(b"$-1\r\n*0\r\n*0\r\n*2\r\n$1\r\n1\r\n$1\r\n1\r\n")
+        self.assertEqual(self.sent().count(PING), 0)
 
     def test_one_that_is_not_read_from_says_nothing(self) -> None:
         self.use()

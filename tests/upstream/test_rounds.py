@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from twisted.internet import task
+from twisted.internet import defer, task
 from twisted.trial.unittest import SynchronousTestCase
 
 from redisproxy import bounds
@@ -32,7 +32,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.written = b""
-        self.paused = False
+        self.paused = self.stale = False
         self.released: bool | None = None
 
     def carry(self, user: object, pressed: object, received: Callable[[bytes], None]) -> PendingReplies:
@@ -120,7 +120,7 @@ class RoundsTests(SynchronousTestCase):
             self.window.sent(flight := Flight(self.window.size))
             self.window.answered(flight)
         self.connection = Connection()
-        pool = TenantPool(None, self.clock, Tenant("team-blue", 3), 2)
+        pool = TenantPool(SimpleNamespace(forget=lambda _: None), self.clock, Tenant("team-blue", 3), 2)
         pool._open = lambda: None
         self.pool = pool
         self.upstream = MultiplexedConnection(self.connection, pool, self.clock)
@@ -314,13 +314,35 @@ class RoundsTests(SynchronousTestCase):
         self.redis(b":2\r\n" + time(1))
         self.assertEqual((self.client.items, self.window.unused), ([], self.window.size))
 
-    def test_what_waits_in_a_connection_that_was_left_is_sent_for_a_moment(self) -> None:
+    def in_use(self) -> None:
+        """Redis has one of three commands that wait in the connection that the pool uses."""
+        self.pool.enter()
+        self.pool.upstream = self.upstream
+        self.pool.upstreams.add(self.upstream)
         self.narrow()
         self.plain()
         self.run_of(3)
         self.turn()
-        self.upstream.retire()
-        self.upstream.hurry()
+
+    def test_if_nobody_uses_it_any_more_what_waits_is_sent_for_a_moment(self) -> None:
+        self.in_use()
+        self.pool.leave()
+        self.clock.advance(bounds.ROUNDS_SECONDS)
+        self.assertFalse(self.upstream.in_rounds)
+
+    def test_if_redis_is_elsewhere_what_waits_is_sent_for_a_moment(self) -> None:
+        for stale in (False, True):
+            self.setUp()
+            self.in_use()
+            self.connection.stale = stale
+            opening = self.pool._opening = defer.Deferred()
+            self.pool._opened(Connection(), opening)
+            self.clock.advance(bounds.ROUNDS_SECONDS)
+            self.assertEqual(self.upstream.in_rounds, not stale)
+
+    def test_if_its_tenant_is_paused_what_waits_is_sent_for_a_moment(self) -> None:
+        self.in_use()
+        self.pool.pause()
         self.assertEqual(self.redis(b":0\r\n:1\r\n" + time(1)), KEYS + TIME)
         self.clock.advance(bounds.ROUNDS_SECONDS)
         self.assertFalse(self.upstream.in_rounds)
