@@ -102,6 +102,11 @@ class Window:
         """
         return self.size >= bounds.WINDOW_MOST
 
+    @property
+    def slow(self) -> bool:
+        """Whether commands have kept Redis busy just now, so that others may wait for long."""
+        return self.size <= bounds.WINDOW_FIRST and self._seconds() < self._grows_at
+
     def times(self, commands: int) -> bool:
         """Whether Redis should be asked how long the next commands take.
 

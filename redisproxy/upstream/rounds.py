@@ -82,7 +82,7 @@ class Rounds:
     @property
     def held_up(self) -> bool:
         """Whether what waits here may wait for long, because the tenant's commands took long."""
-        return bool(self.runs) and not self.runs[0].window.wide
+        return bool(self.runs) and self.runs[0].window.slow
 
     def due(self) -> tuple[list[bytes], int]:
         """Takes from the queue what is to be written now: up to the first run without a place.

@@ -317,20 +317,21 @@ class SimulationTests(unittest.TestCase):
 
     def test_commands_that_wait_for_the_window_keep_their_order(self) -> None:
         """Behind a run that was divided, clients got the replies of others, or none."""
-        for seed in (3000018, 3000019, 3000058):
-            simulation = sim.Simulation(seed, sim.options_of(seed))
+        for seed in (3, 10, 13, 14):
+            simulation = sim.Simulation(seed, self.WINDOWS)
             self.assertEqual(simulation.run(), [])
             self.assertIn("run of commands is divided, because its tenant's window became smaller", simulation.reached)
 
     def test_redis_is_replaced_or_a_tenant_paused_while_commands_wait_for_the_window(self) -> None:
         reached: set[str] = set()
-        for seed in (10, 17):
-            options = sim.Options(newer=sim.WINDOWS * 3, newer_faults=sim.WINDOW_FAULTS, limits=sim.ALL_LIMITS)
-            simulation = sim.Simulation(seed, options)
+        for seed in (10, 27):
+            simulation = sim.Simulation(seed, self.WINDOWS)
             self.assertEqual(simulation.run(), [])
             reached |= simulation.reached
         self.assertIn("Redis was replaced while commands waited for the window", reached)
         self.assertIn("commands of the window are not sent: their connection was left long ago", reached)
+
+    WINDOWS = sim.Options(newer=sim.WINDOWS * 3, newer_faults=sim.WINDOW_FAULTS, limits=sim.ALL_LIMITS)
 
     def test_the_control_holds_with_windows(self) -> None:
         for seed in range(1, 11):

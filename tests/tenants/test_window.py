@@ -116,6 +116,19 @@ class SizeTests(WindowCase):
             self.answer(self.window.size, took=0.001)
             self.assertEqual(self.window.size, size)
 
+    def test_it_is_slow_while_commands_keep_redis_busy(self) -> None:
+        """Not after commands that took a little too long, nor after a late answer."""
+        self.opened()
+        self.answer(16, took=2 * bounds.LATE_SECONDS)
+        self.assertEqual((self.window.size, self.window.slow), (8, False))
+        self.clock.advance(1.0)
+        self.answer(8, after=0.5)
+        self.assertEqual((self.window.size, self.window.slow), (1, False))
+        self.answer(1, after=0.5, took=0.2)
+        self.assertTrue(self.window.slow)
+        self.clock.advance(0.2 * bounds.WINDOW_REST)
+        self.assertFalse(self.window.slow)
+
     def test_as_many_as_redis_runs_in_time(self) -> None:
         self.opened()
         self.answer(16, after=0.5, took=2 * bounds.LATE_SECONDS)
