@@ -99,8 +99,9 @@ ALL_LIMITS = (*KEPT_LIMITS, *(name for name in EXTREMES if name not in KEPT_LIMI
 #: Seconds, at most, from a fault of Redis until all is well; and from a change of a credential,
 #: whose sessions have some time for their last replies.
 RECOVERY, REVOCATION = 2.0, 2.0 + bounds.REVOKED_SECONDS
-#: Seconds for which the proxy holds what was not sent.
-HOLD = 15.0
+#: Seconds for which the proxy holds what was not sent, and awaits the answer to an attempt to
+#: connect.
+HOLD, CONNECTING = 15.0, 5.0
 #: Seconds after which clients begin nothing more, and seconds without progress after which a client
 #: counts as stuck.
 LONGEST, STUCK = 600.0, 60.0
@@ -159,22 +160,26 @@ class Wrong:
 
 
 class _Endpoint:
-    """Connects the proxy to the simulated Redis."""
+    """Connects the proxy to the simulated Redis. timeout: seconds to connect."""
 
-    def __init__(self, simulation: Simulation, host: str) -> None:
+    def __init__(self, simulation: Simulation, host: str, timeout: float) -> None:
         self._simulation = simulation
         self._host = host
+        self._timeout = timeout
 
     def connect(self, factory: Factory) -> defer.Deferred:
         """See IStreamClientEndpoint."""
-        simulation = self._simulation
+        simulation, world = self._simulation, self._simulation.world
+        until = world.now + self._timeout
         connecting: defer.Deferred = defer.Deferred(lambda _: _.errback(error.ConnectingCancelledError(UNIXAddress(None))))
 
         def connected() -> None:
             if connecting.called:
                 return
             if not simulation.redis.listens or simulation.host not in (None, self._host):
-                if not simulation.silent:
+                if simulation.silent:
+                    simulation.reactor.callLater(until - world.now, not_answered)
+                else:
                     connecting.errback(error.ConnectionRefusedError())
                 return
             end = Socket(simulation.world)
@@ -185,7 +190,10 @@ class _Endpoint:
             Connection(end, protocol, simulation.reactor, UNIXAddress(None)).begin()
             connecting.callback(protocol)
 
-        world = simulation.world
+        def not_answered() -> None:
+            if not connecting.called:
+                connecting.errback(error.TimeoutError())
+
         world.after(world.trip() + world.trip(), simulation.reactor.callLater, 0, connected)
         return connecting
 
@@ -277,7 +285,7 @@ class Simulation:
         self.crowded = bool(self.options.limits) and rng.random() < 0.3
         self._patches += [
             *(
-                mock.patch.object(module, "endpoint_for", lambda _, address, *__: _Endpoint(self, address.host))
+                mock.patch.object(module, "endpoint_for", lambda _, at, timeout, __: _Endpoint(self, at.host, timeout))
                 for module in (multiplexed_module, control_module, backend_module)
             ),
             mock.patch.object(client_module, "select", Poll(self.world)),
@@ -298,7 +306,7 @@ class Simulation:
             acl="off",
             base_workers=1,
             worker_idle_timeout=30.0,
-            connect_timeout=5.0,
+            connect_timeout=CONNECTING,
             connections="multiplexed" if rng.random() < 0.8 else "dedicated",
             hold_seconds=HOLD,
         )
@@ -436,9 +444,17 @@ class Simulation:
         since, until = self.redis.unwell_periods[-1] if self.redis.unwell_periods else (0.0, 0.0)
         if self.redis.unwell_since is not None:
             since, until = self.redis.unwell_since, now
-        if until - since >= HOLD - 1 and now - until < 1:
+        soon = 1 + self._still_connecting
+        if until - since >= HOLD - 1 and now - until < soon:
             return True
-        return now - opened >= HOLD and self.redis.seconds_well(opened) < 1
+        return now - opened >= HOLD and self.redis.seconds_well(opened) < soon
+
+    @property
+    def _still_connecting(self) -> float:
+        """Seconds, at most, for which an attempt to connect goes on when Redis is back. Where
+        nothing answered, the proxy does not learn of that before.
+        """
+        return CONNECTING if self.silent else 0.0
 
     # Faults.
 
@@ -497,7 +513,7 @@ class Simulation:
         if not self.redis.listens:
             return
         seconds = self.rng.choice([0.01, 1, 10])
-        self.forgive(None, seconds)
+        self.forgive(None, seconds + self._still_connecting)
         self.redis.stop()
         self.world.after(seconds, self.redis.start)
 
@@ -506,7 +522,7 @@ class Simulation:
         if not self.redis.listens:
             return
         seconds, loading = self.rng.choice([0.01, 1]), self.rng.choice([0.5, 5])
-        self.forgive(None, seconds + loading)
+        self.forgive(None, seconds + loading + self._still_connecting)
         self.redis.stop()
         self.world.after(seconds, self.redis.start, loading)
 

@@ -253,6 +253,15 @@ class SimulationTests(unittest.TestCase):
             found = sim.Simulation(4, options).run()
         self.assertEqual({wrong.kind for wrong in found}, {"replaced"})
 
+    def test_an_attempt_to_connect_has_an_end_where_nothing_answers(self) -> None:
+        """An attempt in a restart behind a failover never ended, and no INFO was answered any more.
+        When another one ended, Redis had been back for three seconds.
+        """
+        self.assertEqual(wrong(3000379, sim.options_of(3000379)), [])
+        for seed in (105, 174, 207):
+            options = sim.Options(newer=("info",) * 20, faults=("restart",) * 4, newer_faults=("fail_over",))
+            self.assertEqual(wrong(seed, options), [])
+
     def test_a_wait_beside_a_flood_is_one_number(self) -> None:
         alone, beside = floods.slowest_ping(), floods.beside("unknown")()
         self.assertLess(alone, 0.001)
