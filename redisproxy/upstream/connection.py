@@ -249,10 +249,14 @@ class RedisConnection(RespReceiver):
     def _ask(self, *arguments: bytes) -> defer.Deferred[bytes]:
         """Sends a command. Fires with the answer without the last CR LF, or fails if the connection
         is lost.
+
+        Not at once: a full Redis may have closed the connection before the proxy noticed that it is
+        open. A write then resets it. Twisted would find that by a second write, before it reads the
+        error that Redis sent. The reactor reads before it writes.
         """
         answered: defer.Deferred[bytes] = defer.Deferred()
         self._asked.append(answered)
-        self.write(encode(arguments))
+        self.transport.write(encode(arguments))
         return answered
 
     async def log_in(self) -> None:

@@ -38,7 +38,7 @@ PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1)
 #: Seconds until a question for which room is made is asked again, and after which it is not.
 ASK_AGAIN, ASK_SECONDS = 0.05, 5.0
 #: Seconds after Redis's error that it is full, in which a connection that is closed at once means
-#: the same: what the proxy had sent by then can make the kernel drop the error.
+#: the same: the error can be lost on its way, and Redis sends it once.
 FULL_SECONDS = 10.0
 
 Result = TypeVar("Result")

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import gc
+import socket
 import unittest
 from types import SimpleNamespace
 from unittest import mock
 
+from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IAddress
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from redisproxy.resp.framing import encode
 from redisproxy.session.pending import BLOCKING, ReplyBatch
 from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.tenants.slow_log import ConnectionNames
 from redisproxy.tenants.work import UNLIMITED
-from redisproxy.upstream.connection import RedisConnection
+from redisproxy.upstream.connection import RedisConnection, RedisFull, UpstreamError
+from redisproxy.upstream.endpoint import connect, endpoint_for
 
 
 class LocalAddressTests(unittest.TestCase):
@@ -73,6 +76,38 @@ class BindTests(SynchronousTestCase):
         self.failureResultOf(work, ConnectionLost)
         gc.collect()
         self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class FullRedisTests(TestCase):
+    """Redis has closed the connection before the proxy noticed that it is open."""
+
+    async def refused(self, password: bytes) -> UpstreamError:
+        """Returns the error of a log-in at a Redis that has as many clients as it takes."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = BackendAddress("127.0.0.1", server.getsockname()[1], password=password)
+            pool = mock.Mock(names=ConnectionNames())
+            connecting = connect(endpoint_for(reactor, address, 5.0, None), lambda: RedisConnection(address, pool))
+
+            def refuse() -> None:
+                taken, _ = server.accept()
+                taken.sendall(b"-ERR max number of clients reached\r\n")
+                taken.close()
+
+            # Before the reactor looks at the socket. The kernel has connected it by then.
+            reactor.callLater(0, refuse)
+            upstream = await connecting
+            try:
+                await upstream.log_in()
+            except UpstreamError as error:
+                return error
+            finally:
+                upstream.drop()
+        raise AssertionError("it was not refused")
+
+    async def test_its_error_is_read(self) -> None:
+        for password in (b"", b"secret"):
+            for _ in range(10):
+                self.assertIsInstance(await self.refused(password), RedisFull)
 
 
 class ScriptTests(unittest.TestCase):

@@ -132,7 +132,7 @@ class CrowdTests(unittest.SynchronousTestCase):
         self.assertEqual(len(self.ended), 1)
 
     def test_one_reason_for_one_fault(self) -> None:
-        """The kernel drops Redis's error at times."""
+        """Redis's error can be lost on its way."""
         closes = RedisCloses(messages.REDIS_CLOSES(address="redis"))
         full = RedisFull(messages.REDIS_ANSWERED_PING(error="full"))
 
