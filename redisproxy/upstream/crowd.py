@@ -87,6 +87,8 @@ class Crowd:
         # When Redis said so last, in the clock's seconds; None: it never did.
         self._said: float | None = None
         self._own: defer.Deferred[None] | None = None
+        # After room was made for the proxy's own: fires when Redis refuses one all the same.
+        self._refused: defer.Deferred[None] | None = None
 
     @property
     def promising(self) -> bool:
@@ -192,6 +194,9 @@ class Crowd:
             self._own = defer.Deferred.fromCoroutine(self._room_for_proxy(claim))
             self._own.addErrback(bug(self._log, "making room for the proxy itself", defer.CancelledError))
             self._own.addCallback(self._room_made, claim)
+        elif self._refused is not None:
+            refused, self._refused = self._refused, None
+            refused.callback(None)
 
     def room_used(self) -> None:
         """The proxy has made a connection of its own."""
@@ -214,12 +219,19 @@ class Crowd:
             await task.deferLater(self._clock, ASK_AGAIN)
 
     async def _room_for_proxy(self, claim: Claim) -> None:
-        if await self._make_room(claim):
+        while await self._make_room(claim):
             self._made.fire(None)
-            await task.deferLater(self._clock, bounds.GIVING_WAY_SECONDS)
+            # What is refused in this time had begun before there was room.
+            await task.deferLater(self._clock, ASK_AGAIN)
+            self._refused = defer.Deferred()
+            try:
+                await self._refused.addTimeout(bounds.GIVING_WAY_SECONDS - ASK_AGAIN, self._clock)
+            except defer.TimeoutError:
+                return
+            probes.reached("another process takes the place that was made for the proxy itself")
 
     def _room_made(self, _: None, claim: Claim) -> None:
-        self._own = None
+        self._own = self._refused = None
         self.end(claim)
         self._made.fire(None)
 

@@ -188,6 +188,24 @@ class CrowdTests(unittest.SynchronousTestCase):
         self.assertFalse(self.crowd.promising)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_for_the_proxy_itself_again(self) -> None:
+        """Another process has taken the place that was made."""
+        for _ in range(4):
+            self.upstream(BLUE, 2)
+        self.crowd.make_room()
+        self.clock.pump([0.0, 0.0])
+        self.crowd.make_room()  # this attempt had begun before
+        self.clock.pump([0.0, 0.0])
+        self.assertEqual(len(self.ended), 1)
+        self.clock.advance(ASK_AGAIN)
+        self.crowd.make_room()
+        self.clock.pump([0.0, 0.0])
+        self.assertEqual(len(self.ended), 2)
+        self.clock.advance(ASK_AGAIN)
+        self.clock.advance(bounds.GIVING_WAY_SECONDS)
+        self.assertFalse(self.crowd.promising, "nothing was refused")
+        self.assertEqual((len(self.ended), self.clock.getDelayedCalls()), (2, []))
+
 
 class Upstream(SimpleNamespace):
     """A connection to Redis, as the crowd sees it."""
