@@ -204,8 +204,8 @@ def _send(session: Session, data: bytes, count: int, needed: int, timed: bool = 
     timed = timed and session.subscriptions is None and session.tracking is None
     if not (timed and window.times(needed)):
         batch = WindowedBatch(replies, count, needed, window, hasten, replies.muted(count))
-        window.sent(batch)
-        return session.expect(data, batch)
+        session.expect(data, batch)
+        return window.sent(batch)  # has it read if others wait, so it has to be expected by now
     start = Clock()
     upstream.expect(ReplyBatch(start, 1))
     commands = replies.expect(count, upstream)
@@ -213,9 +213,8 @@ def _send(session: Session, data: bytes, count: int, needed: int, timed: bool = 
         assert commands is not None, "the upstream's newest batch is another one"
     upstream.expect(commands)
     end = TimedReply(replies, needed, window, hasten, start)
-    window.sent(end)
     session.expect(TIME + data + TIME, end)
-    return None
+    return window.sent(end)
 
 
 class Clock:

@@ -348,6 +348,18 @@ class EndTests(unittest.TestCase):
 
 
 class BoundTests(unittest.TestCase):
+    def test_what_it_sends_while_others_wait_is_read_at_once(self) -> None:
+        first, slow, last = logged_in(), logged_in(), logged_in()
+        for other in (slow, last):
+            other.session.window = other.session.scanner.window = first.session.window
+        first.client(KEYS * 2)
+        slow.session.client_slow(True)
+        slow.client(KEYS * 4)
+        last.client(KEYS)
+        first.redis(b"*0\r\n" * 2)
+        self.assertEqual((slow.upstream.sent, last.upstream.sent), (KEYS * 4, b""))
+        self.assertFalse(slow.upstream.paused)
+
     def test_the_places_are_the_tenants(self) -> None:
         conversation = logged_in().client(KEYS * 100)
         sent = 0
