@@ -95,7 +95,7 @@ OURS = {
     "eval-short": Row(
         "scripts of 20 ms, 20 pipelines",
         Streams([("EVAL", SHORT_SCRIPT, "0")] * 10, 20),
-        NoProxyCan("one script of 20 ms is allowed; the proxy sends one at a time", 100),
+        NoProxyCan("Redis runs nothing beside a script, and all scripts that it has got", 100),
         least={"rounds": 1, "worst": 50},
         why="each is far below what counts as too long, and together they never end",
     ),

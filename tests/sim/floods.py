@@ -19,7 +19,7 @@ from .simulation import Options, Simulation
 if TYPE_CHECKING:
     from .kernel import Socket
 
-#: The rows that are simulated, each with a part of its connections (225 show as much as 900).
+#: The rows that are simulated, and the part of their connections that keeps the test short.
 FLOODS = {
     **dict.fromkeys(
         ("unknown", "unsubscribe", "multi", "subscribe", "reset", "client-info", "select", "hello", "lines"), 1.0
